@@ -1,0 +1,175 @@
+"""Compare `xent` with its rivals, interleaved, and print the table.
+
+Usage::
+
+    python benchmarks/compare.py                       every case
+    python benchmarks/compare.py loss-512x50257 soft   these, and those with "soft" in the name
+    python benchmarks/compare.py --markdown            the README's table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from cases import select
+from measure import Comparison, compare
+from memory import Memory
+from rivals import LIBRARIES, pin
+
+#: Spread of the times from which on a median deserves a warning.
+NOISY = 0.25
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="cases: names, patterns or parts of names")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--rivals", nargs="*", default=list(LIBRARIES)[1:], choices=list(LIBRARIES)[1:]
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    return parser.parse_args(argv)
+
+
+def format_time(seconds: float) -> str:
+    """Three digits and a unit."""
+    factor, unit = (1e6, "µs") if seconds < 1e-3 else (1e3, "ms") if seconds < 1 else (1, "s")
+    value = seconds * factor
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+
+
+def table(comparisons: Sequence[Comparison], rivals: Sequence[str]) -> list[list[str]]:
+    """Rows of the table, the first one its header; rivals that nothing was timed on drop out."""
+    rivals = [name for name in rivals if any(name in c.seconds for c in comparisons)]
+    rows = [["case", "xent", *rivals, "fastest rival / xent", "GB/s", "share of memory speed"]]
+    for comparison in comparisons:
+        seconds, rival = comparison.seconds, comparison.fastest_rival
+        share = comparison.memory_share
+        rows.append(
+            [
+                comparison.case.name,
+                format_time(seconds["xent"]),
+                *(format_time(seconds[name]) if name in seconds else "" for name in rivals),
+                f"{comparison.speedup(rival):.1f} ({rival})" if rival else "",
+                f"{comparison.bandwidth / 1e9:.1f}",
+                f"{share:.2f} ({comparison.yardstick})" if share else "",
+            ]
+        )
+    return rows
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """Render the table as Markdown."""
+    header, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    rule = "|---|" + "---:|" * (header.count("|") - 2)
+    return "\n".join([header, rule, *body])
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    """Print the table with rich where it is installed and a terminal is there to see it."""
+    if not sys.stdout.isatty() or find_spec("rich") is None:
+        print(markdown(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    rich_table = Table()
+    for number, column in enumerate(rows[0]):
+        rich_table.add_column(column, justify="right" if number else "left")
+    for row in rows[1:]:
+        rich_table.add_row(*row)
+    Console().print(rich_table)
+
+
+def warn(comparison: Comparison) -> None:
+    """Say which medians are of times too far apart to be trusted."""
+    for name, spread in comparison.spread.items():
+        if spread > NOISY:
+            print(
+                f"  {name}: the middle half of its times spans {spread:.0%} of their median;"
+                " is anything else running?",
+                file=sys.stderr,
+            )
+
+
+def environment(threads: int) -> dict[str, object]:
+    """Describe what the figures depend on besides the code."""
+    import xent
+
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "versions": versions,
+        "xent": str(xent.show_config()),
+    }
+
+
+def record(comparison: Comparison) -> dict[str, object]:
+    """One comparison as plain data for JSON."""
+    return {
+        **asdict(comparison),
+        "bytes_moved": comparison.case.bytes_moved,
+        "bandwidth": comparison.bandwidth,
+        "memory_share": comparison.memory_share,
+        "fastest_rival": comparison.fastest_rival,
+    }
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    arguments = parse_arguments()
+    try:
+        cases = select(arguments.names)
+    except LookupError as error:
+        sys.exit(str(error.args[0]))
+    if arguments.list:
+        print("\n".join(case.name for case in cases))
+        return
+    pin(arguments.threads)
+    memory = Memory(arguments.threads)
+    libraries = ["xent", *arguments.rivals]
+    comparisons = []
+    for number, case in enumerate(cases, 1):
+        print(f"[{number}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
+        comparison = compare(case, memory, arguments.threads, arguments.rounds, libraries)
+        warn(comparison)
+        comparisons.append(comparison)
+    rows = table(comparisons, arguments.rivals)
+    if arguments.markdown:
+        print(markdown(rows))
+    else:
+        show(rows)
+    if arguments.json:
+        results = {
+            "environment": environment(arguments.threads),
+            "results": [record(comparison) for comparison in comparisons],
+        }
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

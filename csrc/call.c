@@ -1,0 +1,408 @@
+/* A call: prepare (class indices checked, divisor known, nothing written) → compute (rows to kernels to threads) → finish
+ * (the sum, in one fixed order). */
+#include <float.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "dispatch.h"
+#include "index.h"
+
+enum { MOST_AXES = 64, STACK_CHUNKS = 64 };
+
+static int64_t row_count(const xent_call *call) {
+    int64_t n = 1;
+    for (int d = 0; d < call->ndim; ++d)
+        n *= call->shape[d];
+    return n;
+}
+
+static int compute_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
+static int storage_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
+
+static double load_number(const char *p, int bytes) {
+    if (bytes == 8) {
+        double x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    float x;
+    memcpy(&x, p, sizeof x);
+    return (double)x;
+}
+
+/* The arrays of a call over one set of axes, those of the loss: axes of size 1 dropped, neighbours joined wherever every
+ * array allows it, so that what is left is mostly one run of rows. */
+enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, ARRAYS };
+
+typedef struct {
+    int ndim;
+    int64_t shape[MOST_AXES];
+    int64_t steps[ARRAYS][MOST_AXES];
+    char *data[ARRAYS];
+} axes;
+
+static void join_axes(axes *a, const xent_call *call) {
+    const xent_array *arrays[ARRAYS] = {&call->logits,        &call->index,       &call->soft, &call->sample_weight,
+                                        &call->grad_output, &call->loss, &call->lse,  &call->out};
+    a->ndim = 0;
+    for (int k = 0; k < ARRAYS; ++k)
+        a->data[k] = arrays[k]->data;
+    for (int d = 0; d < call->ndim; ++d) {
+        if (call->shape[d] == 1)
+            continue;
+        int joins = a->ndim > 0;
+        for (int k = 0; k < ARRAYS && joins; ++k)
+            joins = !a->data[k] || a->steps[k][a->ndim - 1] == arrays[k]->strides[d] * call->shape[d];
+        const int at = joins ? a->ndim - 1 : a->ndim++;
+        a->shape[at] = joins ? a->shape[at] * call->shape[d] : call->shape[d];
+        for (int k = 0; k < ARRAYS; ++k)
+            a->steps[k][at] = a->data[k] ? arrays[k]->strides[d] : 0;
+    }
+    if (a->ndim == 0) {
+        a->ndim = 1;
+        a->shape[0] = 1;
+        for (int k = 0; k < ARRAYS; ++k)
+            a->steps[k][0] = 0;
+    }
+}
+
+/* The run of rows from row `begin`, at constant steps, of at most `end - begin` rows. */
+static xent_rows run_from(const axes *a, int64_t begin, int64_t end) {
+    int64_t offsets[ARRAYS] = {0}, left = begin;
+    const int last = a->ndim - 1;
+    for (int d = last; d >= 0; --d) {
+        const int64_t i = d ? left % a->shape[d] : left;
+        for (int k = 0; k < ARRAYS; ++k)
+            offsets[k] += i * a->steps[k][d];
+        left /= a->shape[d];
+    }
+    const int64_t in_axis = last ? a->shape[last] - begin % a->shape[last] : end - begin;
+    const char *at[ARRAYS];
+    for (int k = 0; k < ARRAYS; ++k)
+        at[k] = a->data[k] ? a->data[k] + offsets[k] : NULL;
+    const xent_rows rows = {
+        .count = in_axis < end - begin ? in_axis : end - begin,
+        .logits = at[LOGITS],
+        .index = at[INDEX],
+        .soft = at[SOFT],
+        .weight = at[WEIGHT],
+        .upstream = at[UPSTREAM],
+        .loss = (char *)at[LOSS],
+        .lse = (char *)at[LSE],
+        .out = (char *)at[OUT],
+        .logits_step = a->steps[LOGITS][last],
+        .index_step = a->steps[INDEX][last],
+        .soft_step = a->steps[SOFT][last],
+        .weight_step = a->steps[WEIGHT][last],
+        .upstream_step = a->steps[UPSTREAM][last],
+        .loss_step = a->steps[LOSS][last],
+        .lse_step = a->steps[LSE][last],
+        .out_step = a->steps[OUT][last],
+    };
+    return rows;
+}
+
+/* A sum and the error of its additions: (high + low) is exact to twice the precision. */
+typedef struct {
+    double high, low;
+} exact;
+
+static void add(exact *s, double x) {
+    const double t = s->high + x, part = t - s->high;
+    s->low += (s->high - (t - part)) + (x - part);
+    s->high = t;
+}
+
+static double value(exact s) { return isfinite(s.high) ? s.high + s.low : s.high; }
+
+/* Sums of fixed blocks of rows, in parallel, then of the blocks from first to last. */
+enum { SUM_LANES = 8 };
+
+typedef struct {
+    const xent_call *call;
+    const axes *arrays;
+    exact *sums;                /* of each block */
+    atomic_llong first_bad;
+} sum_work;
+
+static exact add_lanes(const exact lanes[SUM_LANES]) {
+    exact s = {0, 0};
+    for (int i = 0; i < SUM_LANES; ++i) {
+        add(&s, lanes[i].high);
+        s.low += lanes[i].low;
+    }
+    return s;
+}
+
+static exact add_blocks(const exact *sums, int64_t n) {
+    exact s = {0, 0};
+    for (int64_t i = 0; i < n; ++i) {
+        add(&s, sums[i].high);
+        s.low += sums[i].low;
+    }
+    return s;
+}
+
+static void sum_losses(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    sum_work *w = context;
+    const int bytes = compute_bytes(w->call);
+    exact lanes[SUM_LANES] = {{0, 0}};
+    for (int64_t r = begin; r < end;) {
+        const xent_rows rows = run_from(w->arrays, r, end);
+        int64_t i = 0;
+        for (; ((r + i - begin) % SUM_LANES || rows.count - i < SUM_LANES) && i < rows.count; ++i)
+            add(&lanes[(r + i - begin) % SUM_LANES], load_number(rows.loss + i * rows.loss_step, bytes));
+        for (; i + SUM_LANES <= rows.count; i += SUM_LANES) {
+            double x[SUM_LANES];
+            for (int lane = 0; lane < SUM_LANES; ++lane)
+                x[lane] = load_number(rows.loss + (i + lane) * rows.loss_step, bytes);
+            for (int lane = 0; lane < SUM_LANES; ++lane)
+                add(&lanes[lane], x[lane]);
+        }
+        for (; i < rows.count; ++i)
+            add(&lanes[(r + i - begin) % SUM_LANES], load_number(rows.loss + i * rows.loss_step, bytes));
+        r += rows.count;
+    }
+    w->sums[begin / XENT_SUM_BLOCK] = add_lanes(lanes);
+}
+
+/* Checks the class indices of a block and sums the weights of its rows that count. */
+static void check_rows(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    sum_work *w = context;
+    const xent_call *call = w->call;
+    const int bytes = compute_bytes(call);
+    const int weighted = call->class_weight || call->sample_weight.data;
+    exact lanes[SUM_LANES] = {{0, 0}};
+    int64_t counted = 0;
+    for (int64_t r = begin; r < end;) {
+        const xent_rows rows = run_from(w->arrays, r, end);
+        for (int64_t i = 0; i < rows.count; ++i) {
+            double weight = 1;
+            if (rows.index) {
+                const int64_t y = xent_load_index(rows.index + i * rows.index_step, call->index_type);
+                if (call->has_ignore && y == call->ignore_index)
+                    continue;
+                if ((uint64_t)y >= (uint64_t)call->classes) {
+                    long long first = atomic_load(&w->first_bad);
+                    while (r + i < first && !atomic_compare_exchange_weak(&w->first_bad, &first, r + i))
+                        ;
+                    return;
+                }
+                if (call->class_weight)
+                    weight = load_number((const char *)call->class_weight + y * bytes, bytes);
+            }
+            ++counted;
+            if (weighted) {
+                if (rows.weight)
+                    weight *= load_number(rows.weight + i * rows.weight_step, bytes);
+                add(&lanes[(r + i - begin) % SUM_LANES], weight);
+            }
+        }
+        r += rows.count;
+    }
+    w->sums[begin / XENT_SUM_BLOCK] = weighted ? add_lanes(lanes) : (exact){(double)counted, 0};
+}
+
+static int thread_count(const xent_call *call) { return call->threads > 0 ? call->threads : xent_get_num_threads(); }
+
+/* One block's work does not repay waking a thread. */
+static xent_status sum_blocks(const xent_call *call, const axes *arrays, xent_task *task, exact *total, int64_t *bad_row) {
+    const int64_t n = row_count(call), blocks = (n + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK;
+    exact few[16];
+    exact *sums = blocks <= 16 ? few : malloc((size_t)blocks * sizeof *sums);
+    if (!sums)
+        return XENT_NO_MEMORY;
+    sum_work w = {.call = call, .arrays = arrays, .sums = sums, .first_bad = INT64_MAX};
+    const int stopped = xent_parallel(n, XENT_SUM_BLOCK, blocks < 8 ? 1 : thread_count(call), task, &w, call->poll,
+                                      call->poll_data);
+    xent_status status = stopped ? XENT_INTERRUPTED : XENT_OK;
+    if (!stopped && atomic_load(&w.first_bad) != INT64_MAX) {
+        *bad_row = atomic_load(&w.first_bad);
+        status = XENT_BAD_TARGET;
+    }
+    if (status == XENT_OK)
+        *total = add_blocks(sums, blocks);
+    if (sums != few)
+        free(sums);
+    return status;
+}
+
+/* Whether class weights divide the mean: with class indices only (torch). */
+xent_status xent_prepare(xent_call *call) {
+    call->divisor = (double)row_count(call);
+    if (call->operation != XENT_CROSS_ENTROPY)
+        return XENT_OK;
+    axes a;
+    xent_call weights = *call;
+    if (!call->index.data)
+        weights.class_weight = NULL;
+    if (!call->index.data && !call->sample_weight.data)
+        return XENT_OK;
+    join_axes(&a, call);
+    exact sum;
+    const xent_status status = sum_blocks(&weights, &a, check_rows, &sum, &call->bad_row);
+    if (status == XENT_OK)
+        call->divisor = value(sum);
+    return status;
+}
+
+static xent_plan plan_of(const xent_call *call) {
+    const int indexed = call->index.data != NULL, ce = call->operation == XENT_CROSS_ENTROPY;
+    const double e = call->label_smoothing;
+    xent_plan plan = {
+        .classes = call->classes,
+        .stream = XENT_NO_STREAM,
+        .transform = call->softcap > 0 ? XENT_CAPPED : call->temperature != 1 ? XENT_TEMPERED : XENT_PLAIN,
+        .keep_infinite = !ce,
+        .class_weight = call->class_weight,
+        .index_type = (int)call->index_type,
+        .has_ignore = call->has_ignore,
+        .ignore = call->ignore_index,
+        .hard = indexed ? 1 - e : 0,
+        .smooth = indexed ? (call->classes ? e / (double)call->classes : 0) : 1,
+        .z = call->z_loss,
+        .mix_keep = 1 - e,
+        .mix_add = call->classes ? e / (double)call->classes : 0,
+        .softcap = call->softcap > 0 ? call->softcap : 1,
+        .temperature = call->temperature,
+        .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
+        .form = !call->out.data                         ? XENT_NO_OUTPUT
+                : call->operation == XENT_LOG_SOFTMAX ? XENT_LOGARITHMS
+                                                      : XENT_EXPONENTIALS,
+    };
+    if (ce && indexed && e > 0)
+        plan.stream = call->class_weight ? XENT_WEIGHTS : XENT_ONES;
+    else if (ce && !indexed)
+        plan.stream = e > 0 || call->class_weight ? XENT_SOFT_MIXED : XENT_SOFT;
+    if (call->reduction == XENT_MEAN && ce) {
+        plan.no_row_counts = call->divisor == 0;
+        plan.scale /= call->divisor;
+    }
+    if (!ce) /* softmax: the gradient of the log-sum-exp */
+        plan.hard = plan.scale = 1;
+    const double out_bytes = (double)row_count(call) * (double)call->classes * storage_bytes(call);
+    plan.non_temporal = call->out.data && out_bytes > 0.5 * (double)xent_last_level_cache();
+    return plan;
+}
+
+typedef struct {
+    const axes *arrays;
+    const xent_plan *plan;
+    const xent_kernels *kernels;
+    xent_chunk *chunks; /* for each worker */
+    int64_t chunks_each;
+} row_work;
+
+static void compute_rows(void *context, int64_t begin, int64_t end, int worker) {
+    const row_work *w = context;
+    xent_chunk few[STACK_CHUNKS];
+    while (begin < end) {
+        xent_rows rows = run_from(w->arrays, begin, end);
+        rows.chunks = w->chunks ? w->chunks + worker * w->chunks_each : few;
+        w->kernels->rows(w->plan, &rows);
+        begin += rows.count;
+    }
+}
+
+xent_status xent_compute(xent_call *call) {
+    const int64_t n = row_count(call);
+    if (n == 0)
+        return XENT_OK;
+    axes a;
+    join_axes(&a, call);
+    const xent_plan plan = plan_of(call);
+    const int threads = thread_count(call);
+    row_work w = {&a, &plan, xent_kernels_for(call->dtype), NULL, XENT_ROWS_NEED_CHUNKS(call->classes)};
+    if (w.chunks_each > STACK_CHUNKS) {
+        w.chunks = malloc((size_t)threads * (size_t)w.chunks_each * sizeof *w.chunks);
+        if (!w.chunks)
+            return XENT_NO_MEMORY;
+    }
+    /* Pieces large enough to hide the cost of taking one, small enough to share evenly: 64 KiB of logits make a few
+     * microseconds. */
+    const int64_t row_bytes = call->classes * storage_bytes(call) + 16;
+    int64_t grain = (64 << 10) / row_bytes;
+    grain = grain < 1 ? 1 : grain;
+    const int stopped = xent_parallel(n, grain, threads, compute_rows, &w, call->poll, call->poll_data);
+    free(w.chunks);
+    return stopped ? XENT_INTERRUPTED : XENT_OK;
+}
+
+xent_status xent_finish(xent_call *call) {
+    axes a;
+    join_axes(&a, call);
+    exact sum;
+    int64_t bad_row;
+    const xent_status status = sum_blocks(call, &a, sum_losses, &sum, &bad_row);
+    if (status != XENT_OK)
+        return status;
+    call->total = value(sum);
+    call->result = call->reduction != XENT_MEAN ? call->total : call->divisor != 0 ? call->total / call->divisor : NAN;
+    return XENT_OK;
+}
+
+xent_status xent_run(xent_call *call) {
+    xent_status status = xent_prepare(call);
+    if (status != XENT_OK)
+        return status;
+    const int sums = call->operation == XENT_CROSS_ENTROPY && call->reduction != XENT_NONE;
+    if (!sums || call->loss.data) {
+        status = xent_compute(call);
+        return status != XENT_OK || !sums ? status : xent_finish(call);
+    }
+    /* Row losses nobody asked for: C-ordered, for the length of the call. */
+    const int64_t n = row_count(call), bytes = compute_bytes(call);
+    char few[1024 * 8];
+    int64_t strides[MOST_AXES];
+    void *losses = n <= 1024 ? few : malloc((size_t)n * (size_t)bytes);
+    if (!losses)
+        return XENT_NO_MEMORY;
+    int64_t step = bytes;
+    for (int d = call->ndim - 1; d >= 0; --d) {
+        strides[d] = step;
+        step *= call->shape[d];
+    }
+    call->loss = (xent_array){losses, strides};
+    status = xent_compute(call);
+    if (status == XENT_OK)
+        status = xent_finish(call);
+    call->loss = (xent_array){NULL, NULL};
+    if (losses != few)
+        free(losses);
+    return status;
+}
+
+typedef struct {
+    const char *from;
+    char *to;
+    atomic_int sink;
+} memory_work;
+
+static void read_memory(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    memory_work *w = context;
+    if (xent_kernels_for(XENT_F32)->read(w->from + begin, end - begin) == -DBL_MAX)
+        atomic_store(&w->sink, 1);
+}
+
+static void copy_memory(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    memory_work *w = context;
+    xent_kernels_for(XENT_F32)->copy(w->to + begin, w->from + begin, end - begin);
+}
+
+enum { MEMORY_PIECE = 1 << 18 };
+
+double xent_memory_read(const void *from, int64_t bytes, int threads) {
+    memory_work w = {.from = from};
+    xent_parallel(bytes, MEMORY_PIECE, threads, read_memory, &w, NULL, NULL);
+    return atomic_load(&w.sink);
+}
+
+void xent_memory_copy(void *to, const void *from, int64_t bytes, int threads) {
+    memory_work w = {.from = from, .to = to};
+    xent_parallel(bytes, MEMORY_PIECE, threads, copy_memory, &w, NULL, NULL);
+}

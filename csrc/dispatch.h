@@ -1,0 +1,23 @@
+/* Inside the library: who computes, and on how many threads. */
+#ifndef XENT_DISPATCH_H
+#define XENT_DISPATCH_H
+
+#include "kernels/kernel.h"
+#include "xent.h"
+
+/* dispatch.c: the kernels in use for a dtype. */
+const xent_kernels *xent_kernels_for(xent_dtype dtype);
+
+/* parallel.c: runs task(context, begin, end, worker) over [0, count) in pieces of `grain`, on up to `threads` threads, each
+ * with the default floating-point environment; 0 <= worker < threads. Non-zero: `poll` stopped it. */
+typedef void xent_task(void *context, int64_t begin, int64_t end, int worker);
+int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, void *context, int (*poll)(void *),
+                  void *poll_data);
+
+/* threads.c: what the environment and the machine say; NULL, or what is wrong with the environment. */
+const char *xent_threads_start(void);
+
+/* cache.c-like facts of the machine. */
+int64_t xent_last_level_cache(void);
+
+#endif

@@ -1,0 +1,64 @@
+/* What the driver (call.c) and the kernels say to each other: plain C, no vectors.
+ *
+ * A kernel works on a run of rows, alone and without allocating. `xent_plan` is the same for a whole call,
+ * `xent_rows` is one run of it. One table per instruction set and dtype. */
+#ifndef XENT_KERNEL_H
+#define XENT_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
+enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096 };
+
+/* Where the second stream a_c of a row comes from; what it adds is in heads.h. */
+typedef enum { XENT_NO_STREAM, XENT_ONES, XENT_WEIGHTS, XENT_SOFT, XENT_SOFT_MIXED, XENT_STREAMS } xent_stream;
+/* What happens to a logit on its way in. */
+typedef enum { XENT_PLAIN, XENT_TEMPERED, XENT_CAPPED, XENT_TRANSFORMS } xent_transform;
+/* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), or log_softmax. */
+typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
+
+/* Sums over the classes of one chunk, relative to its own maximum; chunks merge in any order of computation, always from
+ * left to right. */
+typedef struct {
+    double max, rest, hits; /* sum of exp(z - max) where z < max, and how often z == max */
+    double mass, moment;    /* sum of a_c, sum of a_c (z_c - max) */
+} xent_chunk;
+
+typedef struct {
+    int64_t classes;
+    xent_stream stream;
+    xent_transform transform;
+    xent_form form;
+    int non_temporal;           /* the output will not fit the cache */
+    int keep_infinite;          /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
+    const void *class_weight;   /* (classes,) in the compute type, or NULL */
+    int index_type;             /* xent_dtype of the class indices */
+    int has_ignore;
+    int64_t ignore;             /* as the bits of the index type, sign-extended */
+    double hard, smooth, z;     /* (1 - label_smoothing), label_smoothing / classes, z_loss */
+    double mix_keep, mix_add;   /* soft targets: a = w (mix_keep t + mix_add) */
+    double softcap, temperature;
+    double scale;               /* d(result) / d(row loss), without the upstream gradient of the row */
+    int no_row_counts;          /* a mean over weights that sum to 0: the gradient is exact zeros */
+} xent_plan;
+
+typedef struct {
+    int64_t count;
+    const char *logits, *index, *soft, *weight, *upstream; /* the last four may be NULL */
+    char *loss, *lse, *out;                                /* each may be NULL */
+    int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step;
+    xent_chunk *chunks; /* room for one row */
+} xent_rows;
+
+typedef struct {
+    const char *isa;
+    void (*rows)(const xent_plan *plan, const xent_rows *rows);
+    /* Plain reading and copying at full width, to measure a machine's memory by. */
+    double (*read)(const void *from, int64_t bytes);
+    void (*copy)(void *to, const void *from, int64_t bytes);
+} xent_kernels;
+
+#define XENT_ROWS_NEED_CHUNKS(classes) (((classes) + XENT_CHUNK - 1) / XENT_CHUNK)
+
+#endif

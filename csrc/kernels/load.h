@@ -1,0 +1,69 @@
+/* load: from stored logits to the numbers z the algorithms see, in the compute type.
+ *
+ *   z = x, or softcap * tanh(x / softcap); the exponent is (z - m) / T with m the row's maximum, which keeps a shared
+ *   offset exact under a temperature too. */
+
+typedef struct {
+    vec softcap, cap_inverse, cap_inverse_low, heat, heat_low, inverse_temperature;
+} load_plan;
+
+/* 1/d as a sum of two numbers: x * high + x * low is x / d but for one rounding. */
+static inline vec inverse_high(double d) { return v(set)((real)(1 / d)); }
+static inline vec inverse_low(double d) {
+    const double high = (double)(real)(1 / d);
+    return v(set)((real)(fma(-d, high, 1.0) / d));
+}
+
+static inline load_plan prepare_load(const xent_plan *plan) {
+    const load_plan p = {
+        v(set)((real)plan->softcap),  inverse_high(plan->softcap),    inverse_low(plan->softcap),
+        inverse_high(plan->temperature), inverse_low(plan->temperature), v(set)((real)(1 / plan->temperature)),
+    };
+    return p;
+}
+
+/* z and, for the gradient, dz/dx. Infinities pass through the cap. */
+static INLINE vec transformed(vec x, const load_plan *p, xent_transform transform, vec *slope) {
+    if (transform != XENT_CAPPED)
+        return x;
+    const mask finite = v(lt)(v(abs)(x), v(set)((real)INFINITY));
+    const v(tanh_parts) t = v(tanh)(v(fma)(x, p->cap_inverse, v(mul)(x, p->cap_inverse_low)));
+    *slope = v(keep)(finite, t.slope);
+    return v(select)(finite, v(mul)(p->softcap, t.value), x);
+}
+
+static INLINE vec load_logits(const char *x, int64_t i, int n, const load_plan *p, xent_transform transform, vec *slope) {
+    const char *at = x + i * STORAGE_BYTES;
+    return transformed(n == LANES ? stored(at) : stored_first(at, n, v(set)((real)-INFINITY)), p, transform, slope);
+}
+
+/* The argument of the exponential: t = z - m <= 0, divided by the temperature. */
+static INLINE vec cooled(vec t, const load_plan *p, xent_transform transform) {
+    if (transform == XENT_PLAIN)
+        return t;
+    t = v(max)(v(set)(-c(LARGEST)), t);
+    return v(fma)(t, p->heat, v(mul)(t, p->heat_low));
+}
+
+/* The second stream a_c, in the compute type; +0 past the end. */
+typedef struct {
+    const real *weight, *soft;
+    vec keep, add;
+} stream_source;
+
+static INLINE vec load_stream(const stream_source *s, int64_t i, int n, xent_stream stream) {
+    const vec zero = v(set)(0);
+    if (stream == XENT_ONES)
+        return n == LANES ? v(set)(1) : v(keep)(v(first)(n), v(set)(1));
+    if (stream == XENT_WEIGHTS)
+        return n == LANES ? v(load)(s->weight + i) : v(load_first)(s->weight + i, n, zero);
+    vec a = n == LANES ? v(load)(s->soft + i) : v(load_first)(s->soft + i, n, zero);
+    if (stream == XENT_SOFT_MIXED) {
+        a = v(fma)(a, s->keep, s->add);
+        if (s->weight)
+            a = v(mul)(a, n == LANES ? v(load)(s->weight + i) : v(load_first)(s->weight + i, n, zero));
+        if (n != LANES)
+            a = v(keep)(v(first)(n), a);
+    }
+    return a;
+}

@@ -1,0 +1,71 @@
+/* exp, log1p and tanh over a vector, once for both precisions: included with P = f32 and with P = f64.
+ *
+ * Each is a fixed sequence of correctly rounded operations, so its bits are the same on every instruction set. Errors
+ * are the largest seen over all floats of the domain (f32) or over dense and random doubles (f64), in units of the last
+ * place of the exact result; tests/test_math.py measures them again. Coefficients: minimax fits (Remez), rounded. */
+
+/* exp(t) for t <= 0 and NaN, at most 0.83 ulp (f32), 0.83 ulp (f64).
+ * A result under the smallest normal number comes back as some smaller number, so the caller compares with a floor of at
+ * least that number and flushes. t = 2^n e^r is cut by Cody and Waite's two-part log 2; the power of two is an integer
+ * addition to the exponent, so n must not fall below that of the smallest normal: hence the clamp. */
+typedef struct {
+    v(vec) reduced, slope, n; /* r, (e^r - 1) / r, and n in the low bits */
+} v(exp_parts);
+
+static inline v(exp_parts) v(exp_split)(v(vec) t) {
+    const v(vec) magic = v(set)(c(MAGIC));
+    v(exp_parts) part;
+    part.n = v(fma)(t, v(set)(c(LOG2E)), magic);
+    const v(vec) n = v(sub)(part.n, magic);
+    part.reduced = v(fnma)(n, v(set)(c(LN2_LOW)), v(fnma)(n, v(set)(c(LN2)), t));
+    v(vec) q = v(set)(v(exp_terms)[c(EXP_TERMS) - 1]);
+    for (int i = c(EXP_TERMS) - 2; i >= 0; --i)
+        q = v(fma)(q, part.reduced, v(set)(v(exp_terms)[i]));
+    part.slope = v(fma)(q, part.reduced, v(set)(1));
+    return part;
+}
+
+/* The same for t >= EXP_LEAST, the least t whose exponential is a normal number; below, the result is meaningless. */
+static inline v(vec) v(exp_normal)(v(vec) t) {
+    const v(exp_parts) part = v(exp_split)(t);
+    return v(shift_exponent)(v(fma)(part.slope, part.reduced, v(set)(1)), part.n);
+}
+
+static inline v(vec) v(exp)(v(vec) t) { return v(exp_normal)(v(max)(v(set)(c(EXP_LOWEST)), t)); }
+
+/* log(1 + x) for 0 <= x <= 2^40 and NaN, at most 1.3 ulp (f32), 1.3 ulp (f64).
+ * 1 + x = 2^k (1 + f) with f taken from x itself, so that nothing of a small x is lost, and
+ * log(1 + f) = 2 atanh(s), s = f / (2 + f), arranged as in fdlibm's e_log.c. */
+static inline v(vec) v(log1p)(v(vec) x) {
+    const v(vec) one = v(set)(1), half = v(set)((v(real))0.5);
+    const v(vec) k = v(exponent)(v(add)(one, x));
+    const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
+    const v(vec) f = v(fma)(x, scale, v(sub)(scale, one));
+    const v(vec) s = v(div)(f, v(add)(v(set)(2), f));
+    const v(vec) z = v(mul)(s, s), square = v(mul)(half, v(mul)(f, f));
+    v(vec) q = v(set)(v(log_terms)[c(LOG_TERMS) - 1]);
+    for (int i = c(LOG_TERMS) - 2; i >= 0; --i)
+        q = v(fma)(q, z, v(set)(v(log_terms)[i]));
+    const v(vec) tail = v(fma)(s, v(fma)(q, z, square), v(mul)(k, v(set)(c(LN2_LOW))));
+    return v(fma)(k, v(set)(c(LN2)), v(sub)(f, v(sub)(square, tail)));
+}
+
+/* tanh(x) for every x and NaN, at most 1.6 ulp (f32), 1.6 ulp (f64), and its derivative 1 - tanh(x)^2, without the
+ * cancellation: with E = exp(-2|x|) and E - 1 kept exact for small x, tanh|x| = -(E - 1) / (E + 1) and the derivative is
+ * 4 E / (E + 1)^2. */
+typedef struct {
+    v(vec) value, slope;
+} v(tanh_parts);
+
+static inline v(tanh_parts) v(tanh)(v(vec) x) {
+    const v(vec) one = v(set)(1), t = v(mul)(v(set)(-2), v(abs)(x));
+    const v(exp_parts) part = v(exp_split)(v(max)(v(set)(c(TANH_LOWEST)), t));
+    const v(vec) scale = v(shift_exponent)(one, part.n), rise = v(mul)(part.slope, part.reduced);
+    const v(vec) less_one = v(fma)(rise, scale, v(sub)(scale, one));
+    const v(vec) plus_one = v(add)(v(set)(2), less_one);
+    const v(vec) e = v(shift_exponent)(v(add)(one, rise), part.n);
+    v(tanh_parts) r;
+    r.value = v(copysign)(v(div)(less_one, plus_one), x);
+    r.slope = v(div)(v(mul)(v(set)(4), e), v(mul)(plus_one, plus_one));
+    return r;
+}

@@ -1,0 +1,26 @@
+/* Reading and copying, nothing else: the speeds every other kernel is held against. Both are the plainest loops that
+ * reach the limit: full-width loads, and for the copy streaming stores. `to` is aligned to 64 bytes. */
+static double memory_read(const void *from, int64_t bytes) {
+    vec s[4];
+    for (int g = 0; g < 4; ++g)
+        s[g] = v(set)(0);
+    const int64_t step = 4 * LANES * (int64_t)sizeof(real);
+    for (int64_t i = 0; i + step <= bytes; i += step)
+        for (int g = 0; g < 4; ++g) {
+            const char *p = (const char *)from + i + g * LANES * (int64_t)sizeof(real);
+            xent_prefetch(p + 4096);
+            s[g] = v(max)(v(load)(p), s[g]);
+        }
+    return (double)v(max_of)(v(max)(v(max)(s[0], s[1]), v(max)(s[2], s[3])));
+}
+
+static void memory_copy(void *to, const void *from, int64_t bytes) {
+    const int64_t step = LANES * (int64_t)sizeof(real);
+    int64_t i = 0;
+    for (; i + step <= bytes; i += step) {
+        xent_prefetch((const char *)from + i + 4096);
+        v(stream)((char *)to + i, v(load)((const char *)from + i));
+    }
+    memcpy((char *)to + i, (const char *)from + i, (size_t)(bytes - i));
+    xent_stream_fence();
+}

@@ -1,0 +1,61 @@
+/* The vocabulary the algorithms are written in. v(add) is f32_add or f64_add, by what P is at that point; the ISA is the
+ * header of ../simd that XENT_SIMD names. Both precisions are at hand in every kernel: sums over blocks are f64. */
+#ifndef XENT_VECTOR_H
+#define XENT_VECTOR_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include XENT_SIMD
+
+#define XENT_JOIN_(a, b) a##_##b
+#define XENT_JOIN(a, b) XENT_JOIN_(a, b)
+#define v(name) XENT_JOIN(P, name)
+#define c(name) XENT_JOIN(v(constant), name)
+
+/* 1.5 * 2^(mantissa bits): adding it leaves the nearest integer in the low bits. EXP_LOWEST lies below the logarithm of
+ * the smallest normal number (-87.34, -708.40) and rounds to its exponent; TANH_LOWEST is where tanh has long been 1. */
+#define f32_constant_MAGIC 0x1.8p23f
+#define f32_constant_LOG2E 0x1.715476p+0f
+#define f32_constant_LN2 0x1.62e43p-1f
+#define f32_constant_LN2_LOW -0x1.05c61p-29f
+#define f32_constant_EXP_LOWEST -87.5f
+#define f32_constant_EXP_LEAST -0x1.5d589ep+6f
+#define f32_constant_TANH_LOWEST -80.0f
+#define f32_constant_EXP_TERMS 5
+#define f32_constant_LOG_TERMS 4
+#define f32_constant_LARGEST 0x1.fffffep127f
+#define f32_constant_TINY 0x1p-126f
+static const float f32_exp_terms[] = {0x1.fffffb9a58e21p-2f, 0x1.5554915420452p-3f, 0x1.5558f17bd9dc7p-5f,
+                                      0x1.1239e2a4f545fp-7f, 0x1.6a243550adbe7p-10f};
+static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-2f, 0x1.2438d2dd13bdfp-2f,
+                                      0x1.e2f7221dc6be6p-3f};
+
+#define f64_constant_MAGIC 0x1.8p52
+#define f64_constant_LOG2E 0x1.71547652b82fep+0
+#define f64_constant_LN2 0x1.62e42fefa39efp-1
+#define f64_constant_LN2_LOW 0x1.abc9e3b39803fp-56
+#define f64_constant_EXP_LOWEST -708.5
+#define f64_constant_EXP_LEAST -0x1.6232bdd7abcd2p+9
+#define f64_constant_TANH_LOWEST -700.0
+#define f64_constant_EXP_TERMS 10
+#define f64_constant_LOG_TERMS 7
+#define f64_constant_LARGEST 0x1.fffffffffffffp1023
+#define f64_constant_TINY 0x1p-1022
+static const double f64_exp_terms[] = {0x1.000000000000ap-1,  0x1.55555555554fap-3,  0x1.555555555087dp-5,
+                                       0x1.1111111127be9p-7,  0x1.6c16c1842a0e4p-10, 0x1.a01a012a56626p-13,
+                                       0x1.a0199a0c7067bp-16, 0x1.71df2555820b7p-19, 0x1.28ad72c46d724p-22,
+                                       0x1.ad7f6966eed54p-26};
+static const double f64_log_terms[] = {0x1.5555555555592p-1, 0x1.999999997fd76p-2, 0x1.24924941f5034p-2,
+                                       0x1.c71c5206028d7p-3, 0x1.74663fa321262p-3, 0x1.39a1a6e05cda7p-3,
+                                       0x1.2f06355979b5fp-3};
+
+#define P f32
+#include "math.h"
+#undef P
+#define P f64
+#include "math.h"
+#undef P
+
+#endif

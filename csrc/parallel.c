@@ -1,0 +1,120 @@
+/* The one place that starts threads. Pieces of the range go to whoever is free, so a busy core delays nobody; results do
+ * not depend on who computes what.
+ *
+ * Every thread computes in the default floating-point environment (round to nearest, subnormals kept, nothing trapped) and
+ * gets back the one it had, flags included: what other libraries leave behind reaches no result, and a kernel's harmless
+ * overflow raises no warning. */
+#define _POSIX_C_SOURCE 200809L
+#include "dispatch.h"
+
+#include <stdatomic.h>
+#include <time.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+typedef unsigned fp_state;
+static fp_state fp_enter(void) {
+    const fp_state before = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+    return before;
+}
+static void fp_leave(fp_state before) { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+typedef struct {
+    uint64_t control, status;
+} fp_state;
+static fp_state fp_enter(void) {
+    fp_state before;
+    __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(before.control), "=r"(before.status));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    return before;
+}
+static void fp_leave(fp_state before) {
+    __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" : : "r"(before.control), "r"(before.status));
+}
+#else
+#include <fenv.h>
+typedef fenv_t fp_state;
+static fp_state fp_enter(void) {
+    fp_state before;
+    feholdexcept(&before);
+    fesetround(FE_TONEAREST);
+    return before;
+}
+static void fp_leave(fp_state before) { fesetenv(&before); }
+#endif
+
+typedef struct {
+    int64_t count, grain;
+    xent_task *task;
+    void *context;
+    int (*poll)(void *);
+    void *poll_data;
+    atomic_llong next;
+    atomic_int stopped;
+} work;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Signals are looked for this often; Ctrl-C is answered well within 200 ms. */
+static const double POLL_SECONDS = 0.05;
+
+static void take_pieces(work *w, int worker) {
+    const fp_state before = fp_enter();
+    double polled = w->poll && worker == 0 ? now() : 0;
+    while (!atomic_load_explicit(&w->stopped, memory_order_relaxed)) {
+        const int64_t begin = atomic_fetch_add_explicit(&w->next, w->grain, memory_order_relaxed);
+        if (begin >= w->count)
+            break;
+        w->task(w->context, begin, w->count - begin < w->grain ? w->count : begin + w->grain, worker);
+        if (w->poll && worker == 0 && now() - polled > POLL_SECONDS) {
+            fp_leave(before);
+            if (w->poll(w->poll_data))
+                atomic_store_explicit(&w->stopped, 1, memory_order_relaxed);
+            (void)fp_enter();
+            polled = now();
+        }
+    }
+    fp_leave(before);
+}
+
+int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, void *context, int (*poll)(void *),
+                  void *poll_data) {
+    if (count <= grain) { /* one piece: nothing to share and no time to interrupt */
+        const fp_state before = fp_enter();
+        if (count > 0)
+            task(context, 0, count, 0);
+        fp_leave(before);
+        return 0;
+    }
+    work w = {.count = count, .grain = grain, .task = task, .context = context, .poll = poll, .poll_data = poll_data};
+    const int64_t pieces = (count + grain - 1) / grain;
+    threads = pieces < threads ? (int)pieces : threads;
+#ifdef _OPENMP
+    if (threads > 1 && !omp_in_parallel()) {
+#pragma omp parallel num_threads(threads)
+        take_pieces(&w, omp_get_thread_num());
+        return atomic_load(&w.stopped);
+    }
+#endif
+    take_pieces(&w, 0);
+    return atomic_load(&w.stopped);
+}
+
+const char *xent_openmp(void) {
+#ifdef _OPENMP
+#define XENT_TEXT_(x) #x
+#define XENT_TEXT(x) XENT_TEXT_(x)
+    return "OpenMP " XENT_TEXT(_OPENMP);
+#else
+    return "none";
+#endif
+}

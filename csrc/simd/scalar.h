@@ -1,0 +1,158 @@
+/* The written specification of every vector operation, in plain C: what each one returns, NaN, ties and rounding
+ * included. Every other header of this folder implements the same names with the same bits.
+ *
+ * A vector is 16 floats (f32_vec) or 8 doubles (f64_vec) on every instruction set; a mask holds a truth value per lane.
+ * Pointers need no alignment, except in `stream`. Nothing here may be contracted by the compiler: a fused multiply-add
+ * is written as one. */
+#ifndef XENT_SIMD_SCALAR_H
+#define XENT_SIMD_SCALAR_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define XENT_VECTOR(P, REAL, INT, UINT, N, MANTISSA, ONE, SQRT_HALF, TWO_TO_MANTISSA, BIAS, FMA)                            \
+    enum { P##_lanes = N };                                                                                                 \
+    typedef REAL P##_real;                                                                                                  \
+    typedef struct {                                                                                                        \
+        REAL at[N];                                                                                                         \
+    } P##_vec;                                                                                                              \
+    typedef struct {                                                                                                        \
+        INT at[N];                                                                                                          \
+    } P##_mask;                                                                                                             \
+    static inline UINT P##_bits(REAL x) {                                                                                   \
+        UINT u;                                                                                                             \
+        memcpy(&u, &x, sizeof u);                                                                                           \
+        return u;                                                                                                           \
+    }                                                                                                                       \
+    static inline REAL P##_from_bits(UINT u) {                                                                              \
+        REAL x;                                                                                                             \
+        memcpy(&x, &u, sizeof x);                                                                                           \
+        return x;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_set(REAL x) { P##_vec r; XENT_EACH(N) r.at[i] = x; return r; }                                \
+    static inline P##_vec P##_load(const void *p) { P##_vec r; memcpy(&r, p, sizeof r); return r; }                         \
+    static inline void P##_store(void *p, P##_vec a) { memcpy(p, &a, sizeof a); }                                           \
+    /* Non-temporal where the machine has it; p is aligned to the vector. */                                                \
+    static inline void P##_stream(void *p, P##_vec a) { memcpy(p, &a, sizeof a); }                                          \
+    /* Lanes 0..n-1 from memory, the others from `fill`; nothing past lane n-1 is touched. 0 <= n <= lanes. */              \
+    static inline P##_vec P##_load_first(const void *p, int n, P##_vec fill) {                                              \
+        memcpy(&fill, p, (size_t)n * sizeof(REAL));                                                                         \
+        return fill;                                                                                                        \
+    }                                                                                                                       \
+    static inline void P##_store_first(void *p, int n, P##_vec a) { memcpy(p, &a, (size_t)n * sizeof(REAL)); }              \
+    static inline P##_vec P##_add(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] + b.at[i]; return a; }             \
+    static inline P##_vec P##_sub(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] - b.at[i]; return a; }             \
+    static inline P##_vec P##_mul(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] * b.at[i]; return a; }             \
+    static inline P##_vec P##_div(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] / b.at[i]; return a; }             \
+    /* a * b + c, rounded once; fnma: c - a * b. */                                                                         \
+    static inline P##_vec P##_fma(P##_vec a, P##_vec b, P##_vec c) {                                                        \
+        XENT_EACH(N) a.at[i] = FMA(a.at[i], b.at[i], c.at[i]);                                                              \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_fnma(P##_vec a, P##_vec b, P##_vec c) {                                                       \
+        XENT_EACH(N) a.at[i] = FMA(-a.at[i], b.at[i], c.at[i]);                                                             \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    /* a if a > b, else b: a NaN on either side, and two zeros, give b. */                                                  \
+    static inline P##_vec P##_max(P##_vec a, P##_vec b) {                                                                   \
+        XENT_EACH(N) a.at[i] = a.at[i] > b.at[i] ? a.at[i] : b.at[i];                                                       \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_abs(P##_vec a) {                                                                              \
+        XENT_EACH(N) a.at[i] = P##_from_bits(P##_bits(a.at[i]) << 1 >> 1);                                                  \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    /* |a| with the sign of s. */                                                                                           \
+    static inline P##_vec P##_copysign(P##_vec a, P##_vec s) {                                                              \
+        XENT_EACH(N) a.at[i] = P##_from_bits((P##_bits(a.at[i]) << 1 >> 1) |                                                \
+                                             (P##_bits(s.at[i]) & (UINT)((UINT)1 << (sizeof(UINT) * 8 - 1))));              \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_mask P##_lt(P##_vec a, P##_vec b) {                                                                   \
+        P##_mask m;                                                                                                         \
+        XENT_EACH(N) m.at[i] = a.at[i] < b.at[i];                                                                           \
+        return m;                                                                                                           \
+    }                                                                                                                       \
+    /* Not less than: true for NaN. */                                                                                      \
+    static inline P##_mask P##_nlt(P##_vec a, P##_vec b) {                                                                  \
+        P##_mask m;                                                                                                         \
+        XENT_EACH(N) m.at[i] = !(a.at[i] < b.at[i]);                                                                        \
+        return m;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_mask P##_eq(P##_vec a, P##_vec b) {                                                                   \
+        P##_mask m;                                                                                                         \
+        XENT_EACH(N) m.at[i] = a.at[i] == b.at[i];                                                                          \
+        return m;                                                                                                           \
+    }                                                                                                                       \
+    /* Not equal: true for NaN. */                                                                                          \
+    static inline P##_mask P##_ne(P##_vec a, P##_vec b) {                                                                   \
+        P##_mask m;                                                                                                         \
+        XENT_EACH(N) m.at[i] = !(a.at[i] == b.at[i]);                                                                       \
+        return m;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_mask P##_both(P##_mask a, P##_mask b) { XENT_EACH(N) a.at[i] = a.at[i] & b.at[i]; return a; }         \
+    /* True in lanes 0..n-1. */                                                                                             \
+    static inline P##_mask P##_first(int n) { P##_mask m; XENT_EACH(N) m.at[i] = i < n; return m; }                         \
+    /* True in lane n alone; in none when n is outside 0..lanes-1. */                                                       \
+    static inline P##_mask P##_only(int64_t n) { P##_mask m; XENT_EACH(N) m.at[i] = i == n; return m; }                     \
+    /* a and not b. */                                                                                                      \
+    static inline P##_mask P##_but(P##_mask a, P##_mask b) { XENT_EACH(N) a.at[i] = a.at[i] & !b.at[i]; return a; }         \
+    static inline int P##_any(P##_mask m) { int any = 0; XENT_EACH(N) any |= m.at[i] != 0; return any; }                    \
+    static inline P##_vec P##_select(P##_mask m, P##_vec a, P##_vec b) {                                                    \
+        XENT_EACH(N) a.at[i] = m.at[i] ? a.at[i] : b.at[i];                                                                 \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    /* a where the mask is true, +0 elsewhere. */                                                                           \
+    static inline P##_vec P##_keep(P##_mask m, P##_vec a) {                                                                 \
+        XENT_EACH(N) a.at[i] = m.at[i] ? a.at[i] : 0;                                                                       \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    /* s + a where the mask is true, s elsewhere. */                                                                        \
+    static inline P##_vec P##_add_where(P##_mask m, P##_vec s, P##_vec a) {                                                 \
+        XENT_EACH(N) s.at[i] = m.at[i] ? s.at[i] + a.at[i] : s.at[i];                                                       \
+        return s;                                                                                                           \
+    }                                                                                                                       \
+    /* a * 2^n by an integer addition to the exponent field, n being the low bits of y. */                                  \
+    static inline P##_vec P##_shift_exponent(P##_vec a, P##_vec y) {                                                        \
+        XENT_EACH(N) a.at[i] = P##_from_bits(P##_bits(a.at[i]) + (P##_bits(y.at[i]) << MANTISSA));                          \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    /* k with a * 2^-k in [sqrt(1/2), sqrt(2)), for normal a > 0. */                                                        \
+    static inline P##_vec P##_exponent(P##_vec a) {                                                                         \
+        XENT_EACH(N) {                                                                                                      \
+            UINT k = (P##_bits(a.at[i]) + (ONE - SQRT_HALF)) >> MANTISSA;                                                   \
+            a.at[i] = P##_from_bits(k | P##_bits(TWO_TO_MANTISSA)) - (TWO_TO_MANTISSA + BIAS);                              \
+        }                                                                                                                   \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline REAL P##_get(P##_vec a) { return a.at[0]; }                                                               \
+    /* The largest lane; no lane is NaN. Which of two zeros comes back is not specified. */                                 \
+    static inline REAL P##_max_of(P##_vec a) {                                                                              \
+        REAL m = a.at[0];                                                                                                   \
+        XENT_EACH(N) m = a.at[i] > m ? a.at[i] : m;                                                                         \
+        return m;                                                                                                           \
+    }                                                                                                                       \
+    /* The sum of 64 lanes, lane i of vector v being number v * lanes + i: neighbours are paired, 32 sums of two, then      \
+     * 16 sums of four, and so on. */                                                                                       \
+    static inline REAL P##_sum_tree(const P##_vec a[64 / N]) {                                                              \
+        REAL s[64];                                                                                                         \
+        memcpy(s, a, sizeof s);                                                                                             \
+        for (int width = 32; width > 0; width /= 2)                                                                         \
+            for (int i = 0; i < width; ++i)                                                                                 \
+                s[i] = s[2 * i] + s[2 * i + 1];                                                                             \
+        return s[0];                                                                                                        \
+    }
+
+#define XENT_EACH(N) for (int i = 0; i < (N); ++i)
+
+XENT_VECTOR(f32, float, int32_t, uint32_t, 16, 23, 0x3f800000u, 0x3f3504f3u, 0x1p23f, 127.0f, fmaf)
+XENT_VECTOR(f64, double, int64_t, uint64_t, 8, 52, 0x3ff0000000000000u, 0x3fe6a09e667f3bcdu, 0x1p52, 1023.0, fma)
+
+#define xent_prefetch(p) ((void)(p))
+static inline void xent_stream_fence(void) {}
+
+#undef XENT_EACH
+#undef XENT_VECTOR
+
+#endif

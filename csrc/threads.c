@@ -1,0 +1,156 @@
+/* How many threads: the environment's word, else what this process may use of the machine. */
+#define _GNU_SOURCE
+#include "dispatch.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _WIN32
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+enum { MOST_THREADS = 1024 };
+
+static atomic_int threads = 0;
+
+static int clamp(double n) { return n < 1 ? 1 : n > MOST_THREADS ? MOST_THREADS : (int)n; }
+
+static int affinity(void) {
+#ifdef _WIN32
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return (int)info.dwNumberOfProcessors;
+#else
+#ifdef __linux__
+    for (int cpus = 1024; cpus <= 1 << 20; cpus *= 4) { /* the kernel refuses a set smaller than its own */
+        cpu_set_t *set = CPU_ALLOC(cpus);
+        if (!set)
+            break;
+        const size_t size = CPU_ALLOC_SIZE(cpus);
+        const int n = sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 0;
+        CPU_FREE(set);
+        if (n > 0)
+            return n;
+    }
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+}
+
+/* CPUs of one control group, rounded up; 0 where it sets no limit. */
+static double quota_of(const char *folder, const char *max_file, const char *period_file) {
+    char path[4400];
+    double quota = 0, period = 0;
+    snprintf(path, sizeof path, "%s/%s", folder, max_file);
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return 0;
+    int n = period_file ? fscanf(f, "%lf", &quota) : fscanf(f, "%lf %lf", &quota, &period) - 1; /* "max 100000": 0 */
+    fclose(f);
+    if (n == 1 && period_file) {
+        snprintf(path, sizeof path, "%s/%s", folder, period_file);
+        f = fopen(path, "r");
+        n = f ? fscanf(f, "%lf", &period) : 0;
+        if (f)
+            fclose(f);
+    }
+    return n == 1 && quota > 0 && period > 0 ? quota / period : 0;
+}
+
+/* The tightest quota from this process's group up to the root, in either version of the control groups. */
+static double cgroup_quota(void) {
+    double least = 0;
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    char line[4200];
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path++ = 0;
+        ++controllers;
+        const int v2 = !*controllers;
+        if (!v2 && !strstr(controllers, "cpu"))
+            continue;
+        for (;;) {
+            char folder[4300];
+            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s%s%s", v2 ? "" : "/cpu", strcmp(path, "/") ? path : "", "");
+            const double quota = v2 ? quota_of(folder, "cpu.max", NULL)
+                                    : quota_of(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us");
+            if (quota > 0 && (least == 0 || quota < least))
+                least = quota;
+            char *slash = strrchr(path, '/');
+            if (!slash || !*path)
+                break;
+            *slash = 0;
+        }
+    }
+    if (f)
+        fclose(f);
+    return least;
+}
+
+static int usable(void) {
+    const int cpus = affinity();
+    const double quota = cgroup_quota();
+    const int whole = (int)quota + (quota > (int)quota);
+    return clamp(quota > 0 && whole < cpus ? whole : cpus);
+}
+
+/* The leading number of a variable ("4", "4,2"): 0 when it is not set, -1 when it holds none. */
+static int variable(const char *name) {
+    const char *text = getenv(name);
+    if (!text || !*text)
+        return 0;
+    char *end;
+    const long n = strtol(text, &end, 10);
+    while (*end == ' ')
+        ++end;
+    return end == text || (*end && *end != ',') || n < 1 ? -1 : clamp((double)n);
+}
+
+const char *xent_threads_start(void) {
+    if (variable("XENT_NUM_THREADS") < 0)
+        return "XENT_NUM_THREADS must be a whole number of threads, 1 or more";
+    return NULL;
+}
+
+int xent_get_num_threads(void) {
+    int n = atomic_load_explicit(&threads, memory_order_relaxed);
+    if (n == 0) {
+        n = variable("XENT_NUM_THREADS");
+        if (n <= 0)
+            n = variable("OMP_NUM_THREADS");
+        if (n <= 0)
+            n = usable();
+        int none = 0;
+        if (!atomic_compare_exchange_strong(&threads, &none, n))
+            n = none;
+    }
+    return n;
+}
+
+void xent_set_num_threads(int n) { atomic_store_explicit(&threads, clamp((double)n), memory_order_relaxed); }
+
+int64_t xent_last_level_cache(void) {
+    static atomic_llong known = 0;
+    long long size = atomic_load_explicit(&known, memory_order_relaxed);
+    if (size == 0) {
+#ifdef _SC_LEVEL3_CACHE_SIZE
+        size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        if (size <= 0)
+            size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+        if (size <= 0)
+            size = 16 << 20;
+        atomic_store_explicit(&known, size, memory_order_relaxed);
+    }
+    return size;
+}

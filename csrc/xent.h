@@ -1,0 +1,133 @@
+/* xent: cross-entropy over arrays, the C interface.
+ *
+ * One call is one `xent_call`: fill it with XENT_CALL_DEFAULTS, say which loss, which arrays and which parameters, and
+ * hand it to `xent_run`. Example: mean loss and gradient of `rows` x `classes` float32 logits:
+ *
+ *     int64_t shape[1] = {rows}, row[1] = {classes * 4}, one[1] = {8};
+ *     xent_call call = XENT_CALL_DEFAULTS;
+ *     call.dtype = XENT_F32;
+ *     call.ndim = 1, call.shape = shape, call.classes = classes;
+ *     call.logits = (xent_array){logits, row};
+ *     call.index = (xent_array){targets, one}, call.index_type = XENT_I64;
+ *     call.out = (xent_array){gradient, row};
+ *     if (xent_run(&call) == XENT_OK) printf("%g\n", call.result);
+ *
+ * Arrays. The axes of the loss come first (`ndim` of them, sizes `shape`); each array has one stride in bytes for each of
+ * these axes: any sign, 0 to broadcast, no alignment needed. The class axis of logits, soft targets and output is
+ * contiguous. An array whose `data` is NULL is absent.
+ *
+ * Compute type: float for XENT_F32, double for XENT_F64. Losses, weights, log-sum-exps, soft targets and upstream
+ * gradients are of that type; the output is of the logits' dtype.
+ *
+ * Threads. Every function may be called from any thread at any time. Results do not depend on the number of threads, on
+ * the batch a row is in, nor on the instruction set: they are the same bits. */
+#ifndef XENT_H
+#define XENT_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+    XENT_F32, XENT_F64,                                                                             /* logits */
+    XENT_BOOL, XENT_I8, XENT_U8, XENT_I16, XENT_U16, XENT_I32, XENT_U32, XENT_I64, XENT_U64         /* class indices */
+} xent_dtype;
+
+typedef enum {
+    XENT_OK,
+    XENT_BAD_TARGET,  /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
+    XENT_NO_MEMORY,   /* nothing has been written */
+    XENT_INTERRUPTED  /* `poll` said so; outputs are undefined */
+} xent_status;
+
+typedef enum {
+    XENT_CROSS_ENTROPY, /* out: gradient with respect to the logits */
+    XENT_LOGSUMEXP,     /* lse alone */
+    XENT_SOFTMAX,       /* out: probabilities */
+    XENT_LOG_SOFTMAX    /* out: their logarithms */
+} xent_operation;
+
+typedef enum { XENT_NONE, XENT_SUM, XENT_MEAN } xent_reduction;
+
+typedef struct {
+    void *data;
+    const int64_t *strides; /* bytes; one for each axis of the loss */
+} xent_array;
+
+typedef struct {
+    xent_operation operation;
+    xent_dtype dtype;
+    int ndim; /* 0..64 */
+    const int64_t *shape;
+    int64_t classes;
+
+    xent_array logits;
+    xent_array index;          /* class indices, of type `index_type`; or else */
+    xent_array soft;           /* class probabilities, compute type */
+    xent_dtype index_type;
+    const void *class_weight;  /* (classes,), compute type, or NULL */
+    xent_array sample_weight;
+    xent_array grad_output;    /* upstream gradient of each row (XENT_NONE) */
+    xent_array loss;           /* row losses: required for XENT_NONE, optional otherwise */
+    xent_array lse;            /* log-sum-exp of each row, optional */
+    xent_array out;            /* see xent_operation; may be exactly the memory of the logits */
+
+    int has_ignore;            /* rows whose class index is `ignore_index` count for nothing */
+    int64_t ignore_index;      /* the bits of index_type, sign-extended to 64 */
+    double label_smoothing;    /* [0, 1] */
+    double z_loss;
+    double softcap;            /* > 0; 0: none */
+    double temperature;        /* > 0 */
+    xent_reduction reduction;
+    double grad_scale;         /* upstream gradient of the result (XENT_SUM, XENT_MEAN) */
+
+    int threads;               /* 0: xent_get_num_threads() */
+    int (*poll)(void *data);   /* asked about every 50 ms, on the calling thread; non-zero stops the call. May be NULL */
+    void *poll_data;
+
+    /* Results. */
+    double divisor; /* of the mean: the sum of the weights of the rows that count */
+    double total;   /* sum of the row losses (XENT_SUM, XENT_MEAN) */
+    double result;  /* total, or total / divisor; NaN for a mean of nothing */
+    int64_t bad_row; /* in C order over `shape` */
+} xent_call;
+
+/* Cross-entropy, f32, mean, temperature 1, no arrays. */
+#define XENT_CALL_DEFAULTS ((xent_call){.temperature = 1.0, .grad_scale = 1.0, .reduction = XENT_MEAN})
+
+/* The three steps of a call. `xent_prepare` checks every class index and finds the divisor, and writes to no output;
+ * `xent_compute` writes the rows' results; `xent_finish` sums `loss` in one fixed order. They may be called apart to
+ * compute in several parts what does not fit at once: the parts share the divisor of the whole. */
+xent_status xent_run(xent_call *call);
+xent_status xent_prepare(xent_call *call);
+xent_status xent_compute(xent_call *call);
+xent_status xent_finish(xent_call *call);
+
+/* Threads: the process-wide default, used by calls with threads == 0. The first value is that of XENT_NUM_THREADS, else
+ * of OMP_NUM_THREADS, else the smaller of the CPUs this process may run on and its control group's quota. */
+void xent_set_num_threads(int threads); /* >= 1 */
+int xent_get_num_threads(void);
+
+/* Instruction sets, best first: names of those that this library was built for, whether this machine has them, and the
+ * one in use. The choice at start-up is the best, or that of the environment's XENT_ISA; `xent_start` says what is wrong
+ * with the environment (NULL if nothing is; the text is static). */
+const char *xent_start(void);
+const char *xent_isa_name(int i); /* NULL past the last */
+int xent_isa_available(int i);
+const char *xent_isa(void);
+int xent_use_isa(const char *name); /* 0: unknown, or not on this machine */
+
+const char *xent_openmp(void);   /* the OpenMP specification's date and the threads' runtime, or "none" */
+const char *xent_compiler(void);
+
+/* This machine's memory at full speed, to measure kernels by: reading alone, copying with streaming stores. */
+double xent_memory_read(const void *from, int64_t bytes, int threads);
+void xent_memory_copy(void *to, const void *from, int64_t bytes, int threads); /* `to` aligned to 64 */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

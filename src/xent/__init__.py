@@ -1,0 +1,31 @@
+"""Cross-entropy for NumPy at memory speed."""
+
+from importlib.metadata import version as _version
+
+from xent.losses import cross_entropy, perplexity, token_log_probs
+from xent.runtime import (
+    get_include,
+    get_library,
+    get_num_threads,
+    num_threads,
+    set_num_threads,
+    show_config,
+)
+from xent.special import log_softmax, logsumexp, softmax
+
+__version__ = _version("xent")
+
+__all__ = [
+    "cross_entropy",
+    "get_include",
+    "get_library",
+    "get_num_threads",
+    "log_softmax",
+    "logsumexp",
+    "num_threads",
+    "perplexity",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "token_log_probs",
+]

@@ -1,0 +1,269 @@
+"""The only judge of what users hand in: dtype, shape, layout, targets, buffers, numbers.
+
+Each function takes an argument as it came and its name, and returns it in the form the core takes, or raises an exception
+that names the argument, what was given and what is accepted. Nothing here reads the logits or writes to any array.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
+from numpy.typing import DTypeLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+REDUCTIONS = ("none", "sum", "mean")
+
+# Arrays that np.asarray would densify, compute or copy behind the user's back, by the package their type comes from.
+FOREIGN = {
+    "scipy": "a sparse array; convert it with .toarray()",
+    "sparse": "a sparse array; convert it with .todense()",
+    "dask": "a Dask array; call .compute(), or map this function over its blocks",
+    "cupy": "a CuPy array on a GPU; copy it to the CPU with cupy.asnumpy",
+}
+
+
+def given(value: object) -> str:
+    """How an argument is named in a message: an array by shape and dtype, anything else as it prints."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def array(value: Any, name: str) -> Array:
+    """A plain array over the same memory: whatever has `__array__` or DLPack and lives on the CPU."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: a masked array is not accepted; fill it with .filled(), or give masked rows "
+            "sample_weight 0 or the target ignore_index"
+        )
+    package = type(value).__module__.partition(".")[0]
+    if package in FOREIGN and not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"{name}: {type(value).__name__} is {FOREIGN[package]}")
+    try:
+        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        found = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
+        raise TypeError(f"{name}: cannot be read as an array: {error}") from error
+    return found
+
+
+def real(value: Any, name: str) -> Array:
+    """An array of any real dtype."""
+    found = array(value, name)
+    if found.dtype.kind not in "fiub" and found.dtype.name != "bfloat16":
+        raise TypeError(f"{name}: dtype {found.dtype} is not accepted; expected real numbers")
+    return found
+
+
+def logits(value: Any, name: str, dtype: DTypeLike | None = None) -> tuple[Array, np.dtype[Any]]:
+    """Floating or integer input, and the dtype it is computed in."""
+    found = array(value, name)
+    kind = found.dtype
+    if dtype is not None:
+        if dtype != "bfloat16":
+            raise ValueError(f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {given(dtype)}")
+        raise NotImplementedError(f"{name}: bfloat16 is not supported yet; convert to float32")
+    if kind.kind in "iub":
+        return found, np.dtype(np.float64)
+    if kind == np.float16 or kind.name == "bfloat16":
+        raise NotImplementedError(f"{name}: {kind} is not supported yet; convert to float32")
+    if kind.kind != "f" or kind.itemsize not in (4, 8):
+        raise TypeError(
+            f"{name}: dtype {kind} is not accepted; expected float32, float64, integers or bool"
+        )
+    return found, kind.newbyteorder("=")
+
+
+def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
+    """The class axis, counted from the front."""
+    if ndim == 0:
+        raise ValueError(f"{name}: expected at least one axis, that of the classes; got a scalar")
+    try:
+        return normalize_axis_index(operator.index(axis), ndim)
+    except TypeError:
+        raise TypeError(f"axis: expected an integer, got {given(axis)}") from None
+
+
+def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None, Array | None]:
+    """(class indices, None) or (None, class probabilities with the class axis last)."""
+    found = array(value, "targets")
+    loss_shape = shape[:axis] + shape[axis + 1 :]
+    if found.shape == loss_shape:
+        if found.dtype.kind not in "iub":
+            raise TypeError(
+                f"targets: dtype {found.dtype} is not accepted for class indices; expected integers or bool. "
+                f"Class probabilities would have the shape of the logits, {shape}"
+            )
+        return found.astype(found.dtype.newbyteorder("="), copy=False), None
+    if found.shape == shape:
+        return None, np.moveaxis(real(found, "targets"), axis, -1)
+    raise ValueError(
+        f"targets: shape {found.shape} does not fit logits of shape {shape} with the classes on axis "
+        f"{axis}; expected {loss_shape} for class indices or {shape} for class probabilities"
+    )
+
+
+def bad_target(index: Array, row: int, classes: int, ignore_index: int | None) -> IndexError:
+    """The exception for the target at flat position `row`."""
+    position = np.unravel_index(row, index.shape)
+    value = int(index[position])
+    where = ", ".join(str(int(i)) for i in position)
+    but = "" if ignore_index is None else f" or ignore_index={ignore_index}"
+    return IndexError(
+        f"targets[{where}] = {value} is not a class; expected 0 <= target < {classes}{but}"
+    )
+
+
+def ignore(ignore_index: SupportsIndex | None, index: Array | None) -> int | None:
+    """The bits of `ignore_index` in the targets' dtype, sign-extended to 64; None where no target can be equal."""
+    if ignore_index is None:
+        return None
+    try:
+        value = operator.index(ignore_index)
+    except TypeError:
+        raise TypeError(f"ignore_index: expected an integer or None, got {given(ignore_index)}") from None
+    if index is None:
+        if value >= 0:
+            raise ValueError(
+                f"ignore_index: {value} needs class indices; with class probabilities use sample_weight"
+            )
+        return None
+    if index.dtype == bool:
+        return value if value in (0, 1) else None
+    limits = np.iinfo(index.dtype)
+    if not limits.min <= value <= limits.max:
+        return None
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def number(value: Any, name: str, low: float, high: float, expected: str) -> float:
+    """A finite number in [low, high]."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected {expected}, got {given(value)}") from None
+    if not low <= found <= high or not math.isfinite(found):
+        raise ValueError(f"{name}: expected {expected}, got {given(value)}")
+    return found
+
+
+# Beyond these a division by the number leaves the range of float32.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def label_smoothing(value: Any) -> float:
+    return number(value, "label_smoothing", 0.0, 1.0, "a number in [0, 1]")
+
+
+def z_loss(value: Any) -> float:
+    return number(value, "z_loss", 0.0, LARGEST, "a finite number >= 0")
+
+
+def temperature(value: Any) -> float:
+    return number(value, "temperature", SMALLEST, LARGEST, "a finite number > 0")
+
+
+def softcap(value: Any) -> float | None:
+    return None if value is None else number(value, "softcap", SMALLEST, LARGEST, "None or a finite number > 0")
+
+
+def reduction(value: Any, accepted: tuple[str, ...] = REDUCTIONS) -> str:
+    if not isinstance(value, str) or value not in accepted:
+        raise ValueError(f"reduction: expected one of {', '.join(accepted)}, got {given(value)}")
+    return value
+
+
+def class_weight(value: Any, classes: int, dtype: np.dtype[Any]) -> Array | None:
+    if value is None:
+        return None
+    found = real(value, "class_weight")
+    if found.shape != (classes,):
+        raise ValueError(f"class_weight: expected shape ({classes},), one weight a class; got {found.shape}")
+    return np.ascontiguousarray(found, dtype)
+
+
+def broadcast(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
+    """One number a row, given in any shape that broadcasts to the loss."""
+    if value is None:
+        return None
+    found = real(value, name).astype(dtype, copy=False)
+    try:
+        return np.broadcast_to(found, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name}: shape {found.shape} does not broadcast to that of the loss, {shape}"
+        ) from None
+
+
+def grad_output(
+    value: Any, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[Array | None, float]:
+    """The upstream gradient as (one number a row or None, factor of the whole)."""
+    if value is None:
+        return None, 1.0
+    if reduction == "none":
+        return broadcast(value, "grad_output", shape, dtype), 1.0
+    found = real(value, "grad_output")
+    if found.shape != ():
+        raise ValueError(
+            f"grad_output: expected a scalar for reduction={reduction!r}, got {given(found)}"
+        )
+    return None, float(found)
+
+
+def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A caller's array to write to: exactly this shape and dtype, writeable, no element twice."""
+    if type(value) is not np.ndarray:
+        raise TypeError(f"{name}: expected a numpy.ndarray, got {type(value).__name__}")
+    if value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"{name}: expected shape {shape} and dtype {dtype}, got {given(value)}")
+    if not value.flags.writeable:
+        raise ValueError(f"{name}: the array is read-only")
+    reach = value.itemsize - 1
+    for step, size in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True)):
+        if size > 1 and step <= reach:
+            raise ValueError(f"{name}: elements of the array share memory (strides {value.strides})")
+        reach += step * max(size - 1, 0)
+    return value
+
+
+def overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    return (
+        a.__array_interface__["data"] == b.__array_interface__["data"]
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def separate(buffers: dict[str, Array | None], inputs: dict[str, Array | None], in_place: str = "") -> None:
+    """Refuses buffers that overlap an input or each other; `in_place` may be exactly the memory of the logits."""
+    outputs = {name: a for name, a in buffers.items() if a is not None and a.size}
+    read = {name: a for name, a in inputs.items() if a is not None and a.size}
+    for position, (name, out) in enumerate(outputs.items()):
+        for other, source in read.items():
+            if name == in_place and other in ("logits", "x") and same_memory(out, source):
+                continue
+            if overlap(out, source):
+                raise ValueError(f"{name}: the array overlaps the memory of {other}")
+        for other, second in list(outputs.items())[:position]:
+            if overlap(out, second):
+                raise ValueError(f"{name}: the array overlaps the memory of {other}")

@@ -1,0 +1,123 @@
+"""From judged arguments to the core: directly when every array can be read where it lies, otherwise block by block.
+
+The core wants the class axis contiguous and dtypes native; rows may lie anywhere. What is not so (a class axis that is not
+contiguous, byte-swapped or integer input, soft targets of another precision) is copied a block of rows at a time, so that
+no call needs more memory than its row losses and one block. Blocks change no bits: a row's result does not depend on the
+rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from xent._arguments import Array, bad_target
+from xent._core import Call
+
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass
+class Rows:
+    """Rows of logits and what goes with them: axes of the loss first, the class axis last."""
+
+    operation: str
+    logits: Array
+    storage: np.dtype[Any]
+    index: Array | None = None
+    soft: Array | None = None
+    class_weight: Array | None = None
+    sample_weight: Array | None = None
+    grad_output: Array | None = None
+    loss: Array | None = None
+    lse: Array | None = None
+    out: Array | None = None
+    ignore_index: int | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.logits.shape[:-1]
+
+
+def readable(a: Array | None, dtype: np.dtype[Any]) -> bool:
+    """Whether the core can use an array with a class axis where it lies."""
+    if a is None:
+        return True
+    return a.dtype == dtype and (a.shape[-1] <= 1 or a.strides[-1] == dtype.itemsize)
+
+
+def blocks(shape: tuple[int, ...], rows: int) -> Iterator[tuple[Any, ...]]:
+    """Indices that cut `shape` into parts of at most `rows` elements, in C order."""
+    axis, inner = len(shape), 1
+    while axis > 0 and inner * shape[axis - 1] <= rows:
+        axis -= 1
+        inner *= shape[axis]
+    if axis == 0:
+        yield (...,)
+        return
+    step = max(1, rows // inner)
+    for lead in np.ndindex(*shape[: axis - 1]):
+        for start in range(0, shape[axis - 1], step):
+            yield (*lead, slice(start, start + step), ...)
+
+
+def part(a: Array | None, block: tuple[Any, ...]) -> Array | None:
+    return None if a is None else a[block]
+
+
+def run(rows: Rows, ignore_bits: int | None = None) -> float:
+    """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
+    numbers = {**rows.numbers, "ignore_index": ignore_bits}
+    if (
+        readable(rows.logits, rows.storage)
+        and readable(rows.soft, rows.storage)
+        and readable(rows.out, rows.storage)
+    ):
+        call = Call(rows.operation, rows.shape, rows.logits.shape[-1], rows.logits)
+        call.arrays(
+            rows.index, rows.soft, rows.class_weight, rows.sample_weight, rows.grad_output, rows.loss, rows.lse,
+            rows.out,
+        ).numbers(**numbers)
+        check(rows, call.run())
+        return float(call.result)
+    return run_in_blocks(rows, numbers)
+
+
+def run_in_blocks(rows: Rows, numbers: dict[str, Any]) -> float:
+    classes = rows.logits.shape[-1]
+    reduced = numbers.get("reduction", "none") != "none"
+    loss = rows.loss
+    if loss is None and reduced:
+        loss = np.empty(rows.shape, rows.storage)
+    # Targets and weights are judged as a whole, before anything is written; no logit is read for it.
+    unread = np.broadcast_to(np.empty((), rows.storage), rows.logits.shape)
+    whole = Call(rows.operation, rows.shape, classes, unread)
+    whole.arrays(rows.index, None, rows.class_weight, rows.sample_weight, None, loss).numbers(**numbers)
+    check(rows, whole.prepare())
+    for block in blocks(rows.shape, max(1, BLOCK_BYTES // max(1, classes * rows.storage.itemsize))):
+        with np.errstate(all="ignore"):
+            logits = np.ascontiguousarray(rows.logits[block], rows.storage)
+            soft = None if rows.soft is None else np.ascontiguousarray(rows.soft[block], rows.storage)
+        out = None if rows.out is None else np.empty(logits.shape, rows.storage)
+        call = Call(rows.operation, logits.shape[:-1], classes, logits)
+        call.arrays(
+            part(rows.index, block), soft, rows.class_weight, part(rows.sample_weight, block),
+            part(rows.grad_output, block), part(loss, block), part(rows.lse, block), out,
+        ).numbers(**numbers)
+        call.divisor = whole.divisor
+        call.compute()
+        if rows.out is not None:
+            rows.out[block] = out
+    if reduced:
+        whole.finish()
+    return float(whole.result)
+
+
+def check(rows: Rows, bad_row: int) -> None:
+    if bad_row >= 0:
+        assert rows.index is not None
+        raise bad_target(rows.index, bad_row, rows.logits.shape[-1], rows.ignore_index)

@@ -1,0 +1,329 @@
+"""Losses over logits: cross-entropy and what language-model evaluation calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xent import _arguments as arguments
+from xent import _core
+from xent._rows import Rows, run
+
+__all__ = ["cross_entropy", "perplexity", "token_log_probs"]
+
+
+def cross_entropy(
+    logits: Any,
+    targets: Any,
+    *,
+    axis: int = -1,
+    class_weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    return_hess: bool = False,
+    return_lse: bool = False,
+    grad_output: Any = None,
+    out: Any = None,
+    grad_out: Any = None,
+    hess_out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Softmax cross-entropy of logits against class indices or class probabilities.
+
+    For one row of logits :math:`z`, with :math:`\mathrm{lse} = \log \sum_c e^{z_c}`:
+
+    .. math::
+        \text{indices:}\quad & \ell = (1-e)\, w_y\, (\mathrm{lse} - z_y)
+            + \frac{e}{C} \sum_c w_c\, (\mathrm{lse} - z_c) + \zeta\, \mathrm{lse}^2 \\
+        \text{probabilities:}\quad & \ell = \sum_c w_c\, t'_c\, (\mathrm{lse} - z_c) + \zeta\, \mathrm{lse}^2,
+            \qquad t' = (1-e)\, t + e/C
+
+    with class weights :math:`w`, label smoothing :math:`e` and z-loss :math:`\zeta`; each row is multiplied by its
+    sample weight.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C, ...)
+        Unnormalised log-probabilities: float32, float64, or integers and bools (computed in float64). ``-inf`` masks a
+        class. Rows may be strided, reversed, broadcast, unaligned or read-only; none of that copies the array.
+    targets : array_like
+        Class indices: the shape of `logits` without the class axis, any integer or bool dtype. Or class probabilities:
+        the shape of `logits`, any real dtype; they need not sum to 1.
+    axis : int, default -1
+        The class axis. ``1`` is PyTorch's (N, C, d1, ...) layout.
+    class_weight : array_like, shape (C,), optional
+        Weight of each class.
+    sample_weight : array_like, optional
+        Weight of each row, broadcastable to the loss: a row of weight 2 counts as two rows.
+    ignore_index : int or None, default -100
+        Rows with this target count for nothing: loss 0, gradient exactly 0. ``None``: no target is ignored.
+    label_smoothing : float, default 0.0
+        e in [0, 1].
+    z_loss : float, default 0.0
+        Adds ``z_loss * lse**2`` to each row that counts. Class weights do not multiply it, `sample_weight` does.
+    softcap : float, optional
+        Logits become ``softcap * tanh(logits / softcap)``. Infinities pass through.
+    temperature : float, default 1.0
+        After the cap, logits are divided by it.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over class indices divides by the sum of the weights (class times sample) of the rows that count; over
+        class probabilities by the sum of the sample weights. The mean of nothing is NaN.
+    return_grad : bool, default False
+        Also return the gradient with respect to `logits`.
+    return_hess : bool, default False
+        Not available yet.
+    return_lse : bool, default False
+        Also return the log-sum-exp of each row (after cap and temperature).
+    grad_output : array_like, optional
+        Upstream gradient: a scalar for "mean" and "sum", the shape of the loss for "none". The gradient returned is that
+        of ``sum(grad_output * loss)``.
+    out, grad_out : ndarray, optional
+        Where to write the loss and the gradient. `grad_out` may be exactly the memory of `logits`.
+    hess_out : ndarray, optional
+        Not available yet.
+    dtype : optional
+        Not available yet.
+
+    Returns
+    -------
+    loss : float32 or float64 scalar, or array of the shape of `logits` without the class axis
+        In float64 for float64 and integer logits.
+    grad : ndarray, shape of `logits`
+        With `return_grad`; of the logits' dtype, float64 for integers.
+    lse : ndarray, shape of `logits` without the class axis
+        With `return_lse`.
+
+    Raises
+    ------
+    IndexError
+        A target is neither a class nor `ignore_index`; nothing has been written.
+    TypeError, ValueError
+        An argument is not what is accepted; the message names it.
+
+    Notes
+    -----
+    With m the largest logit and rest the sum of ``exp(z - m)`` over all classes but one that attains it, the loss of a row
+    is ``log1p(rest) + (m - z_y)``, exact where ``lse - z_y`` cancels, and its gradient at the target
+    ``-(the other classes' share)`` rather than ``p_y - 1`` [1]_. Weighting, ignoring and smoothing follow PyTorch [2]_, the
+    z-loss PaLM [3]_, the cap Gemma 2 [4]_.
+
+    References
+    ----------
+    .. [1] P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
+           IMA J. Numer. Anal. 41 (2021).
+    .. [2] https://pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+    .. [3] A. Chowdhery et al., "PaLM: Scaling language modeling with pathways", JMLR 24 (2023), section 5.
+    .. [4] Gemma Team, "Gemma 2: Improving open language models at a practical size", arXiv:2408.00118 (2024).
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> logits = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0]])
+    >>> loss, grad = xent.cross_entropy(logits, [0, 2], return_grad=True)
+    >>> round(float(loss), 6)
+    1.288726
+    >>> grad.round(3)
+    array([[-0.167,  0.122,  0.045],
+           [ 0.021,  0.422, -0.443]])
+    >>> xent.cross_entropy(logits, [0, -100], reduction="none").round(6)
+    array([0.407606, 0.      ])
+    """
+    if (
+        class_weight is None
+        and sample_weight is None
+        and softcap is None
+        and out is None
+        and dtype is None
+        and hess_out is None
+        and axis == -1
+        and not return_hess
+        and not return_lse
+    ):
+        result = _core.cross_entropy(
+            logits, targets, ignore_index, label_smoothing, z_loss, temperature, reduction, return_grad,
+            grad_output, grad_out,
+        )
+        if result is not None:
+            return result
+    if return_hess or hess_out is not None:
+        raise NotImplementedError("return_hess: the Hessian is not available yet")
+    return _cross_entropy(
+        logits, targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap,
+        temperature, reduction, bool(return_grad), bool(return_lse), grad_output, out, grad_out, dtype,
+    )
+
+
+def _cross_entropy(
+    logits: Any, targets: Any, axis: int, class_weight: Any, sample_weight: Any, ignore_index: int | None,
+    label_smoothing: float, z_loss: float, softcap: float | None, temperature: float, reduction: str,
+    return_grad: bool, return_lse: bool, grad_output: Any, out: Any, grad_out: Any, dtype: Any,
+) -> Any:
+    x, compute = arguments.logits(logits, "logits", dtype)
+    axis = arguments.class_axis(axis, x.ndim, "logits")
+    index, soft = arguments.targets(targets, x.shape, axis)
+    rows = Rows("cross_entropy", np.moveaxis(x, axis, -1), compute, index, soft)
+    shape, classes = rows.shape, rows.logits.shape[-1]
+    ignore_bits = arguments.ignore(ignore_index, index)
+    rows.ignore_index = ignore_index
+    reduction = arguments.reduction(reduction)
+    rows.class_weight = arguments.class_weight(class_weight, classes, compute)
+    rows.sample_weight = arguments.broadcast(sample_weight, "sample_weight", shape, compute)
+    for name, value in (("grad_output", grad_output), ("grad_out", grad_out)):
+        if value is not None and not return_grad:
+            raise ValueError(f"{name}: given, but return_grad is False")
+    rows.grad_output, grad_scale = arguments.grad_output(grad_output, reduction, shape, compute)
+    rows.numbers = {
+        "label_smoothing": arguments.label_smoothing(label_smoothing),
+        "z_loss": arguments.z_loss(z_loss),
+        "softcap": arguments.softcap(softcap),
+        "temperature": arguments.temperature(temperature),
+        "reduction": reduction,
+        "grad_scale": grad_scale,
+    }
+    if out is not None:
+        out = arguments.buffer(out, "out", shape if reduction == "none" else (), compute)
+    if grad_out is not None:
+        grad_out = arguments.buffer(grad_out, "grad_out", x.shape, compute)
+    arguments.separate(
+        {"out": out, "grad_out": grad_out},
+        {
+            "logits": x,
+            "targets": index if soft is None else soft,
+            "class_weight": rows.class_weight,
+            "sample_weight": rows.sample_weight,
+            "grad_output": rows.grad_output,
+        },
+        in_place="grad_out",
+    )
+    if return_grad:
+        grad = np.empty(x.shape, compute) if grad_out is None else grad_out
+        rows.out = np.moveaxis(grad, axis, -1)
+    if return_lse:
+        rows.lse = np.empty(shape, compute)
+    if reduction == "none":
+        rows.loss = np.empty(shape, compute) if out is None else out
+    total = run(rows, ignore_bits)
+    loss: Any
+    if reduction == "none":
+        loss = rows.loss if out is not None or shape else rows.loss[()]  # type: ignore[index]
+    elif out is None:
+        loss = compute.type(total)
+    else:
+        loss = out
+        loss[...] = total
+    extra = ((grad,) if return_grad else ()) + ((rows.lse if shape else rows.lse[()],) if return_lse else ())  # type: ignore[index]
+    return (loss, *extra) if extra else loss
+
+
+def token_log_probs(
+    logits: Any,
+    targets: Any,
+    *,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    reduction: str = "none",
+    out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Log-probability of each target under the softmax of its logits: :math:`z_y - \mathrm{lse}(z)`.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., V, ...)
+        Scores of each token of the vocabulary, as in `cross_entropy`.
+    targets : array_like of integers
+        The tokens that came: the shape of `logits` without the class axis.
+    axis, sample_weight, ignore_index, softcap, temperature, out, dtype
+        As in `cross_entropy`. Ignored positions are 0.
+    reduction : {"none", "sum", "mean"}, default "none"
+
+    Returns
+    -------
+    log_probs : array, or scalar
+        The negative of `cross_entropy` with the same arguments.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> logits = np.zeros((1, 3, 4))
+    >>> xent.token_log_probs(logits[:, :-1], np.array([[1, 3]])).round(4)
+    array([[-1.3863, -1.3863]])
+    """
+    loss = cross_entropy(
+        logits, class_indices(targets, "token_log_probs"), axis=axis, sample_weight=sample_weight,
+        ignore_index=ignore_index, softcap=softcap, temperature=temperature, reduction=reduction, out=out,
+        dtype=dtype,
+    )
+    # 0 - loss, not -loss: the log-probability of a sure token is 0.0, never -0.0.
+    return np.subtract(0, loss, out=loss) if isinstance(loss, np.ndarray) else loss.dtype.type(0) - loss
+
+
+def perplexity(
+    logits: Any,
+    targets: Any,
+    *,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    dtype: Any = None,
+) -> Any:
+    r"""Perplexity of a language model: :math:`\exp` of the mean negative log-probability of the tokens that came.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., V, ...)
+        Scores of each token of the vocabulary, as in `cross_entropy`.
+    targets : array_like of integers
+        The tokens that came: the shape of `logits` without the class axis.
+    axis, sample_weight, ignore_index, softcap, temperature, dtype
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    perplexity : scalar
+        Of the loss dtype; NaN when no position counts, ``inf`` past the largest number.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    A model that knows nothing is as perplexed as its vocabulary is large:
+
+    >>> import numpy as np, xent
+    >>> round(float(xent.perplexity(np.zeros((2, 5, 100)), np.ones((2, 5), int))), 9)
+    100.0
+    """
+    loss = cross_entropy(
+        logits, class_indices(targets, "perplexity"), axis=axis, sample_weight=sample_weight,
+        ignore_index=ignore_index, softcap=softcap, temperature=temperature, dtype=dtype,
+    )
+    with np.errstate(over="ignore"):
+        return np.exp(loss)
+
+
+def class_indices(targets: Any, function: str) -> Any:
+    """Refuses class probabilities, which `cross_entropy` would take."""
+    found = arguments.array(targets, "targets")
+    if found.dtype.kind not in "iub":
+        raise TypeError(f"targets: dtype {found.dtype} is not accepted by {function}; expected integers")
+    return found

@@ -1,0 +1,186 @@
+"""log-sum-exp, softmax and log-softmax, with SciPy's signatures and results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xent import _arguments as arguments
+from xent._rows import Rows, run
+
+__all__ = ["log_softmax", "logsumexp", "softmax"]
+
+
+def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
+    """The axes to work over, from the front, each once; None is all."""
+    if axis is None:
+        return tuple(range(ndim))
+    several = axis if isinstance(axis, tuple) else (axis,)
+    found = tuple(arguments.class_axis(a, ndim, name) for a in several)
+    if len(set(found)) != len(found):
+        raise ValueError(f"axis: an axis is named twice: {axis}")
+    return found
+
+
+def _classes_last(x: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """A view with one class axis in place of `axes`, last; a copy where no view can have that."""
+    kept = [d for d in range(x.ndim) if d not in axes]
+    moved = x.transpose(*kept, *sorted(axes))
+    return moved.reshape(*moved.shape[: len(kept)], -1) if len(axes) != 1 else moved
+
+
+def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = None) -> Any:
+    r"""Logarithm of the sum of exponentials, :math:`\log \sum_c e^{a_c}`, without overflow.
+
+    Parameters
+    ----------
+    a : array_like
+        float32, float64, integers or bools (computed in float64).
+    axis : None, int or tuple of ints, default None
+        The axes to sum over; None is all.
+    keepdims : bool, default False
+        Leave the axes summed over as axes of size 1.
+    out : ndarray, optional
+        Where to write the result: its shape and dtype exactly.
+
+    Returns
+    -------
+    result : array, or scalar
+        ``-inf`` where nothing, or only ``-inf``, is summed; ``inf`` where ``inf`` is; NaN where NaN is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not what is accepted; the message names it.
+
+    Notes
+    -----
+    Computed as ``m + log1p(rest)``, with m the maximum and rest the sum of ``exp(a - m)`` over all elements but one that
+    attains it (Blanchard, Higham & Higham, IMA J. Numer. Anal. 41, 2021). Semantics: `scipy.special.logsumexp`.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> round(float(xent.logsumexp([1000.0, 1000.0])), 9)
+    1000.693147181
+    >>> xent.logsumexp(np.array([[0.0, 0.0], [-np.inf, 5.0]]), axis=1).round(6)
+    array([0.693147, 5.      ])
+    """
+    x, compute = arguments.logits(a, "a")
+    if x.ndim == 0:
+        x = x.reshape(1)
+        shape: tuple[int, ...] = ()
+        kept_shape: tuple[int, ...] = ()
+        axes: tuple[int, ...] = (0,)
+        if axis is not None:
+            arguments.class_axis(axis, 0, "a")
+    else:
+        axes = _axes(axis, x.ndim, "a")
+        shape = tuple(n for d, n in enumerate(x.shape) if d not in axes)
+        kept_shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape))
+    final = kept_shape if keepdims else shape
+    if out is not None:
+        out = arguments.buffer(out, "out", final, compute)
+        arguments.separate({"out": out}, {"a": x})
+    result = np.empty(final, compute) if out is None else out
+    rows = Rows("logsumexp", _classes_last(x, axes), compute)
+    rows.lse = result.reshape(shape) if out is None else np.empty(shape, compute)
+    run(rows)
+    if out is not None:
+        out[...] = rows.lse.reshape(final)
+        return out
+    return result[()]
+
+
+def _map(operation: str, x: Any, axis: Any, out: Any) -> Any:
+    values, compute = arguments.logits(x, "x")
+    scalar = values.ndim == 0
+    whole = values.reshape(1) if scalar else values
+    axes = (0,) if scalar and axis is None else _axes(axis, values.ndim, "x")
+    if out is not None:
+        out = arguments.buffer(out, "out", values.shape, compute)
+        arguments.separate({"out": out}, {"x": values}, in_place="out")
+    result = np.empty(values.shape, compute) if out is None else out
+    target = result.reshape(whole.shape)
+    if values.size:
+        view = _classes_last(target, axes)
+        direct = np.shares_memory(view, target)
+        rows = Rows(operation, _classes_last(whole, axes), compute)
+        rows.out = view if direct else np.empty(view.shape, compute)
+        run(rows)
+        if not direct:
+            kept = [d for d in range(whole.ndim) if d not in axes]
+            order = (*kept, *sorted(axes))
+            target.transpose(order)[...] = rows.out.reshape([whole.shape[d] for d in order])
+    return result if out is not None or not scalar else result[()]
+
+
+def softmax(x: Any, axis: Any = None, *, out: Any = None) -> Any:
+    r"""Probabilities proportional to exponentials, :math:`p_c = e^{x_c} / \sum_k e^{x_k}`.
+
+    Parameters
+    ----------
+    x : array_like
+        float32, float64, integers or bools (computed in float64). ``-inf`` masks an element.
+    axis : None, int or tuple of ints, default None
+        The axes that sum to 1; None is all.
+    out : ndarray, optional
+        Where to write the result: its shape and dtype exactly. May be exactly the memory of `x`.
+
+    Returns
+    -------
+    p : ndarray, shape of `x`
+        NaN in a slice that holds NaN, ``inf``, or nothing but ``-inf``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not what is accepted; the message names it.
+
+    Notes
+    -----
+    Probabilities below the smallest normal number are 0. Semantics: `scipy.special.softmax`.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> xent.softmax([[0.0, 0.0], [0.0, np.log(3.0)]], axis=1)
+    array([[0.5 , 0.5 ],
+           [0.25, 0.75]])
+    """
+    return _map("softmax", x, axis, out)
+
+
+def log_softmax(x: Any, axis: Any = None, *, out: Any = None) -> Any:
+    r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`.
+
+    Parameters
+    ----------
+    x : array_like
+        float32, float64, integers or bools (computed in float64). ``-inf`` masks an element.
+    axis : None, int or tuple of ints, default None
+        The axes whose probabilities sum to 1; None is all.
+    out : ndarray, optional
+        Where to write the result: its shape and dtype exactly. May be exactly the memory of `x`.
+
+    Returns
+    -------
+    log_p : ndarray, shape of `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not what is accepted; the message names it.
+
+    Notes
+    -----
+    Computed as ``(x - m) - log1p(rest)`` (see `logsumexp`). Semantics: `scipy.special.log_softmax`.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> xent.log_softmax(np.array([0.0, 1000.0])).tolist()
+    [-1000.0, 0.0]
+    """
+    return _map("log_softmax", x, axis, out)

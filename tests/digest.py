@@ -1,0 +1,160 @@
+"""Digests of result bits over shapes, dtypes and arguments, from inputs that are exact by design.
+
+The inputs come from integer arithmetic alone, so that they are the same bits on every platform
+and with every version of NumPy; what is hashed is the bits of every result. `make_digest.py`
+writes `digest.json`, `test_bits.py` compares with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import xent
+
+FILE = Path(__file__).with_name("digest.json")
+
+# Rows and classes: every small width, then each side of a power of two, block and chunk.
+NARROW = tuple((1 + classes % 7, classes) for classes in range(1, 131))
+TALL = ((1000, 2), (257, 10), (100, 3, 17), (65, 64), (33, 100))
+EDGES = tuple((3, n + k) for n in (256, 512, 1024, 2048, 4096, 8192) for k in (-1, 0, 1)) + tuple(
+    (1, n + k) for n in (16384, 32768) for k in (-1, 0, 1)
+)
+LARGE = ((2, 50257), (1, 100_003))
+SHAPES = NARROW + TALL + EDGES + LARGE
+DTYPES = (np.float32, np.float64)
+
+
+def _mix(count: int, seed: int) -> np.ndarray:
+    """Return SplitMix64's numbers."""
+    x = np.arange(1, count + 1, dtype=np.uint64) + np.uint64(seed << 32)
+    x *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(31))
+
+
+def _uniform(shape: tuple[int, ...], dtype: Any, seed: int) -> np.ndarray:
+    """Return numbers in [0, 1) with as many random bits as the dtype holds."""
+    bits = np.finfo(dtype).nmant + 1
+    x = _mix(int(np.prod(shape)), seed).reshape(shape) >> np.uint64(64 - bits)
+    return x.astype(dtype) * dtype(2.0**-bits)
+
+
+@cache
+def _logits(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Most rows ordinary; some confident, masked, tied, rising or with a distant offset."""
+    x = _uniform(shape, dtype, 1).reshape(-1, shape[-1]) * dtype(24) - dtype(12)
+    classes = shape[-1]
+    for i in range(len(x)):
+        kind = (i + classes) % 11
+        if kind == 1:
+            x[i, classes // 2] = 90
+        elif kind == 2:
+            x[i, : classes // 3] = -np.inf
+        elif kind == 3:
+            x[i] = np.floor(x[i])
+        elif kind == 4:
+            x[i] += np.arange(classes) * dtype(2.0**-6)
+        elif kind == 5:
+            x[i] = np.floor(x[i]) * dtype(8) + dtype(2.0**24)
+        elif kind == 6:
+            x[i] *= dtype(64)
+    return x.reshape(shape)
+
+
+@cache
+def _targets(shape: tuple[int, ...]) -> np.ndarray:
+    targets = (_mix(int(np.prod(shape[:-1])), 2) % np.uint64(shape[-1])).astype(np.int64)
+    targets[5::9] = -100
+    return targets.reshape(shape[:-1])
+
+
+@cache
+def _soft_targets(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    targets = _uniform(shape, dtype, 3)
+    targets[..., ::3] = 0
+    targets[np.isneginf(_logits(shape, dtype))] = 0
+    return targets
+
+
+def _class_weight(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    return {"class_weight": _uniform(shape[-1:], dtype, 4) + dtype(0.25)}
+
+
+def _sample_weight(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    return {"sample_weight": _uniform(shape[:-1], dtype, 5)}
+
+
+def _grad_output(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    return {"grad_output": _uniform(shape[:-1], dtype, 6) - dtype(0.5), "reduction": "none"}
+
+
+OPTIONS: dict[str, Callable[[tuple[int, ...], Any], dict[str, Any]]] = {
+    "plain": lambda shape, dtype: {},
+    "none": lambda shape, dtype: {"reduction": "none"},
+    "sum": lambda shape, dtype: {"reduction": "sum"},
+    "grad_output": _grad_output,
+    "class_weight": _class_weight,
+    "sample_weight": _sample_weight,
+    "label_smoothing": lambda shape, dtype: {"label_smoothing": 0.1},
+    "z_loss": lambda shape, dtype: {"z_loss": 1e-3},
+    "softcap": lambda shape, dtype: {"softcap": 8.0},
+    "temperature": lambda shape, dtype: {"temperature": 0.7},
+    "everything": lambda shape, dtype: (
+        _class_weight(shape, dtype)
+        | _grad_output(shape, dtype)
+        | _sample_weight(shape, dtype)
+        | {"label_smoothing": 0.05, "z_loss": 1e-4, "softcap": 20.0, "temperature": 1.3}
+    ),
+}
+
+
+def _loss(soft: bool, name: str) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        targets = _soft_targets(shape, dtype) if soft else _targets(shape)
+        options = {"return_grad": True, "return_lse": True} | OPTIONS[name](shape, dtype)
+        return xent.cross_entropy(_logits(shape, dtype), targets, **options)
+
+    return call
+
+
+def _family(name: str) -> Callable[[tuple[int, ...], Any], Any]:
+    return lambda shape, dtype: getattr(xent, name)(_logits(shape, dtype), axis=-1)
+
+
+def _score(name: str) -> Callable[[tuple[int, ...], Any], Any]:
+    return lambda shape, dtype: getattr(xent, name)(_logits(shape, dtype), _targets(shape))
+
+
+CALLS: dict[str, Callable[[tuple[int, ...], Any], Any]] = (
+    {f"cross_entropy, index, {name}": _loss(False, name) for name in OPTIONS}
+    | {f"cross_entropy, soft, {name}": _loss(True, name) for name in OPTIONS}
+    | {name: _family(name) for name in ("logsumexp", "softmax", "log_softmax")}
+    | {name: _score(name) for name in ("token_log_probs", "perplexity")}
+)
+
+
+def _bits(result: Any) -> bytes:
+    """Return the bytes of an array, or of a tuple of them, with one NaN for all."""
+    if isinstance(result, tuple):
+        return b"".join(map(_bits, result))
+    result = np.atleast_1d(np.ascontiguousarray(result))
+    return np.where(np.isnan(result), result.dtype.type(np.nan), result).tobytes()
+
+
+def digests(shapes: tuple[tuple[int, ...], ...] = SHAPES) -> dict[str, str]:
+    """Return a digest for every call and dtype, on the ISA and the threads now in use."""
+    found = {}
+    for name, call in CALLS.items():
+        for dtype in DTYPES:
+            state = hashlib.sha256()
+            for shape in shapes:
+                state.update(_bits(call(shape, dtype)))
+            found[f"{name}, {np.dtype(dtype).name}"] = state.hexdigest()[:32]
+    return found

@@ -1,0 +1,347 @@
+"""Independent oracles: every public operation by its formula, in exact or in extended arithmetic.
+
+Two forms. `exact_row` computes one row with mpmath and is the last word. `SoftmaxLoss` and its
+kin are vectorised over rows in `numpy.longdouble`, whose 64 (or 113) bits leave an error far
+below the bounds they are compared under; `test_reference.py` holds them to `exact_row`.
+
+A cross-entropy of any kind pulls on the classes with some strength: one-hot times a weight for
+an index target, a smoothed distribution for the others. With a_c that strength (`attract`) and
+A = Σ a_c, the loss is Σ a_c (lse - x_c) and its gradient (A - a_c) p_c - a_c (1 - p_c), which
+never cancels when the a_c are not negative. Nothing here has to know the kinds apart.
+
+A new loss adds a subclass and its entry in `ORACLES`. Oracles divide by zero and take infinities
+apart at leisure: evaluate them through `tolerance.expect`, which keeps NumPy quiet about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from mpmath import mp
+
+mp.dps = 60
+WIDE = np.longdouble
+
+
+def compute_dtype(logits: Any) -> np.dtype:
+    """Return the dtype the arithmetic is done in: float32 for float32, else float64."""
+    return np.dtype(np.float32 if np.asarray(logits).dtype == np.float32 else np.float64)
+
+
+# --- one row, exactly -----------------------------------------------------------------------
+
+
+class ExactRow(NamedTuple):
+    """What `exact_row` returns, as mpmath numbers."""
+
+    loss: Any
+    grad: list[Any]
+    lse: Any
+    probabilities: list[Any]
+
+
+def _exact_exponentials(x: list[Any]) -> tuple[Any, list[Any], Any, list[Any]]:
+    """Return max(x), exp(x - max), their sum, and for each class the sum of all the others."""
+    top = max(x)
+    e = [mp.exp(v - top) if mp.isfinite(v) else mp.zero for v in x]
+    before, after = [mp.zero], [mp.zero]
+    for value in e:
+        before.append(before[-1] + value)
+    for value in reversed(e):
+        after.append(after[-1] + value)
+    after.reverse()
+    return top, e, before[-1], [before[c] + after[c + 1] for c in range(len(x))]
+
+
+def exact_row(
+    logits: Sequence[Any],
+    target: int | Sequence[float],
+    *,
+    class_weight: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> ExactRow:
+    """Cross-entropy of one row, its gradient, log-sum-exp and softmax, in 60 digits."""
+    classes = len(logits)
+    z = [mp.mpf(v) for v in logits]
+    t = mp.mpf(temperature)
+    if any(mp.isnan(v) or v == mp.inf for v in z) or all(v == -mp.inf for v in z):
+        lse = -mp.inf if all(v == -mp.inf for v in z) else mp.nan
+        return ExactRow(mp.nan, [mp.nan] * classes, lse, [mp.nan] * classes)
+    x, slope = [v / t for v in z], [1 / t] * classes
+    if softcap is not None:
+        cap = mp.mpf(softcap)
+        x = [cap * mp.tanh(v / cap) / t if mp.isfinite(v) else v for v in z]
+        slope = [mp.sech(v / cap) ** 2 / t if mp.isfinite(v) else mp.zero for v in z]
+    top, e, total, others = _exact_exponentials(x)
+    nll = [mp.log1p(o / v) if v else mp.inf for o, v in zip(others, e, strict=True)]
+    lse = top + mp.log(total)
+    weight = (
+        [mp.one] * classes if class_weight is None else [mp.mpf(float(w)) for w in class_weight]
+    )
+    smooth = mp.mpf(label_smoothing)
+    if isinstance(target, Sequence):
+        aim = [mp.mpf(float(v)) for v in target]
+    else:
+        aim = [mp.mpf(c == target) for c in range(classes)]
+    attract = [w * (a * (1 - smooth) + smooth / classes) for w, a in zip(weight, aim, strict=True)]
+    mass = mp.fsum(attract)
+    loss = mp.fsum(a * n for a, n in zip(attract, nll, strict=True) if a) + z_loss * lse**2
+    p = [v / total for v in e]
+    grad = [
+        ((mass - a) * p[c] - a * others[c] / total + 2 * mp.mpf(z_loss) * lse * p[c]) * slope[c]
+        for c, a in enumerate(attract)
+    ]
+    return ExactRow(loss, grad, lse, p)
+
+
+def wide(values: Sequence[Any]) -> np.ndarray:
+    """Round mpmath numbers to extended precision; what is below its range is 0."""
+    return np.array([WIDE(mp.nstr(v, 40) if abs(v) > mp.mpf("1e-4900") else 0) for v in values])
+
+
+# --- many rows, in extended precision -------------------------------------------------------
+
+
+class Rows:
+    """Softmax of rows (the last axis) and what its bounds are made of, in extended precision.
+
+    Attributes
+    ----------
+    x : logits after soft-cap and temperature
+    slope : dx/dz
+    top : the position of one maximum
+    d : x - max
+    e, rest, log1p_rest : exp(d), its sum without the one maximum, and log1p of that
+    p, others : softmax, and 1 - softmax without cancellation
+    lse : log-sum-exp
+    spoilt : rows with +inf or NaN, or nothing but -inf
+    """
+
+    def __init__(self, logits: Any, softcap: float | None = None, temperature: float = 1.0):
+        z = np.asarray(logits).astype(WIDE)
+        self.softcap, self.temperature = softcap, temperature
+        finite = np.isfinite(z)
+        if softcap is None:
+            self.x, self.slope = z / WIDE(temperature), np.full_like(z, 1 / WIDE(temperature))
+        else:
+            capped = WIDE(softcap) * np.tanh(z / WIDE(softcap))
+            self.x = np.where(finite, capped, z) / WIDE(temperature)
+            self.slope = np.where(finite, np.cosh(z / WIDE(softcap)) ** -2.0, 0)
+            self.slope /= WIDE(temperature)
+        maximum = self.x.max(axis=-1)
+        # One +inf or NaN spoils its row, as does the want of a finite logit.
+        self.spoilt = ~np.isfinite(maximum)
+        self.d = np.where(self.spoilt[..., None], np.nan, self.x - maximum[..., None])
+        self.e = np.exp(self.d)
+        self.top = self.x.argmax(axis=-1)
+        is_top = np.arange(z.shape[-1]) == self.top[..., None]
+        self.rest = np.where(is_top, 0, self.e).sum(axis=-1)
+        self.log1p_rest = np.where(self.spoilt, np.nan, np.log1p(self.rest))
+        total = 1 + self.rest[..., None]
+        self.p = self.e / total
+        self.others = np.where(is_top, self.rest[..., None], total - self.e) / total
+        self.lse = np.where(self.spoilt, maximum, maximum + self.log1p_rest)
+
+
+class SoftmaxLoss:
+    """Cross-entropy with all options; `value`, `grad` and `lse` are what the call must return."""
+
+    def __init__(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        axis: int = -1,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        ignore_index: int | None = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        grad_output: Any = None,
+    ):
+        logits, targets = np.asarray(logits), np.asarray(targets)
+        self.dtype = compute_dtype(logits)
+        self.axis, self.reduction = axis, reduction
+        self.index = targets.ndim == logits.ndim - 1
+        self.label_smoothing, self.z_loss = WIDE(label_smoothing), WIDE(z_loss)
+        rows = np.moveaxis(logits, axis, -1)
+        self.shape, self.classes = rows.shape[:-1], rows.shape[-1]
+        self.rows = Rows(rows, softcap, temperature)
+        self.class_weight = np.ones(self.classes, WIDE)
+        if class_weight is not None:
+            self.class_weight = self._as_computed(class_weight)
+        self.sample_weight = np.ones(self.shape, WIDE)
+        if sample_weight is not None:
+            self.sample_weight = np.broadcast_to(self._as_computed(sample_weight), self.shape)
+        self.grad_output = WIDE(1) if grad_output is None else self._as_computed(grad_output)
+        self.weights_given = (class_weight is not None) + (sample_weight is not None)
+        if self.index:
+            ignored = (
+                targets == ignore_index if ignore_index is not None else np.zeros(self.shape, bool)
+            )
+            self.targets = np.where(ignored, 0, targets).astype(np.int64)
+            self.counts = ~ignored
+        else:
+            self.targets = self._as_computed(np.moveaxis(targets, axis, -1))
+            self.counts = np.ones(self.shape, bool)
+
+    def _as_computed(self, values: Any) -> np.ndarray:
+        return np.asarray(values).astype(self.dtype).astype(WIDE)
+
+    @cached_property
+    def attract(self) -> np.ndarray:
+        """How strongly a row pulls on each class."""
+        aim = self.targets
+        if self.index:
+            aim = (np.arange(self.classes) == self.targets[..., None]).astype(WIDE)
+        smooth = self.label_smoothing
+        return self.class_weight * (aim * (1 - smooth) + smooth / self.classes)
+
+    def weighted(self, per_class: np.ndarray) -> np.ndarray:
+        """Return Σ attract_c · per_class_c with 0 · inf = 0."""
+        terms = np.where(self.attract == 0, 0, self.attract * per_class)
+        return np.where(self.rows.spoilt, np.nan, terms.sum(axis=-1))
+
+    def count(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows that count as they are, and zeros for the others."""
+        counts = self.counts if rows.ndim == len(self.shape) else self.counts[..., None]
+        return np.where(counts, rows, 0)
+
+    @property
+    def nll(self) -> np.ndarray:
+        """lse - x_c for every class."""
+        return self.rows.log1p_rest[..., None] - self.rows.d
+
+    @cached_property
+    def row_loss(self) -> np.ndarray:
+        """The loss of every row: `reduction="none"`."""
+        loss = self.weighted(self.nll) + self.z_loss * self.rows.lse**2
+        return self.count(loss * self.sample_weight)
+
+    @cached_property
+    def divisor(self) -> Any:
+        """What `reduction="mean"` divides by."""
+        weight = self.sample_weight
+        if self.index:
+            weight = weight * self.class_weight[self.targets]
+        return self.count(weight).sum()
+
+    @property
+    def value(self) -> Any:
+        """The loss the call returns."""
+        if self.reduction == "none":
+            return self.row_loss
+        total = self.row_loss.sum()
+        if self.reduction == "sum":
+            return total
+        return total / self.divisor if self.divisor else WIDE(np.nan)
+
+    @cached_property
+    def coefficient(self) -> np.ndarray:
+        """What multiplies the gradient of each row."""
+        scale = np.broadcast_to(self.grad_output * self.sample_weight, self.shape)
+        if self.reduction == "mean":
+            scale = scale / self.divisor if self.divisor else np.zeros(self.shape, WIDE)
+        return self.count(scale)
+
+    @cached_property
+    def grad_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three parts of the gradient of a row: pushed down, pulled up, and the z-loss's."""
+        rows, attract = self.rows, self.attract
+        mass = attract.sum(axis=-1, keepdims=True)
+        z_pull = 2 * self.z_loss * rows.lse[..., None] * rows.p
+        return (mass - attract) * rows.p, attract * rows.others, z_pull
+
+    @property
+    def grad(self) -> np.ndarray:
+        """d(Σ grad_output · loss)/d(logits)."""
+        push, pull, z_pull = self.grad_terms
+        grad = (push - pull + z_pull) * self.rows.slope * self.coefficient[..., None]
+        live = self.counts & (self.coefficient != 0)
+        return np.moveaxis(np.where(live[..., None], grad, 0), -1, self.axis)
+
+    @property
+    def lse(self) -> np.ndarray:
+        """The log-sum-exp of every row."""
+        return self.rows.lse
+
+
+class TokenLogProbs(SoftmaxLoss):
+    """log p of the targets, ignored rows 0: the negated loss."""
+
+    def __init__(self, logits: Any, targets: Any, *, reduction: str = "none", **options: Any):
+        super().__init__(logits, targets, reduction=reduction, **options)
+
+    @property
+    def value(self) -> Any:
+        """The log-probabilities the call returns."""
+        return -super().value
+
+
+class Perplexity(SoftmaxLoss):
+    """exp of the mean loss."""
+
+    @property
+    def value(self) -> Any:
+        """The perplexity the call returns."""
+        return np.exp(super().value)
+
+
+class SoftmaxFamily:
+    """`logsumexp`, `softmax` and `log_softmax` along one axis."""
+
+    def __init__(self, x: Any, axis: int = -1):
+        x = np.asarray(x)
+        self.dtype, self.axis = compute_dtype(x), axis
+        self.rows = Rows(np.moveaxis(x, axis, -1))
+
+    @property
+    def value(self) -> Any:
+        """What the call must return."""
+        raise NotImplementedError
+
+
+class LogSumExp(SoftmaxFamily):
+    """m + log1p(rest)."""
+
+    @property
+    def value(self) -> Any:
+        """The log-sum-exp of every row."""
+        return self.rows.lse
+
+
+class Softmax(SoftmaxFamily):
+    """e / Σ e."""
+
+    @property
+    def value(self) -> Any:
+        """The softmax of every row."""
+        return np.moveaxis(self.rows.p, -1, self.axis)
+
+
+class LogSoftmax(SoftmaxFamily):
+    """(x - m) - log1p(rest)."""
+
+    @property
+    def value(self) -> Any:
+        """The log-softmax of every row."""
+        return np.moveaxis(self.rows.d - self.rows.log1p_rest[..., None], -1, self.axis)
+
+
+ORACLES: dict[str, Callable[..., Any]] = {
+    "cross_entropy": SoftmaxLoss,
+    "logsumexp": LogSumExp,
+    "log_softmax": LogSoftmax,
+    "perplexity": Perplexity,
+    "softmax": Softmax,
+    "token_log_probs": TokenLogProbs,
+}

@@ -1,0 +1,241 @@
+"""Every argument of every public function, given something it cannot take.
+
+The error is of the documented type, its message names the argument, shows what was given, and no
+buffer has been written to.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import xent
+from reference import ORACLES
+
+NAN, INF = np.nan, np.inf
+SHAPE = (4, 3)
+
+
+class Bad(NamedTuple):
+    """A value, the error it must raise, and what the message must show besides the name."""
+
+    value: Any
+    error: type[Exception] | tuple[type[Exception], ...]
+    shows: tuple[str, ...]
+    given: dict[str, Any] = {}
+
+
+def _read_only(shape: tuple[int, ...]) -> np.ndarray:
+    buffer = np.zeros(shape)
+    buffer.flags.writeable = False
+    return buffer
+
+
+def _bad_arrays() -> list[Bad]:
+    """What no array argument takes."""
+    masked = np.ma.masked_array(np.zeros(SHAPE), mask=np.eye(4, 3))
+    return [
+        Bad(np.zeros(SHAPE, np.complex128), TypeError, ("complex128",)),
+        Bad(np.zeros(SHAPE, np.longdouble), TypeError, (str(np.dtype(np.longdouble)),)),
+        Bad(np.full(SHAPE, "a"), TypeError, ("<U1",)),
+        Bad(np.full(SHAPE, None), TypeError, ("object",)),
+        Bad(np.zeros(SHAPE, "M8[s]"), TypeError, ("datetime64",)),
+        Bad(masked, TypeError, ("masked",)),
+        Bad(scipy.sparse.csr_array(np.eye(4, 3)), TypeError, ("sparse",)),
+        Bad([[1.0, 2.0], [3.0]], (TypeError, ValueError), ()),
+        Bad(None, TypeError, ()),
+    ]
+
+
+def _bad_numbers(*values: float) -> list[Bad]:
+    """What no number takes, and these values out of its range."""
+    wrong = [Bad("1", TypeError, ("1",)), Bad(1j, TypeError, ("1j",))]
+    wrong += [Bad([1.0, 2.0], TypeError, ())]
+    return wrong + [Bad(value, ValueError, (str(value),)) for value in values]
+
+
+def _bad_buffers(shape: tuple[int, ...]) -> list[Bad]:
+    """What no output of this shape, float64, takes."""
+    longer = (*shape[:-1], shape[-1] + 1)
+    return [
+        Bad(np.zeros(longer), ValueError, (str(longer), str(shape))),
+        Bad(np.zeros((1, *shape)), ValueError, (str((1, *shape)), str(shape))),
+        Bad(np.zeros(shape, np.float32), ValueError, ("float32", "float64")),
+        Bad(np.zeros(shape, np.int64), ValueError, ("int64", "float64")),
+        Bad(_read_only(shape), ValueError, ("read-only",)),
+        Bad(np.zeros(shape).tolist(), TypeError, ("list",)),
+    ]
+
+
+def _broadcast(shape: tuple[int, ...]) -> np.ndarray:
+    """A writeable array whose elements share memory."""
+    return np.lib.stride_tricks.as_strided(np.zeros(1), shape, (0,) * len(shape))
+
+
+ARRAYS = _bad_arrays()
+BAD: dict[str, list[Bad]] = {
+    "logits": [*ARRAYS, Bad(np.float64(1), ValueError, ("()",))],
+    "a": ARRAYS,
+    "x": ARRAYS,
+    "targets": [
+        *ARRAYS,
+        Bad(np.zeros(4), TypeError, ("float64",)),
+        Bad(np.zeros(3, int), ValueError, ("(3,)", "(4, 3)")),
+        Bad(np.zeros((3, 4)), ValueError, ("(3, 4)", "(4, 3)")),
+        Bad(np.zeros((4, 1)), ValueError, ("(4, 1)", "(4, 3)")),
+        Bad(np.zeros((4, 3, 1)), (TypeError, ValueError), ("(4, 3, 1)", "(4, 3)")),
+        Bad(0, (TypeError, ValueError), ("()", "(4, 3)")),
+        Bad(np.array([0, 1, 7, 2]), IndexError, ("2", "7")),
+        Bad(np.array([0, -1, 7, 2]), IndexError, ("1", "-1")),
+    ],
+    "axis": [
+        *(Bad(n, (ValueError, IndexError), (str(n),)) for n in (2, -3, 2**62)),
+        *(Bad(value, TypeError, ()) for value in (1.0, "1", [0])),
+    ],
+    "class_weight": [
+        *(Bad(bad.value, bad.error, bad.shows) for bad in ARRAYS[:3]),
+        Bad(np.ones(4), ValueError, ("(4,)", "3")),
+        Bad(np.ones((1, 3)), ValueError, ("(1, 3)", "3")),
+        Bad(1.0, ValueError, ("()", "3")),
+    ],
+    "sample_weight": [
+        *(Bad(bad.value, bad.error, bad.shows) for bad in ARRAYS[:3]),
+        Bad(np.ones(3), ValueError, ("(3,)", "(4,)")),
+        Bad(np.ones((4, 1)), ValueError, ("(4, 1)", "(4,)")),
+        Bad(np.ones((2, 4)), ValueError, ("(2, 4)", "(4,)")),
+    ],
+    "ignore_index": [
+        *(Bad(value, TypeError, (str(value),)) for value in (1.5, "1")),
+        Bad(0, ValueError, ("0",), {"targets": np.ones(SHAPE) / 3}),
+        Bad(2, ValueError, ("2",), {"targets": np.ones(SHAPE) / 3}),
+    ],
+    "label_smoothing": _bad_numbers(-0.1, 1.1, NAN, INF),
+    "z_loss": _bad_numbers(NAN, INF),
+    "softcap": _bad_numbers(0.0, -1.0, NAN),
+    "temperature": [*_bad_numbers(0.0, -1.0, NAN), Bad(None, TypeError, ())],
+    "reduction": [
+        *(
+            Bad(name, ValueError, (repr(name), "none", "sum", "mean"))
+            for name in ("avg", "Mean", "")
+        ),
+        *(Bad(value, (TypeError, ValueError), ("mean",)) for value in (None, 1, ["mean"])),
+    ],
+    "grad_output": [
+        Bad(np.ones(4), ValueError, ("(4,)",)),
+        Bad(1.0, ValueError, ("(4,)",), {"reduction": "none"}),
+        Bad(np.ones((4, 3)), ValueError, ("(4, 3)", "(4,)"), {"reduction": "none"}),
+        Bad(np.ones(4, complex), TypeError, ("complex128",), {"reduction": "none"}),
+        Bad("1", TypeError, ()),
+    ],
+    "grad_out": [*_bad_buffers(SHAPE), Bad(_broadcast(SHAPE), ValueError, ())],
+    "dtype": [
+        *(Bad(name, (TypeError, ValueError), (name,)) for name in ("float8", "complex64")),
+        Bad(3, (TypeError, ValueError), ("3",)),
+    ],
+}
+# Options that take anything with a truth value, and those that come with half types.
+WITHOUT = {"keepdims", "return_grad", "return_hess", "return_lse", "hess_out"}
+OPERATIONS = sorted(ORACLES)
+
+
+def _parameters(name: str) -> list[str]:
+    return list(inspect.signature(getattr(xent, name)).parameters)
+
+
+def _good(name: str) -> dict[str, Any]:
+    """Arguments the function takes, with buffers that show whether they were written to."""
+    first = _parameters(name)[0]
+    logits = np.arange(12.0).reshape(SHAPE)
+    if first != "logits":
+        return {first: logits, "axis": -1, "out": np.full(_out_shape(name, {}), 7.0)}
+    good: dict[str, Any] = {"logits": logits, "targets": np.array([0, 1, 2, 0])}
+    if "grad_out" in _parameters(name):
+        good |= {"return_grad": True, "grad_out": np.full(SHAPE, 7.0)}
+    if "out" in _parameters(name):
+        good["out"] = np.full(_out_shape(name, {}), 7.0)
+    return good
+
+
+def _out_shape(name: str, given: dict[str, Any]) -> tuple[int, ...]:
+    if name in ("softmax", "log_softmax"):
+        return SHAPE
+    if name in ("logsumexp", "token_log_probs") or given.get("reduction") == "none":
+        return SHAPE[:1]
+    return ()
+
+
+def _bad_calls() -> list[Any]:
+    calls = []
+    for name in OPERATIONS:
+        for argument in _parameters(name):
+            cases = list(BAD.get(argument, ()))
+            if argument == "out":
+                given = {"reduction": "none"} if "reduction" in _parameters(name) else {}
+                shape = _out_shape(name, given)
+                cases = [bad._replace(given=given) for bad in _bad_buffers(shape)]
+                cases.append(Bad(_broadcast(shape), ValueError, (), given))
+                if given:
+                    cases.append(Bad(np.zeros(4), ValueError, ("(4,)", "()"), {"reduction": "sum"}))
+            for i, bad in enumerate(cases):
+                calls.append(pytest.param(name, argument, bad, id=f"{name}-{argument}-{i}"))
+    return calls
+
+
+@pytest.mark.parametrize(("name", "argument", "bad"), _bad_calls())
+def test_bad_argument(name, argument, bad):
+    arguments = _good(name) | bad.given | {argument: bad.value}
+    if "out" in arguments and argument != "out":
+        arguments["out"] = np.full(_out_shape(name, arguments), 7.0)
+    buffers = [
+        arguments[key] for key in ("out", "grad_out") if key in arguments and key != argument
+    ]
+    with pytest.raises(bad.error) as caught:
+        getattr(xent, name)(**arguments)
+    message = str(caught.value)
+    for part in (argument, *bad.shows):
+        assert part in message, f"{message!r} does not show {part!r}"
+    assert all((buffer == 7).all() for buffer in buffers)
+    if isinstance(bad.value, np.ndarray) and bad.value.dtype.kind in "iuf" and argument == "out":
+        assert (bad.value == 0).all()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_argument_has_something_it_cannot_take(name):
+    assert set(_parameters(name)) - {"out"} <= BAD.keys() | WITHOUT
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_good_arguments_are_good(name):
+    arguments = _good(name)
+    getattr(xent, name)(**arguments)
+    assert all((arguments[key] != 7).any() for key in ("out", "grad_out") if key in arguments)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_unknown_and_missing_arguments(name):
+    with pytest.raises(TypeError, match="smoothing"):
+        getattr(xent, name)(**_good(name), smoothing=0.1)
+    with pytest.raises(TypeError):
+        getattr(xent, name)()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "token_log_probs", "perplexity"])
+def test_options_are_keyword_only(name):
+    with pytest.raises(TypeError):
+        getattr(xent, name)(np.zeros(SHAPE), np.zeros(4, int), -1)
+
+
+@pytest.mark.parametrize("name", ["set_num_threads", "num_threads"])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (None, TypeError)],
+)
+def test_bad_number_of_threads(name, value, error):
+    before = xent.get_num_threads()
+    with pytest.raises(error, match=str(value)), getattr(xent, name)(value) as _:
+        raise AssertionError("entered")
+    assert xent.get_num_threads() == before

@@ -1,0 +1,50 @@
+"""Nothing public goes without an oracle, a tolerance, a benchmark case and documentation."""
+
+from __future__ import annotations
+
+import pytest
+
+import digest
+import xent
+from cases import CASES
+from reference import ORACLES
+from tolerance import BOUNDS
+
+# Public names that compute nothing.
+RUNTIME = {"get_include", "get_num_threads", "num_threads", "set_num_threads", "show_config"}
+OPERATIONS = sorted(
+    name for name in xent.__all__ if name not in RUNTIME and not name.startswith("__")
+)
+
+
+BENCHMARKED = {case.function for case in (CASES.values() if isinstance(CASES, dict) else CASES)}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_has_an_oracle(name):
+    assert name in ORACLES
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_has_a_tolerance(name):
+    assert name in BOUNDS
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_has_a_benchmark_case(name):
+    assert name in BENCHMARKED
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_has_its_bits_recorded(name):
+    assert any(call.split(",")[0] == name for call in digest.CALLS)
+
+
+def test_only_public_operations_have_oracles_and_tolerances():
+    assert set(ORACLES) == set(BOUNDS) == set(OPERATIONS)
+
+
+def test_public_names_are_those_listed():
+    assert set(xent.__all__) >= RUNTIME
+    assert all(hasattr(xent, name) for name in xent.__all__)
+    assert len(set(xent.__all__)) == len(xent.__all__)

@@ -1,0 +1,257 @@
+"""Memory layout changes no bit: whatever the strides, the result is that of the contiguous copy."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import inputs
+import xent
+from calls import FAMILY, assert_same, results
+
+Layout = Callable[[np.ndarray], np.ndarray]
+
+
+def _poison(a: np.ndarray) -> Any:
+    """Return what spoils any result it gets into."""
+    return np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max
+
+
+def _strided_rows(a: np.ndarray) -> np.ndarray:
+    """Return the like of `logits[:, :-1]`."""
+    return np.concatenate([a, np.full_like(a[..., :1], _poison(a))], axis=-1)[..., :-1]
+
+
+def _shifted(a: np.ndarray) -> np.ndarray:
+    """Return the like of `logits[:, 1:]`."""
+    return np.concatenate([np.full_like(a[..., :1], _poison(a)), a], axis=-1)[..., 1:]
+
+
+def _reversed_rows(a: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(a[::-1])[::-1]
+
+
+def _reversed_classes(a: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(a[..., ::-1])[..., ::-1]
+
+
+def _fully_strided(a: np.ndarray) -> np.ndarray:
+    wide = np.full(tuple(2 * n for n in a.shape), _poison(a), a.dtype)
+    every_other = wide[(np.s_[::2],) * a.ndim]
+    every_other[...] = a
+    return every_other
+
+
+def _unaligned(a: np.ndarray) -> np.ndarray:
+    raw = np.empty(a.nbytes + 1, np.uint8)
+    view = raw[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    assert a.itemsize == 1 or not view.flags.aligned
+    return view
+
+
+def _off_the_vector(a: np.ndarray) -> np.ndarray:
+    """Aligned for its dtype, not for any vector register."""
+    raw = np.empty(a.size + 1, a.dtype)
+    raw[1:] = a.ravel()
+    return raw[1:].reshape(a.shape)
+
+
+def _read_only(a: np.ndarray) -> np.ndarray:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _byte_swapped(a: np.ndarray) -> np.ndarray:
+    return a.astype(a.dtype.newbyteorder())
+
+
+def _fortran(a: np.ndarray) -> np.ndarray:
+    return np.asfortranarray(a)
+
+
+def _class_axis_first(a: np.ndarray) -> np.ndarray:
+    """Return a view whose memory has the classes first."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 0)), 0, -1)
+
+
+def _subclass(a: np.ndarray) -> np.ndarray:
+    return np.rec.array(a.copy())
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.__name__.removeprefix("_").replace("_", " "): layout
+    for layout in (
+        *(_strided_rows, _shifted, _reversed_rows, _reversed_classes, _fully_strided, _unaligned),
+        *(_off_the_vector, _read_only, _byte_swapped, _fortran, _class_axis_first, _subclass),
+    )
+}
+SHAPES = ((1, 1), (7, 10), (33, 16), (5, 130), (3, 4, 65), (4, 1025), (2, 17000))
+
+
+def soft_results(logits: np.ndarray, targets: np.ndarray) -> list[Any]:
+    """What reads two arrays of classes."""
+    return [xent.cross_entropy(logits, targets, reduction="none", return_grad=True)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layout_of_logits(isa, dtype, layout):
+    for shape in SHAPES:
+        logits, targets = inputs.batch(shape, dtype)
+        view = layout(logits)
+        for actual, expected in zip(results(view, targets), results(logits, targets), strict=True):
+            assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layout_of_soft_targets(isa, dtype, layout):
+    for shape in SHAPES:
+        logits, _ = inputs.batch(shape, dtype)
+        targets = inputs.soft_targets(shape, dtype)
+        expected = soft_results(logits, targets)
+        assert_same(soft_results(logits, layout(targets))[0], expected[0])
+        assert_same(soft_results(layout(logits), layout(targets))[0], expected[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layout_of_targets_and_weights(dtype, layout):
+    logits, targets = inputs.batch((6, 8, 10), dtype)
+    weight = np.random.default_rng(0).uniform(0.5, 2, (6, 8)).astype(dtype)
+    plain = {"sample_weight": weight, "grad_output": weight}
+    plain["class_weight"] = np.linspace(0.5, 2, 10).astype(dtype)
+    viewed = {name: layout(value) for name, value in plain.items()}
+    call = {"reduction": "none", "return_grad": True}
+    for integer in (np.int32, np.int64, np.uint8):
+        targets = targets.astype(integer)
+        expected = xent.cross_entropy(logits, targets, **call, **plain)
+        assert_same(xent.cross_entropy(logits, layout(targets), **call, **viewed), expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_class_axis(isa, dtype, axis):
+    for shape in ((4, 5, 12), (3, 2, 130), (2, 3, 1025)):
+        logits, targets = inputs.batch(shape, dtype)
+        moved = np.ascontiguousarray(np.moveaxis(logits, -1, axis))
+        loss, grad = xent.cross_entropy(
+            moved, targets, axis=axis, reduction="none", return_grad=True
+        )
+        expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
+        assert_same(loss, expected[0])
+        assert_same(np.moveaxis(grad, axis, -1), expected[1])
+        soft = inputs.soft_targets(shape, dtype)
+        moved_soft = np.ascontiguousarray(np.moveaxis(soft, -1, axis))
+        loss, grad = xent.cross_entropy(moved, moved_soft, axis=axis, return_grad=True)
+        expected = xent.cross_entropy(logits, soft, return_grad=True)
+        assert_same(loss, expected[0])
+        assert_same(np.moveaxis(grad, axis, -1), expected[1])
+        for name in FAMILY:
+            actual = getattr(xent, name)(moved, axis=axis)
+            if name != "logsumexp":
+                actual = np.moveaxis(actual, axis, -1)
+            assert_same(actual, getattr(xent, name)(logits, axis=-1))
+
+
+def test_broadcast_logits_and_targets(isa, dtype):
+    logits, targets = inputs.batch((1, 50), dtype)
+    many = np.broadcast_to(logits, (9, 50)), np.broadcast_to(targets, (9,))
+    copies = many[0].copy(), many[1].copy()
+    for actual, expected in zip(results(*many), results(*copies), strict=True):
+        assert_same(actual, expected)
+    one_logit = np.broadcast_to(logits[:, :1], (3, 50))
+    for actual, expected in zip(
+        results(one_logit, many[1][:3]), results(one_logit.copy(), copies[1][:3]), strict=True
+    ):
+        assert_same(actual, expected)
+
+
+def test_memory_mapped_logits(dtype, tmp_path):
+    logits, targets = inputs.batch((20, 33), dtype)
+    np.save(tmp_path / "logits.npy", logits)
+    mapped = np.load(tmp_path / "logits.npy", mmap_mode="r")
+    for actual, expected in zip(results(mapped, targets), results(logits, targets), strict=True):
+        assert_same(actual, expected)
+    assert type(xent.softmax(mapped, axis=-1)) is np.ndarray
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layout_of_buffers(isa, dtype, layout):
+    if layout in (_read_only, _byte_swapped):
+        layout = _fortran
+    for shape in SHAPES:
+        logits, targets = inputs.batch(shape, dtype)
+        expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
+        grad_out = layout(np.zeros(shape, dtype))
+        out = np.moveaxis(layout(np.zeros((*shape[:-1], 2), dtype)), -1, 0)[1]
+        loss, grad = xent.cross_entropy(
+            logits, targets, reduction="none", return_grad=True, out=out, grad_out=grad_out
+        )
+        assert loss is out
+        assert grad is grad_out
+        assert_same((loss, grad), expected)
+        for name in ("softmax", "log_softmax"):
+            assert_same(
+                getattr(xent, name)(logits, axis=-1, out=grad_out),
+                getattr(xent, name)(logits, axis=-1),
+            )
+
+
+def test_nothing_around_a_buffer_is_written(isa, dtype):
+    for classes in (*range(1, 70), 130, 1023, 1024, 1025):
+        logits, targets = inputs.batch((5, classes), dtype)
+        around = np.full((7, classes + 2), 7, dtype)
+        losses = np.full(7, 7, dtype)
+        inside = around[1:-1, 1:-1]
+        xent.cross_entropy(
+            logits, targets, reduction="none", return_grad=True, out=losses[1:-1], grad_out=inside
+        )
+        xent.softmax(logits, axis=-1, out=inside)
+        inside[...] = 7
+        assert (around == 7).all(), classes
+        assert losses[0] == losses[-1] == 7
+
+
+def _protect(pages: mmap.mmap, page: int) -> None:
+    """Make one page of the map a trap."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages, page * mmap.PAGESIZE))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+
+
+def _guarded(a: np.ndarray, at_end: bool) -> np.ndarray:
+    """Copy into memory whose neighbours on both sides trap, flush with one of them."""
+    pages = -(-a.nbytes // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 2) * mmap.PAGESIZE)
+    _protect(memory, 0)
+    _protect(memory, pages + 1)
+    offset = mmap.PAGESIZE + at_end * (pages * mmap.PAGESIZE - a.nbytes)
+    view = np.frombuffer(memory, a.dtype, a.size, offset).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+GUARDS = {"linux": ("end", "start"), "darwin": ("end", "start")}.get(sys.platform, ())
+
+
+@pytest.mark.parametrize("side", GUARDS)
+def test_nothing_beyond_an_array_is_read(isa, dtype, side):
+    """Reading one byte too many ends the process here."""
+    at_end = side == "end"
+    for rows in (1, 3, 17):
+        for classes in (*range(1, 70), 127, 128, 129, 130, 1023, 1025):
+            logits, targets = inputs.batch((rows, classes), dtype)
+            guarded = _guarded(logits, at_end), _guarded(targets, at_end)
+            grad_out = _guarded(np.zeros_like(logits), at_end)
+            expected = xent.cross_entropy(logits, targets, return_grad=True)
+            actual = xent.cross_entropy(*guarded, return_grad=True, grad_out=grad_out)
+            assert_same(actual, expected)
+            soft = _guarded(inputs.soft_targets((rows, classes), dtype), at_end)
+            xent.cross_entropy(guarded[0], soft, return_grad=True, grad_out=grad_out)
+            xent.softmax(guarded[0], axis=-1, out=grad_out)
+            xent.logsumexp(guarded[0], axis=-1)

@@ -1,0 +1,155 @@
+"""Extra memory is a few numbers for each row, whatever the layout: logits are never copied."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import xent
+
+ROWS, CLASSES = 256, 40_000
+# Four numbers for each row and the objects of a call. The logits are 40 MB.
+BYTES_PER_ROW, BYTES_PER_CALL = 32, 64 * 1024
+# The kernels' own stacks and blocks, in pages, for each thread.
+RESIDENT = 2 * 1024 * 1024
+
+EVERYTHING = {"label_smoothing": 0.1, "z_loss": 1e-4, "softcap": 30.0, "temperature": 2.0}
+
+
+class Arrays:
+    """Inputs and buffers; each of the large ones is mapped afresh, not cut from a used heap."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.logits = rng.normal(size=(ROWS, CLASSES)).astype(np.float32)
+        self.grad = np.zeros_like(self.logits)
+        self.soft = np.full_like(self.logits, 1 / CLASSES)
+        self.losses = np.zeros(ROWS, np.float32)
+        self.targets = rng.integers(0, CLASSES - 1, ROWS)
+        self.read_only = self.logits.view()
+        self.read_only.flags.writeable = False
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Arrays:
+    return Arrays()
+
+
+CALLS: dict[str, Callable[[Arrays], object]] = {
+    "loss": lambda a: xent.cross_entropy(a.logits, a.targets),
+    "loss and gradient": lambda a: xent.cross_entropy(
+        a.logits, a.targets, return_grad=True, grad_out=a.grad
+    ),
+    "loss and gradient, all options": lambda a: xent.cross_entropy(
+        a.logits, a.targets, return_grad=True, return_lse=True, grad_out=a.grad, **EVERYTHING
+    ),
+    "soft targets": lambda a: xent.cross_entropy(
+        a.logits, a.soft, return_grad=True, grad_out=a.grad
+    ),
+    "strided rows": lambda a: xent.cross_entropy(
+        a.logits[:, :-1], a.targets, return_grad=True, grad_out=a.grad[:, :-1]
+    ),
+    "reversed rows": lambda a: xent.cross_entropy(
+        a.logits[::-1], a.targets, return_grad=True, grad_out=a.grad
+    ),
+    "every other row": lambda a: xent.cross_entropy(a.logits[::2], a.targets[::2]),
+    "read-only": lambda a: xent.cross_entropy(a.read_only, a.targets),
+    "three dimensions": lambda a: xent.cross_entropy(
+        a.logits.reshape(16, 16, -1)[:, :, :-1], a.targets.reshape(16, 16)
+    ),
+    "sequence shifted by one": lambda a: xent.cross_entropy(
+        a.logits.reshape(16, 16, -1)[:, :-1], a.targets.reshape(16, 16)[:, 1:], reduction="none"
+    ),
+    "in place": lambda a: xent.cross_entropy(a.grad, a.targets, return_grad=True, grad_out=a.grad),
+    "token_log_probs": lambda a: xent.token_log_probs(a.logits, a.targets),
+    "perplexity": lambda a: xent.perplexity(a.logits, a.targets),
+    "logsumexp": lambda a: xent.logsumexp(a.logits, axis=-1),
+    "logsumexp into a buffer": lambda a: xent.logsumexp(a.logits, axis=-1, out=a.losses),
+    "softmax": lambda a: xent.softmax(a.logits, axis=-1, out=a.grad),
+    "log_softmax": lambda a: xent.log_softmax(a.logits, axis=-1, out=a.grad),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_allocations(arrays, name):
+    CALLS[name](arrays)
+    tracemalloc.start()
+    CALLS[name](arrays)
+    extra = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert extra < BYTES_PER_CALL + BYTES_PER_ROW * ROWS
+
+
+def _peak() -> int:
+    """Return the most memory that has been resident since `_forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+if sys.platform == "linux":
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_resident_memory(arrays, name):
+        """What the C code allocates shows here."""
+        CALLS[name](arrays)
+        _forget_peak()
+        before = _peak()
+        CALLS[name](arrays)
+        assert _peak() - before < RESIDENT
+
+    def test_a_copy_would_show(arrays):
+        _forget_peak()
+        before = _peak()
+        copy = arrays.logits.copy()
+        assert _peak() - before > copy.nbytes // 2 > RESIDENT
+
+
+def test_results_are_the_only_thing_that_stays():
+    problem = np.zeros((10, 100)), np.zeros(10, int)
+    bad = problem[0], np.full(10, 100)
+
+    def calls() -> None:
+        for _ in range(200):
+            xent.cross_entropy(*problem, return_grad=True, return_lse=True)
+            xent.softmax(problem[0], axis=-1)
+            with pytest.raises(IndexError):
+                xent.cross_entropy(*bad, return_grad=True)
+
+    calls()
+    tracemalloc.start()
+    calls()
+    first = tracemalloc.get_traced_memory()[0]
+    calls()
+    second = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    # One array of 8 bytes kept by each call would be more.
+    assert second - first < 200 * 8
+
+
+def test_references_are_returned():
+    logits, targets, grad = np.zeros((4, 3)), np.zeros(4, int), np.zeros((4, 3))
+    weight, losses = np.ones(4), np.zeros(4)
+    held = (logits, targets, grad, weight, losses)
+    before = [sys.getrefcount(a) for a in held]
+    for _ in range(10):
+        xent.cross_entropy(
+            *(logits, targets),
+            reduction="none",
+            sample_weight=weight,
+            return_grad=True,
+            grad_out=grad,
+            out=losses,
+        )
+        with pytest.raises(IndexError):
+            xent.cross_entropy(logits, targets + 3, grad_out=grad, return_grad=True)
+    assert [sys.getrefcount(a) for a in held] == before

@@ -1,0 +1,108 @@
+"""The same calls in torch, where it is installed: PyTorch's semantics are the ones promised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import inputs
+import xent
+
+torch = pytest.importorskip("torch")
+
+# Two float64 implementations, each good to a few ulp.
+CLOSE = {"rtol": 1e-12, "atol": 1e-14}
+SHAPES = ((5, 3), (1, 1), (64, 10), (7, 1000))
+
+
+def by_torch(logits: np.ndarray, targets: np.ndarray, **options: Any) -> tuple[Any, Any]:
+    """Loss and gradient from torch, classes last as here."""
+    z = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    upstream = options.pop("grad_output", None)
+    options = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    loss = torch.nn.functional.cross_entropy(z, torch.tensor(targets), **options)
+    loss.backward(torch.ones_like(loss) if upstream is None else torch.tensor(upstream))
+    return loss.detach().numpy(), z.grad.numpy()
+
+
+def check(logits: np.ndarray, targets: np.ndarray, **options: Any) -> None:
+    """Compare loss and gradient."""
+    loss, grad = xent.cross_entropy(logits, targets, return_grad=True, **options)
+    if "class_weight" in options:
+        options["weight"] = options.pop("class_weight")
+    expected = by_torch(logits, targets, **options)
+    np.testing.assert_allclose(loss, expected[0], **CLOSE)
+    np.testing.assert_allclose(grad, expected[1], **CLOSE)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True], ids=("", "weighted"))
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_cross_entropy(kind, weighted, smoothing, reduction):
+    for shape in SHAPES:
+        logits, targets = inputs.batch(shape, np.float64)
+        options: dict[str, Any] = {"label_smoothing": smoothing, "reduction": reduction}
+        if weighted:
+            options["class_weight"] = np.linspace(0.25, 2, shape[-1])
+        if kind == "soft":
+            targets = inputs.soft_targets(shape, np.float64)
+        check(logits, targets, **options)
+        upstream = np.linspace(-1, 2, shape[0]) if reduction == "none" else 1.5
+        check(logits, targets, grad_output=upstream, **options)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_ignored_rows(reduction, smoothing):
+    logits, targets = inputs.batch((30, 6), np.float64)
+    weight = np.linspace(0.5, 2, 6)
+    for ignore_index in (-100, 2, 77):
+        targets[::4] = ignore_index
+        options = {"ignore_index": ignore_index, "label_smoothing": smoothing}
+        check(logits, targets, reduction=reduction, class_weight=weight, **options)
+        targets[::4] = 0
+
+
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_class_axis_one_is_torchs_layout(kind):
+    logits, targets = inputs.batch((4, 5, 7), np.float64)
+    logits = np.ascontiguousarray(np.moveaxis(logits, -1, 1))
+    if kind == "soft":
+        targets = np.moveaxis(inputs.soft_targets((4, 5, 7), np.float64), -1, 1)
+    for reduction in ("none", "sum", "mean"):
+        if kind == "soft" and reduction == "mean":
+            continue
+        loss, grad = xent.cross_entropy(
+            logits, targets, axis=1, reduction=reduction, return_grad=True
+        )
+        expected = by_torch(logits, targets, reduction=reduction)
+        np.testing.assert_allclose(loss, expected[0], **CLOSE)
+        np.testing.assert_allclose(grad, expected[1], **CLOSE)
+
+
+def test_nothing_that_counts():
+    logits, targets = np.zeros((3, 2)), np.full(3, -100)
+    assert np.isnan(xent.cross_entropy(logits, targets))
+    assert np.isnan(by_torch(logits, targets)[0])
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_masked_classes(target):
+    logits = np.array([[0.5, -np.inf, 1.5]])
+    for reduction in ("none", "sum", "mean"):
+        loss, grad = xent.cross_entropy(logits, [target], reduction=reduction, return_grad=True)
+        expected = by_torch(logits, np.array([target]), reduction=reduction)
+        np.testing.assert_allclose(loss, expected[0], **CLOSE)
+        np.testing.assert_allclose(grad, expected[1], **CLOSE)
+
+
+def test_float32_agrees_to_its_own_precision():
+    for shape in SHAPES:
+        logits, targets = inputs.batch(shape, np.float32)
+        loss, grad = xent.cross_entropy(logits, targets, return_grad=True)
+        expected = by_torch(logits, targets)
+        np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+        np.testing.assert_allclose(grad, expected[1], rtol=2e-5, atol=1e-9)
