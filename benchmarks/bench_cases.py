@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import xent
 from cases import CASES, Case, Data
 from measure import MEMORY_BOUND, memory_speeds
 from memory import Memory
-from pytest_benchmark.fixture import BenchmarkFixture
 from rivals import answer, assert_equal, available, prepare
-
-import xent
 
 
 @dataclass(frozen=True)

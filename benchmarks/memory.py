@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
-from types import ModuleType
 
 import numpy as np
+
+from xent import _core
 
 #: Far more than a last-level cache, so that every pass comes from memory.
 BUFFER_BYTES = 128 << 20
@@ -23,8 +23,7 @@ class Memory:
     """
 
     def __init__(self, threads: int, nbytes: int = BUFFER_BYTES) -> None:
-        source = np.ones(nbytes // 8)
-        target = np.zeros_like(source)
+        source, target = _aligned(nbytes), _aligned(nbytes)
         self.read_bytes = source.nbytes
         self.copy_bytes = 2 * source.nbytes
         pool = ThreadPoolExecutor(threads)
@@ -36,20 +35,18 @@ class Memory:
                 future.result()
 
         self.readers: dict[str, Callable[[], object]] = {
+            "xent": lambda: _core.memory_read(source, threads),
             "numpy.max": lambda: in_parallel(lambda _, part: part.max()),
         }
         self.copiers: dict[str, Callable[[], object]] = {
+            "xent": lambda: _core.memory_copy(target, source, threads),
             "numpy.copyto": lambda: in_parallel(np.copyto),
         }
-        core = _core()
-        if hasattr(core, "memory_read"):
-            self.readers["xent"] = lambda: core.memory_read(source, threads)
-        if hasattr(core, "memory_copy"):
-            self.copiers["xent"] = lambda: core.memory_copy(target, source, threads)
 
 
-def _core() -> ModuleType | None:
-    try:
-        return import_module("xent._core")
-    except ImportError:
-        return None
+def _aligned(nbytes: int) -> np.ndarray:
+    """Bytes on a cache-line boundary, which streaming stores need, all of them touched."""
+    line = 64
+    array = np.ones(nbytes + line, dtype=np.uint8)
+    start = -array.ctypes.data % line
+    return array[start : start + nbytes].view(np.float64)

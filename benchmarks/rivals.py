@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+
 from cases import ATOL, RTOL, Case, Data
 
 Call = Callable[[], Any]

@@ -42,13 +42,15 @@ typedef struct {
     char *data[ARRAYS];
 } axes;
 
-static void join_axes(axes *a, const xent_call *call) {
+/* `lanes` is the axis to go last, the rest in C order; -1: all in C order. */
+static void join_axes(axes *a, const xent_call *call, int lanes) {
     const xent_array *arrays[ARRAYS] = {&call->logits,        &call->index,       &call->soft, &call->sample_weight,
                                         &call->grad_output, &call->loss, &call->lse,  &call->out};
     a->ndim = 0;
     for (int k = 0; k < ARRAYS; ++k)
         a->data[k] = arrays[k]->data;
-    for (int d = 0; d < call->ndim; ++d) {
+    for (int i = 0; i < call->ndim; ++i) {
+        const int d = lanes < 0 || i < lanes ? i : i < call->ndim - 1 ? i + 1 : lanes;
         if (call->shape[d] == 1)
             continue;
         int joins = a->ndim > 0;
@@ -241,7 +243,7 @@ xent_status xent_prepare(xent_call *call) {
         weights.class_weight = NULL;
     if (!call->index.data && !call->sample_weight.data)
         return XENT_OK;
-    join_axes(&a, call);
+    join_axes(&a, call, -1);
     exact sum;
     const xent_status status = sum_blocks(&weights, &a, check_rows, &sum, &call->bad_row);
     if (status == XENT_OK)
@@ -249,13 +251,42 @@ xent_status xent_prepare(xent_call *call) {
     return status;
 }
 
-static xent_plan plan_of(const xent_call *call) {
+/* The axis along which lanes run in columns: -1 where the class axis is contiguous, -2 where nothing is. */
+static int lane_axis(const xent_call *call) {
+    const struct {
+        const xent_array *array;
+        int64_t class_step, size;
+    } arrays[] = {{&call->logits, call->logits_class_step, storage_bytes(call)},
+                  {&call->soft, call->soft_class_step, compute_bytes(call)},
+                  {&call->out, call->out_class_step, storage_bytes(call)}};
+    for (int axis = -1; axis < call->ndim; ++axis) {
+        int fits = axis < 0 || call->shape[axis] > 1;
+        for (int k = 0; k < 3 && fits; ++k)
+            if (arrays[k].array->data)
+                fits = axis >= 0 ? arrays[k].array->strides[axis] == arrays[k].size
+                                 : call->classes <= 1 || arrays[k].class_step == 0 ||
+                                       arrays[k].class_step == arrays[k].size;
+        if (fits)
+            return axis;
+    }
+    return -2;
+}
+
+int xent_readable(const xent_call *call) { return lane_axis(call) > -2; }
+
+static int64_t class_step(int64_t step, int64_t size) { return step ? step : size; }
+
+static xent_plan plan_of(const xent_call *call, int lanes) {
     const int indexed = call->index.data != NULL, ce = call->operation == XENT_CROSS_ENTROPY;
     const double e = call->label_smoothing;
     xent_plan plan = {
+        .layout = lanes >= 0 ? XENT_COLUMNS : call->classes <= XENT_MOST_NARROW ? XENT_NARROW : XENT_WIDE,
+        .logits_class_step = class_step(call->logits_class_step, storage_bytes(call)),
+        .soft_class_step = class_step(call->soft_class_step, compute_bytes(call)),
+        .out_class_step = class_step(call->out_class_step, storage_bytes(call)),
         .classes = call->classes,
         .stream = XENT_NO_STREAM,
-        .transform = call->softcap > 0 ? XENT_CAPPED : call->temperature != 1 ? XENT_TEMPERED : XENT_PLAIN,
+        .transform = call->softcap > 0 || call->temperature != 1 ? XENT_TRANSFORMED : XENT_PLAIN,
         .keep_infinite = !ce,
         .class_weight = call->class_weight,
         .index_type = (int)call->index_type,
@@ -266,17 +297,15 @@ static xent_plan plan_of(const xent_call *call) {
         .z = call->z_loss,
         .mix_keep = 1 - e,
         .mix_add = call->classes ? e / (double)call->classes : 0,
-        .softcap = call->softcap > 0 ? call->softcap : 1,
+        .softcap = call->softcap,
         .temperature = call->temperature,
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
         .form = !call->out.data                         ? XENT_NO_OUTPUT
                 : call->operation == XENT_LOG_SOFTMAX ? XENT_LOGARITHMS
                                                       : XENT_EXPONENTIALS,
     };
-    if (ce && indexed && e > 0)
-        plan.stream = call->class_weight ? XENT_WEIGHTS : XENT_ONES;
-    else if (ce && !indexed)
-        plan.stream = e > 0 || call->class_weight ? XENT_SOFT_MIXED : XENT_SOFT;
+    if (ce && (!indexed || e > 0))
+        plan.stream = indexed ? XENT_WEIGHTS : XENT_SOFT;
     if (call->reduction == XENT_MEAN && ce) {
         plan.no_row_counts = call->divisor == 0;
         plan.scale /= call->divisor;
@@ -311,11 +340,15 @@ xent_status xent_compute(xent_call *call) {
     const int64_t n = row_count(call);
     if (n == 0)
         return XENT_OK;
+    const int lanes = lane_axis(call);
+    if (lanes == -2)
+        return XENT_BAD_LAYOUT;
     axes a;
-    join_axes(&a, call);
-    const xent_plan plan = plan_of(call);
+    join_axes(&a, call, lanes);
+    const xent_plan plan = plan_of(call, lanes);
     const int threads = thread_count(call);
-    row_work w = {&a, &plan, xent_kernels_for(call->dtype), NULL, XENT_ROWS_NEED_CHUNKS(call->classes)};
+    const int64_t rows_at_once = plan.layout == XENT_COLUMNS ? XENT_MOST_LANES : 1;
+    row_work w = {&a, &plan, xent_kernels_for(call->dtype), NULL, rows_at_once * XENT_ROWS_NEED_CHUNKS(call->classes)};
     if (w.chunks_each > STACK_CHUNKS) {
         w.chunks = malloc((size_t)threads * (size_t)w.chunks_each * sizeof *w.chunks);
         if (!w.chunks)
@@ -326,6 +359,8 @@ xent_status xent_compute(xent_call *call) {
     const int64_t row_bytes = call->classes * storage_bytes(call) + 16;
     int64_t grain = (64 << 10) / row_bytes;
     grain = grain < 1 ? 1 : grain;
+    if (plan.layout != XENT_WIDE) /* whole tiles */
+        grain = (grain + 63) / 64 * 64;
     const int stopped = xent_parallel(n, grain, threads, compute_rows, &w, call->poll, call->poll_data);
     free(w.chunks);
     return stopped ? XENT_INTERRUPTED : XENT_OK;
@@ -333,18 +368,25 @@ xent_status xent_compute(xent_call *call) {
 
 xent_status xent_finish(xent_call *call) {
     axes a;
-    join_axes(&a, call);
+    join_axes(&a, call, -1);
     exact sum;
     int64_t bad_row;
     const xent_status status = sum_blocks(call, &a, sum_losses, &sum, &bad_row);
     if (status != XENT_OK)
         return status;
     call->total = value(sum);
-    call->result = call->reduction != XENT_MEAN ? call->total : call->divisor != 0 ? call->total / call->divisor : NAN;
+    call->result = call->total;
+    if (call->reduction == XENT_MEAN) {
+        /* The quotient of high + low, rounded but once more than exactly. */
+        const double q = call->total / call->divisor, left = fma(-q, call->divisor, sum.high) + sum.low;
+        call->result = call->divisor == 0 ? NAN : isfinite(left) ? q + left / call->divisor : q;
+    }
     return XENT_OK;
 }
 
 xent_status xent_run(xent_call *call) {
+    if (!xent_readable(call))
+        return XENT_BAD_LAYOUT;
     xent_status status = xent_prepare(call);
     if (status != XENT_OK)
         return status;

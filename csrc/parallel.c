@@ -86,6 +86,32 @@ static void take_pieces(work *w, int worker) {
     fp_leave(before);
 }
 
+/* GNU OpenMP's threads do not survive a fork, and a child that asks for them waits for ever. So they are let go before
+ * every fork (the runtime starts new ones when next needed). LLVM's runtime handles fork itself and must be left alone; it
+ * is told by a symbol of its own, since it also answers to GNU's names. Both symbols may be absent: old runtimes cannot
+ * pause. */
+#if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32)
+#include <pthread.h>
+
+enum { PAUSE_HARD = 2 }; /* omp_pause_hard, which old headers lack */
+extern int pause_openmp(int kind) __asm__("omp_pause_resource_all") __attribute__((weak));
+extern void llvm_openmp(void *location) __asm__("__kmpc_begin") __attribute__((weak));
+
+static void before_fork(void) {
+    if (pause_openmp && !llvm_openmp && !omp_in_parallel())
+        pause_openmp(PAUSE_HARD);
+}
+
+static void register_fork(void) { pthread_atfork(before_fork, NULL, NULL); }
+
+static void survive_forks(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_fork);
+}
+#else
+static void survive_forks(void) {}
+#endif
+
 int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, void *context, int (*poll)(void *),
                   void *poll_data) {
     if (count <= grain) { /* one piece: nothing to share and no time to interrupt */
@@ -100,6 +126,7 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
     threads = pieces < threads ? (int)pieces : threads;
 #ifdef _OPENMP
     if (threads > 1 && !omp_in_parallel()) {
+        survive_forks();
 #pragma omp parallel num_threads(threads)
         take_pieces(&w, omp_get_thread_num());
         return atomic_load(&w.stopped);

@@ -117,9 +117,12 @@ static int variable(const char *name) {
 }
 
 const char *xent_threads_start(void) {
-    if (variable("XENT_NUM_THREADS") < 0)
-        return "XENT_NUM_THREADS must be a whole number of threads, 1 or more";
-    return NULL;
+    static char message[160];
+    if (variable("XENT_NUM_THREADS") >= 0)
+        return NULL;
+    snprintf(message, sizeof message, "XENT_NUM_THREADS='%.64s' is not a number of threads; accepted: 1 to %d",
+             getenv("XENT_NUM_THREADS"), MOST_THREADS);
+    return message;
 }
 
 int xent_get_num_threads(void) {

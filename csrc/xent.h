@@ -13,8 +13,9 @@
  *     if (xent_run(&call) == XENT_OK) printf("%g\n", call.result);
  *
  * Arrays. The axes of the loss come first (`ndim` of them, sizes `shape`); each array has one stride in bytes for each of
- * these axes: any sign, 0 to broadcast, no alignment needed. The class axis of logits, soft targets and output is
- * contiguous. An array whose `data` is NULL is absent.
+ * these axes: any sign, 0 to broadcast, no alignment needed. An array whose `data` is NULL is absent. The class axis of
+ * logits, soft targets and output is contiguous, or else one same axis of the loss is, in all three (`xent_readable`):
+ * rows next to each other, or columns.
  *
  * Compute type: float for XENT_F32, double for XENT_F64. Losses, weights, log-sum-exps, soft targets and upstream
  * gradients are of that type; the output is of the logits' dtype.
@@ -39,6 +40,7 @@ typedef enum {
     XENT_OK,
     XENT_BAD_TARGET,  /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
     XENT_NO_MEMORY,   /* nothing has been written */
+    XENT_BAD_LAYOUT,  /* no axis is contiguous in logits, soft targets and output; nothing has been written */
     XENT_INTERRUPTED  /* `poll` said so; outputs are undefined */
 } xent_status;
 
@@ -62,6 +64,9 @@ typedef struct {
     int ndim; /* 0..64 */
     const int64_t *shape;
     int64_t classes;
+    int64_t logits_class_step; /* bytes from class to class; 0: contiguous */
+    int64_t soft_class_step;
+    int64_t out_class_step;
 
     xent_array logits;
     xent_array index;          /* class indices, of type `index_type`; or else */
@@ -104,6 +109,9 @@ xent_status xent_run(xent_call *call);
 xent_status xent_prepare(xent_call *call);
 xent_status xent_compute(xent_call *call);
 xent_status xent_finish(xent_call *call);
+
+/* Whether the arrays can be used where they lie. */
+int xent_readable(const xent_call *call);
 
 /* Threads: the process-wide default, used by calls with threads == 0. The first value is that of XENT_NUM_THREADS, else
  * of OMP_NUM_THREADS, else the smaller of the CPUs this process may run on and its control group's quota. */

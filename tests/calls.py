@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 import xent
+from xent import _core
 
 FAMILY = ("logsumexp", "softmax", "log_softmax")
 REDUCTIONS = ("none", "sum", "mean")
@@ -39,6 +41,17 @@ OPTIONS: dict[str, Callable[[tuple[int, ...]], dict[str, Any]]] = {
         | {"label_smoothing": 0.05, "z_loss": 1e-4, "softcap": 20.0, "temperature": 1.3}
     ),
 }
+
+
+@contextmanager
+def using(isa: str, threads: int) -> Iterator[None]:
+    """Run the block on this instruction set with this many threads."""
+    previous = _core.use_isa(isa)
+    try:
+        with xent.num_threads(threads):
+            yield
+    finally:
+        _core.use_isa(previous)
 
 
 def assert_same(actual: Any, expected: Any) -> None:

@@ -69,7 +69,7 @@ def test_partial_overlap_of_gradient_and_logits(dtype, step):
     logits = memory[start : start + 100].reshape(10, 10)
     grad_out = memory[start + step : start + step + 100].reshape(10, 10)
     before = memory.copy()
-    with pytest.raises(ValueError, match="grad_out.*overlap|overlap.*grad_out"):
+    with pytest.raises(ValueError, match=r"grad_out.*overlap|overlap.*grad_out"):
         xent.cross_entropy(logits, np.zeros(10, int), return_grad=True, grad_out=grad_out)
     np.testing.assert_array_equal(memory, before)
 

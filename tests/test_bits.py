@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import pytest
 import digest
 import inputs
 import xent
-from calls import FAMILY, assert_same
+from calls import FAMILY, assert_same, using
+from xent import _core
 
 
 def test_every_call_has_a_digest():
@@ -24,6 +27,36 @@ def test_bits_are_those_checked_in(isa, threads):
     found = digest.digests()
     recorded = json.loads(digest.FILE.read_text())
     assert [name for name in recorded if found[name] != recorded[name]] == []
+
+
+def _checksums() -> list[tuple[tuple[int, int], int]]:
+    """Return a checksum of loss and gradient for each of ten thousand shapes."""
+    rng = np.random.default_rng(11)
+    numbers = rng.normal(0, 4, 40_000)
+    pools = [numbers.astype(np.float32), numbers]
+    found = []
+    for i in range(10_000):
+        classes = int(2.0 ** rng.uniform(0, 11))
+        rows = int(2.0 ** rng.uniform(0, min(7, 15 - np.log2(classes))))
+        start = rng.integers(0, 100)
+        logits = pools[i % 2][start : start + rows * classes].reshape(rows, classes)
+        targets = rng.integers(0, classes, rows)
+        loss, grad = xent.cross_entropy(logits, targets, return_grad=True)
+        found.append(((rows, classes), zlib.crc32(grad.tobytes(), zlib.crc32(loss.tobytes()))))
+    return found
+
+
+@cache
+def _serial_checksums() -> list[tuple[tuple[int, int], int]]:
+    with using(_core.isas()[0], 1):
+        return _checksums()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_ten_thousand_shapes(isa, n):
+    expected = _serial_checksums()
+    with using(isa, n):
+        assert _checksums() == expected
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 16, 17, 63, 64, 65, 130, 1025])

@@ -11,7 +11,14 @@ from reference import ORACLES
 from tolerance import BOUNDS
 
 # Public names that compute nothing.
-RUNTIME = {"get_include", "get_num_threads", "num_threads", "set_num_threads", "show_config"}
+RUNTIME = {
+    "get_include",
+    "get_library",
+    "get_num_threads",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+}
 OPERATIONS = sorted(
     name for name in xent.__all__ if name not in RUNTIME and not name.startswith("__")
 )

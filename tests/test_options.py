@@ -25,6 +25,7 @@ def check(logits: Any, targets: Any, what: str = "", **options: Any) -> None:
     assert_within(loss, expected.value, expected.value_bound, f"loss {what}")
     assert_within(grad, expected.grad, expected.grad_bound, f"gradient {what}")
     assert_within(lse, expected.lse, expected.lse_bound, f"lse {what}")
+    options.pop("grad_output", None)
     np.testing.assert_array_equal(xent.cross_entropy(logits, targets, **options), loss)
 
 
@@ -49,14 +50,12 @@ def test_ignored_rows_count_for_nothing(dtype, name, reduction):
         check(logits, targets, reduction=reduction, **options)
 
 
-@pytest.mark.parametrize("kind", ["index", "soft"])
 @pytest.mark.parametrize("name", ["token_log_probs", "perplexity"])
-def test_language_model_scores(isa, dtype, name, kind):
+def test_language_model_scores(isa, dtype, name):
     for shape in SHAPES:
         logits, targets = inputs.batch(shape, dtype)
-        if kind == "soft":
-            targets = inputs.soft_targets(shape, dtype)
-        for options in ({}, OPTIONS["sample_weight"](shape), {"softcap": 5.0, "temperature": 0.8}):
+        weight = OPTIONS["sample_weight"](shape)
+        for options in ({}, weight, {"softcap": 5.0, "temperature": 0.8}):
             expected = expect(name, logits, targets, **options)
             actual = getattr(xent, name)(logits, targets, **options)
             assert_within(actual, expected.value, expected.value_bound, f"{shape}, {options}")

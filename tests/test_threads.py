@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -32,14 +33,20 @@ def restored_threads():
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, which a hang or a crash cannot take along."""
-    return subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=os.environ | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def output(script: str, **environment: str) -> str:

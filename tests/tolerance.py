@@ -68,6 +68,10 @@ class RowError:
         relative = SOFTCAP_EPS * (rows.softcap is not None)
         relative += TEMPERATURE_EPS * (rows.temperature != 1)
         shift = relative * self.eps * np.where(np.isfinite(rows.x), np.abs(rows.x), 0)
+        if relative:
+            # A quotient below the smallest normal number is rounded to a multiple of this.
+            floor = max(rows.softcap or 1, 1) / min(rows.temperature, 1)
+            shift = shift + tiny(dtype) * self.eps * floor
         # An error of x moves lse by Σ p δ, and lse - x_c by Σ_{k≠c} p_k δ_k + (1 - p_c) δ_c.
         self.lse_shift = (rows.p * shift).sum(axis=-1, keepdims=True)
         self.class_shift = self.lse_shift - rows.p * shift + rows.others * shift
@@ -178,7 +182,8 @@ def grad_bound(loss: SoftmaxLoss) -> np.ndarray:
         bound = bound + 2 * loss.z_loss * rows.p * error.lse[..., None]
     # A relative change of p_c by what the transform's errors do to lse - x_c.
     bound = bound + (mass + z_coefficient) * rows.p * error.class_shift
-    bound = bound + loss.attract * error.flushed + mass * np.where(rows.p > 0, tiny(dtype), 0)
+    bound = bound + loss.attract * error.flushed
+    bound = bound + (mass + z_coefficient) * np.where(rows.p > 0, tiny(dtype), 0)
     bound = bound * rows.slope
     if rows.softcap is not None:
         size = np.abs(push) + np.abs(pull) + z_coefficient * rows.p

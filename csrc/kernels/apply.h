@@ -25,9 +25,9 @@ static INLINE vec apply_vector(const char *x, const stream_source *a, int64_t i,
         g = v(fnma)(row->push, load_stream(a, i, n, stream), g);
     if (at_target)
         g = v(select)(v(only)(row->target - i), row->at_target, g);
-    if (transform == XENT_CAPPED)
+    if (transform != XENT_PLAIN)
         g = v(mul)(g, slope);
-    if (stream != XENT_NO_STREAM || transform == XENT_CAPPED || at_target)
+    if (stream != XENT_NO_STREAM || transform != XENT_PLAIN || at_target)
         g = v(keep)(v(nlt)(v(abs)(g), v(set)(c(TINY))), g);
     return g;
 }

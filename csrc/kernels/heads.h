@@ -30,6 +30,13 @@ typedef struct {
     vec scale, floor, push, at_target; /* gradient: scale * exp(t) - push * a_c where exp(t) >= floor; at_target at c = y */
 } row_result;
 
+/* What the target's logit z_y adds to the sums. */
+static INLINE void find_gap(row_sums *sums, vec z, const load_plan *p, xent_transform transform) {
+    const vec t = v(sub)(z, sums->max);
+    sums->gap = v(sub)(v(set)(0), cooled(t, p, transform));
+    sums->target_is_max = v(eq)(t, v(set)(0));
+}
+
 static INLINE row_result head(const row_sums *sums, const row_terms *terms, const load_plan *p, xent_stream stream,
                               int indexed, int squared, int gradient) {
     const vec one = v(set)(1), zero = v(set)(0);

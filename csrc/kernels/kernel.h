@@ -9,14 +9,16 @@
 #include <stdint.h>
 
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
-enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096 };
+enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16, XENT_MOST_NARROW = 64 };
 
 /* Where the second stream a_c of a row comes from; what it adds is in heads.h. */
-typedef enum { XENT_NO_STREAM, XENT_ONES, XENT_WEIGHTS, XENT_SOFT, XENT_SOFT_MIXED, XENT_STREAMS } xent_stream;
-/* What happens to a logit on its way in. */
-typedef enum { XENT_PLAIN, XENT_TEMPERED, XENT_CAPPED, XENT_TRANSFORMS } xent_transform;
+typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_STREAMS } xent_stream;
+/* What happens to a logit on its way in: nothing, or cap and temperature. */
+typedef enum { XENT_PLAIN, XENT_TRANSFORMED, XENT_TRANSFORMS } xent_transform;
 /* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), or log_softmax. */
 typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
+/* How rows lie in memory: classes contiguous, many or few, or lanes along another axis. */
+typedef enum { XENT_WIDE, XENT_NARROW, XENT_COLUMNS, XENT_LAYOUTS } xent_layout;
 
 /* Sums over the classes of one chunk, relative to its own maximum; chunks merge in any order of computation, always from
  * left to right. */
@@ -30,15 +32,17 @@ typedef struct {
     xent_stream stream;
     xent_transform transform;
     xent_form form;
+    xent_layout layout;
+    int64_t logits_class_step, soft_class_step, out_class_step; /* bytes, XENT_COLUMNS */
     int non_temporal;           /* the output will not fit the cache */
     int keep_infinite;          /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
-    const void *class_weight;   /* (classes,) in the compute type, or NULL */
+    const void *class_weight;   /* (classes,) in the compute type, or NULL: all 1 */
     int index_type;             /* xent_dtype of the class indices */
     int has_ignore;
     int64_t ignore;             /* as the bits of the index type, sign-extended */
     double hard, smooth, z;     /* (1 - label_smoothing), label_smoothing / classes, z_loss */
     double mix_keep, mix_add;   /* soft targets: a = w (mix_keep t + mix_add) */
-    double softcap, temperature;
+    double softcap, temperature; /* softcap 0: none */
     double scale;               /* d(result) / d(row loss), without the upstream gradient of the row */
     int no_row_counts;          /* a mean over weights that sum to 0: the gradient is exact zeros */
 } xent_plan;
@@ -48,7 +52,7 @@ typedef struct {
     const char *logits, *index, *soft, *weight, *upstream; /* the last four may be NULL */
     char *loss, *lse, *out;                                /* each may be NULL */
     int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step;
-    xent_chunk *chunks; /* room for one row */
+    xent_chunk *chunks; /* room for one row, or for one in each lane (XENT_COLUMNS) */
 } xent_rows;
 
 typedef struct {

@@ -18,12 +18,34 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
 #include "reduce.h"
 #include "heads.h"
 #include "apply.h"
+#include "row.h"
 #include "wide.h"
+#include "tile.h"
 #include "memory.h"
+
+#define XENT_VARIANTS(USE)                                                                                                  \
+    USE(XENT_NO_STREAM, XENT_PLAIN) USE(XENT_WEIGHTS, XENT_PLAIN) USE(XENT_SOFT, XENT_PLAIN)                                \
+    USE(XENT_NO_STREAM, XENT_TRANSFORMED) USE(XENT_WEIGHTS, XENT_TRANSFORMED) USE(XENT_SOFT, XENT_TRANSFORMED)
+
+#define XENT_DEFINE(S, T)                                                                                                   \
+    static void wide_##S##_##T(const xent_plan *plan, const xent_rows *rows) { wide(plan, rows, S, T); }                    \
+    static void narrow_##S##_##T(const xent_plan *plan, const xent_rows *rows) { narrow(plan, rows, S, T); }                \
+    static void columns_##S##_##T(const xent_plan *plan, const xent_rows *rows) { columns(plan, rows, S, T); }
+XENT_VARIANTS(XENT_DEFINE)
+
+typedef void rows_kernel(const xent_plan *plan, const xent_rows *rows);
+
+static void all_rows(const xent_plan *plan, const xent_rows *rows) {
+#define XENT_ENTRY(S, T) [S][T] = {wide_##S##_##T, narrow_##S##_##T, columns_##S##_##T},
+    static rows_kernel *const variants[XENT_STREAMS][XENT_TRANSFORMS][XENT_LAYOUTS] = {XENT_VARIANTS(XENT_ENTRY)};
+    variants[plan->stream][plan->transform][plan->layout](plan, rows);
+    if (plan->non_temporal)
+        xent_stream_fence();
+}
 
 #define XENT_TABLE_(isa, dtype) xent_kernels_##isa##_##dtype
 #define XENT_TABLE(isa, dtype) XENT_TABLE_(isa, dtype)
 #define XENT_TEXT_(x) #x
 #define XENT_TEXT(x) XENT_TEXT_(x)
 
-const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), wide_rows, memory_read, memory_copy};
+const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows, memory_read, memory_copy};

@@ -4,6 +4,7 @@
  *   offset exact under a temperature too. */
 
 typedef struct {
+    int capped;
     vec softcap, cap_inverse, cap_inverse_low, heat, heat_low, inverse_temperature;
 } load_plan;
 
@@ -15,8 +16,10 @@ static inline vec inverse_low(double d) {
 }
 
 static inline load_plan prepare_load(const xent_plan *plan) {
+    const double cap = plan->softcap > 0 ? plan->softcap : 1;
     const load_plan p = {
-        v(set)((real)plan->softcap),  inverse_high(plan->softcap),    inverse_low(plan->softcap),
+        plan->softcap > 0,
+        v(set)((real)cap), inverse_high(cap), inverse_low(cap),
         inverse_high(plan->temperature), inverse_low(plan->temperature), v(set)((real)(1 / plan->temperature)),
     };
     return p;
@@ -24,8 +27,10 @@ static inline load_plan prepare_load(const xent_plan *plan) {
 
 /* z and, for the gradient, dz/dx. Infinities pass through the cap. */
 static INLINE vec transformed(vec x, const load_plan *p, xent_transform transform, vec *slope) {
-    if (transform != XENT_CAPPED)
+    if (transform == XENT_PLAIN || !p->capped) {
+        *slope = v(set)(1);
         return x;
+    }
     const mask finite = v(lt)(v(abs)(x), v(set)((real)INFINITY));
     const v(tanh_parts) t = v(tanh)(v(fma)(x, p->cap_inverse, v(mul)(x, p->cap_inverse_low)));
     *slope = v(keep)(finite, t.slope);
@@ -51,19 +56,17 @@ typedef struct {
     vec keep, add;
 } stream_source;
 
+static INLINE vec load_reals(const real *from, int64_t i, int n) {
+    return n == LANES ? v(load)(from + i) : v(load_first)(from + i, n, v(set)(0));
+}
+
 static INLINE vec load_stream(const stream_source *s, int64_t i, int n, xent_stream stream) {
-    const vec zero = v(set)(0);
-    if (stream == XENT_ONES)
-        return n == LANES ? v(set)(1) : v(keep)(v(first)(n), v(set)(1));
-    if (stream == XENT_WEIGHTS)
-        return n == LANES ? v(load)(s->weight + i) : v(load_first)(s->weight + i, n, zero);
-    vec a = n == LANES ? v(load)(s->soft + i) : v(load_first)(s->soft + i, n, zero);
-    if (stream == XENT_SOFT_MIXED) {
-        a = v(fma)(a, s->keep, s->add);
-        if (s->weight)
-            a = v(mul)(a, n == LANES ? v(load)(s->weight + i) : v(load_first)(s->weight + i, n, zero));
-        if (n != LANES)
-            a = v(keep)(v(first)(n), a);
+    vec a = v(set)(1);
+    if (s->weight)
+        a = load_reals(s->weight, i, n);
+    if (stream == XENT_SOFT) {
+        const vec t = v(fma)(load_reals(s->soft, i, n), s->keep, s->add);
+        a = s->weight ? v(mul)(t, a) : t;
     }
-    return a;
+    return n == LANES ? a : v(keep)(v(first)(n), a);
 }

@@ -23,17 +23,18 @@ enum { GROUPS = 64 / LANES };
 
 static inline int lanes_left(int64_t left) { return left >= LANES ? LANES : left <= 0 ? 0 : (int)left; }
 
+/* The cap is monotonic, so the maximum is taken of the stored logits and capped once. */
 static INLINE real block_max(const char *x, int64_t n, const load_plan *p, xent_transform transform) {
-    vec m[4], slope;
-    for (int g = 0; g < 4; ++g)
-        m[g] = v(set)(-c(LARGEST));
+    const vec lowest = v(set)(-c(LARGEST));
+    vec m[4] = {lowest, lowest, lowest, lowest}, slope;
     int64_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES)
         for (int g = 0; g < 4; ++g)
-            m[g] = v(max)(load_logits(x, i + g * LANES, LANES, p, transform, &slope), m[g]);
+            m[g] = v(max)(stored(x + (i + g * LANES) * STORAGE_BYTES), m[g]);
     for (; i < n; i += LANES)
-        m[0] = v(max)(load_logits(x, i, lanes_left(n - i), p, transform, &slope), m[0]);
-    return v(max_of)(v(max)(v(max)(m[0], m[1]), v(max)(m[2], m[3]))) + 0; /* -0 becomes +0 */
+        m[0] = v(max)(stored_first(x + i * STORAGE_BYTES, lanes_left(n - i), lowest), m[0]);
+    const real max = v(max_of)(v(max)(v(max)(m[0], m[1]), v(max)(m[2], m[3]))) + 0; /* -0 becomes +0 */
+    return transform == XENT_PLAIN ? max : v(get)(transformed(v(set)(max), p, transform, &slope));
 }
 
 typedef struct {

@@ -1,23 +1,33 @@
 /* Wide rows: classes contiguous, vectors along the classes, one row at a time while it is in the cache. */
 
-#include "row.h"
-
 static INLINE void put(char *at, vec value) {
     const real x = v(get)(value);
     memcpy(at, &x, sizeof x);
 }
 
+static inline int has_nan(const char *x, int64_t classes) {
+    const vec zero = v(set)(0);
+    for (int64_t i = 0; i < classes; i += LANES) {
+        const vec z = stored_first(x + i * STORAGE_BYTES, lanes_left(classes - i), zero);
+        if (v(any)(v(ne)(z, z)))
+            return 1;
+    }
+    return 0;
+}
+
 static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
     const load_plan p = prepare_load(plan);
     const int indexed = rows->index != NULL, squared = plan->z != 0;
-    const int64_t out_bytes = plan->classes * STORAGE_BYTES;
     for (int64_t r = 0; r < rows->count; ++r) {
         const char *x = rows->logits + r * rows->logits_step;
         char *out = rows->out ? rows->out + r * rows->out_step : NULL;
-        row_numbers numbers = {.target = -1};
-        const int counts = read_row(&numbers, plan, rows, r);
+        const int64_t target = indexed ? read_target(plan, rows, r) : -1;
+        const int counts = row_counts(plan, rows, r, target);
         if (!counts) {
-            write_nothing(rows, r, out, out_bytes);
+            if (rows->loss)
+                memset(rows->loss + r * rows->loss_step, 0, sizeof(real));
+            if (out)
+                memset(out, 0, (size_t)plan->classes * STORAGE_BYTES);
             if (!rows->lse)
                 continue;
         }
@@ -28,12 +38,14 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
 
         row_sums sums = {v(set)((real)row.max), v(set)((real)row.rest), v(set)((real)row.hits), v(set)((real)row.mass),
                          v(set)((real)(row.moment / plan->temperature)), v(set)(0), v(first)(0)};
-        if (indexed && counts) {
-            vec slope;
-            const vec z = load_logits(x, numbers.target, 1, &p, transform, &slope);
-            const vec t = v(sub)(v(set)(v(get)(z)), sums.max);
-            sums.gap = v(sub)(v(set)(0), cooled(t, &p, transform));
-            sums.target_is_max = v(eq)(t, v(set)(0));
+        row_numbers numbers = {0};
+        if (counts) {
+            numbers = read_row(plan, rows, r, target);
+            if (indexed) {
+                vec slope;
+                const vec z = transformed(v(set)(stored_one(x + target * STORAGE_BYTES)), &p, transform, &slope);
+                find_gap(&sums, z, &p, transform);
+            }
         }
         const row_terms terms = {
             v(set)(numbers.hard),      v(set)(numbers.smooth),      v(set)(numbers.z),
@@ -45,41 +57,22 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             result.log_sum = v(set)(0);
             result.lse = sums.max;
         }
-        if (rows->loss && counts)
-            put(rows->loss + r * rows->loss_step, result.loss);
         if (rows->lse)
             put(rows->lse + r * rows->lse_step, result.lse);
-        if (!out || !counts)
+        if (!counts)
             continue;
-        const row_apply apply = {sums.max,         result.scale, result.floor, result.push,
-                                 indexed ? result.at_target : v(set)(0), result.log_sum, indexed ? numbers.target : -1};
+        if (rows->loss)
+            put(rows->loss + r * rows->loss_step, result.loss);
+        if (!out)
+            continue;
+        const row_apply apply = {sums.max,    result.scale,     result.floor,   result.push,
+                                 result.at_target, result.log_sum, target};
+        const char *ahead = plan->non_temporal ? next : NULL;
         if (plan->form == XENT_LOGARITHMS)
-            apply_row(out, x, &a, plan->classes, next, &apply, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS,
+            apply_row(out, x, &a, plan->classes, ahead, &apply, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS,
                       plan->non_temporal);
-        else if (plan->non_temporal)
-            apply_row(out, x, &a, plan->classes, next, &apply, &p, stream, transform, XENT_EXPONENTIALS, 1);
         else
-            apply_row(out, x, &a, plan->classes, NULL, &apply, &p, stream, transform, XENT_EXPONENTIALS, 0);
+            apply_row(out, x, &a, plan->classes, ahead, &apply, &p, stream, transform, XENT_EXPONENTIALS,
+                      plan->non_temporal);
     }
-    if (plan->non_temporal)
-        xent_stream_fence();
-}
-
-#define XENT_VARIANTS(USE)                                                                                                  \
-    USE(XENT_NO_STREAM, XENT_PLAIN) USE(XENT_NO_STREAM, XENT_TEMPERED) USE(XENT_NO_STREAM, XENT_CAPPED)                     \
-    USE(XENT_ONES, XENT_PLAIN) USE(XENT_ONES, XENT_TEMPERED) USE(XENT_ONES, XENT_CAPPED)                                    \
-    USE(XENT_WEIGHTS, XENT_PLAIN) USE(XENT_WEIGHTS, XENT_TEMPERED) USE(XENT_WEIGHTS, XENT_CAPPED)                           \
-    USE(XENT_SOFT, XENT_PLAIN) USE(XENT_SOFT, XENT_TEMPERED) USE(XENT_SOFT, XENT_CAPPED)                                    \
-    USE(XENT_SOFT_MIXED, XENT_PLAIN) USE(XENT_SOFT_MIXED, XENT_TEMPERED) USE(XENT_SOFT_MIXED, XENT_CAPPED)
-
-#define XENT_DEFINE(S, T)                                                                                                   \
-    static void wide_##S##_##T(const xent_plan *plan, const xent_rows *rows) { wide(plan, rows, S, T); }
-XENT_VARIANTS(XENT_DEFINE)
-
-typedef void rows_kernel(const xent_plan *plan, const xent_rows *rows);
-
-static void wide_rows(const xent_plan *plan, const xent_rows *rows) {
-#define XENT_ENTRY(S, T) [S][T] = wide_##S##_##T,
-    static rows_kernel *const variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_VARIANTS(XENT_ENTRY)};
-    variants[plan->stream][plan->transform](plan, rows);
 }

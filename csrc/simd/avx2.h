@@ -179,6 +179,67 @@ static inline double f64_sum_tree(const f64_vec a[8]) {
     return (_mm_cvtsd_f64(s[0]) + _mm_cvtsd_f64(s[1])) + (_mm_cvtsd_f64(s[2]) + _mm_cvtsd_f64(s[3]));
 }
 
+static inline void f32_transpose_quarter(__m256 a[8]) {
+    __m256 b[8];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int j = 0; j < 4; ++j) {
+        b[j] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x20);
+        b[j + 4] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x31);
+    }
+    for (int i = 0; i < 8; ++i)
+        a[i] = b[i];
+}
+
+static inline void f32_transpose(f32_vec a[16]) {
+    __m256 b[4][8]; /* quarters: above left, above right, below left, below right */
+    for (int i = 0; i < 8; ++i) {
+        b[0][i] = a[i].lo;
+        b[1][i] = a[i].hi;
+        b[2][i] = a[i + 8].lo;
+        b[3][i] = a[i + 8].hi;
+    }
+    for (int q = 0; q < 4; ++q)
+        f32_transpose_quarter(b[q]);
+    for (int i = 0; i < 8; ++i) {
+        a[i] = (f32_vec){b[0][i], b[2][i]};
+        a[i + 8] = (f32_vec){b[1][i], b[3][i]};
+    }
+}
+
+static inline void f64_transpose_quarter(__m256d a[4]) {
+    const __m256d b0 = _mm256_unpacklo_pd(a[0], a[1]), b1 = _mm256_unpackhi_pd(a[0], a[1]);
+    const __m256d b2 = _mm256_unpacklo_pd(a[2], a[3]), b3 = _mm256_unpackhi_pd(a[2], a[3]);
+    a[0] = _mm256_permute2f128_pd(b0, b2, 0x20);
+    a[1] = _mm256_permute2f128_pd(b1, b3, 0x20);
+    a[2] = _mm256_permute2f128_pd(b0, b2, 0x31);
+    a[3] = _mm256_permute2f128_pd(b1, b3, 0x31);
+}
+
+static inline void f64_transpose(f64_vec a[8]) {
+    __m256d b[4][4];
+    for (int i = 0; i < 4; ++i) {
+        b[0][i] = a[i].lo;
+        b[1][i] = a[i].hi;
+        b[2][i] = a[i + 4].lo;
+        b[3][i] = a[i + 4].hi;
+    }
+    for (int q = 0; q < 4; ++q)
+        f64_transpose_quarter(b[q]);
+    for (int i = 0; i < 4; ++i) {
+        a[i] = (f64_vec){b[0][i], b[2][i]};
+        a[i + 4] = (f64_vec){b[1][i], b[3][i]};
+    }
+}
+
 /* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 static inline void xent_stream_fence(void) { _mm_sfence(); }

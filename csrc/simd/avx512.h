@@ -95,6 +95,48 @@ static inline double f64_sum_tree(const f64_vec a[8]) {
     return f64_get(_mm512_add_pd(low, _mm512_permute_pd(low, 0x55)));
 }
 
+static inline __attribute__((always_inline)) void f32_transpose(f32_vec a[16]) {
+    f32_vec b[16];
+    for (int i = 0; i < 16; i += 2) { /* pairs of rows within 128 bits */
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) { /* fours: column 4 q + j of rows i..i+3 in 128 bits q of a[i + j] */
+        a[i] = _mm512_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm512_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm512_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm512_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int j = 0; j < 4; ++j) { /* the 128-bit parts as a 4 x 4 matrix */
+        const f32_vec low = _mm512_shuffle_f32x4(a[j], a[j + 4], 0x88), odd = _mm512_shuffle_f32x4(a[j], a[j + 4], 0xdd);
+        const f32_vec low2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0x88);
+        const f32_vec odd2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0xdd);
+        b[j] = _mm512_shuffle_f32x4(low, low2, 0x88);
+        b[j + 4] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+        b[j + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+        b[j + 12] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+    for (int i = 0; i < 16; ++i)
+        a[i] = b[i];
+}
+
+static inline __attribute__((always_inline)) void f64_transpose(f64_vec a[8]) {
+    f64_vec b[8];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm512_unpacklo_pd(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_pd(a[i], a[i + 1]);
+    }
+    for (int j = 0; j < 2; ++j) { /* the 128-bit parts as a 4 x 4 matrix */
+        const f64_vec low = _mm512_shuffle_f64x2(b[j], b[j + 2], 0x88), odd = _mm512_shuffle_f64x2(b[j], b[j + 2], 0xdd);
+        const f64_vec low2 = _mm512_shuffle_f64x2(b[j + 4], b[j + 6], 0x88);
+        const f64_vec odd2 = _mm512_shuffle_f64x2(b[j + 4], b[j + 6], 0xdd);
+        a[j] = _mm512_shuffle_f64x2(low, low2, 0x88);
+        a[j + 2] = _mm512_shuffle_f64x2(odd, odd2, 0x88);
+        a[j + 4] = _mm512_shuffle_f64x2(low, low2, 0xdd);
+        a[j + 6] = _mm512_shuffle_f64x2(odd, odd2, 0xdd);
+    }
+}
+
 /* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 static inline void xent_stream_fence(void) { _mm_sfence(); }

@@ -133,6 +133,15 @@
         XENT_EACH(N) m = a.at[i] > m ? a.at[i] : m;                                                                         \
         return m;                                                                                                           \
     }                                                                                                                       \
+    /* Lane j of a[i] and lane i of a[j] change places. */                                                                  \
+    static inline void P##_transpose(P##_vec a[N]) {                                                                        \
+        for (int i = 0; i < N; ++i)                                                                                         \
+            for (int j = 0; j < i; ++j) {                                                                                   \
+                const REAL x = a[i].at[j];                                                                                  \
+                a[i].at[j] = a[j].at[i];                                                                                    \
+                a[j].at[i] = x;                                                                                             \
+            }                                                                                                               \
+    }                                                                                                                       \
     /* The sum of 64 lanes, lane i of vector v being number v * lanes + i: neighbours are paired, 32 sums of two, then      \
      * 16 sums of four, and so on. */                                                                                       \
     static inline REAL P##_sum_tree(const P##_vec a[64 / N]) {                                                              \

@@ -11,7 +11,6 @@ import operator
 from typing import Any, SupportsIndex
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import DTypeLike
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -57,10 +56,10 @@ def array(value: Any, name: str) -> Array:
 
 
 def real(value: Any, name: str) -> Array:
-    """An array of any real dtype."""
+    """An array of any real dtype but longdouble."""
     found = array(value, name)
-    if found.dtype.kind not in "fiub" and found.dtype.name != "bfloat16":
-        raise TypeError(f"{name}: dtype {found.dtype} is not accepted; expected real numbers")
+    if not (found.dtype.kind in "fiub" and found.dtype.itemsize <= 8 or found.dtype.name == "bfloat16"):
+        raise TypeError(f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits")
     return found
 
 
@@ -88,9 +87,12 @@ def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
     if ndim == 0:
         raise ValueError(f"{name}: expected at least one axis, that of the classes; got a scalar")
     try:
-        return normalize_axis_index(operator.index(axis), ndim)
+        position = operator.index(axis)
     except TypeError:
         raise TypeError(f"axis: expected an integer, got {given(axis)}") from None
+    if not -ndim <= position < ndim:
+        raise np.exceptions.AxisError(f"axis: {position} is out of bounds for {name} with {ndim} axes")
+    return position % ndim
 
 
 def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None, Array | None]:
@@ -148,8 +150,10 @@ def ignore(ignore_index: SupportsIndex | None, index: Array | None) -> int | Non
 def number(value: Any, name: str, low: float, high: float, expected: str) -> float:
     """A finite number in [low, high]."""
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: expected {expected}, got {given(value)}") from None
     if not low <= found <= high or not math.isfinite(found):
         raise ValueError(f"{name}: expected {expected}, got {given(value)}")
@@ -210,9 +214,13 @@ def grad_output(
     """The upstream gradient as (one number a row or None, factor of the whole)."""
     if value is None:
         return None, 1.0
-    if reduction == "none":
-        return broadcast(value, "grad_output", shape, dtype), 1.0
     found = real(value, "grad_output")
+    if reduction == "none":
+        if found.shape != shape:
+            raise ValueError(
+                f"grad_output: expected the shape of the loss, {shape}, for reduction='none'; got {found.shape}"
+            )
+        return found.astype(dtype, copy=False), 1.0
     if found.shape != ():
         raise ValueError(
             f"grad_output: expected a scalar for reduction={reduction!r}, got {given(found)}"
@@ -222,7 +230,7 @@ def grad_output(
 
 def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A caller's array to write to: exactly this shape and dtype, writeable, no element twice."""
-    if type(value) is not np.ndarray:
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a numpy.ndarray, got {type(value).__name__}")
     if value.shape != shape or value.dtype != dtype:
         raise ValueError(f"{name}: expected shape {shape} and dtype {dtype}, got {given(value)}")
@@ -240,7 +248,7 @@ def overlap(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

@@ -7,13 +7,16 @@ import contextvars
 
 cimport numpy as cnp
 from cpython.contextvars cimport get_value
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 
 from xent.xent cimport *
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_Scalar(void *data, cnp.PyArray_Descr *descr, object base)
+
+cdef extern from "Python.h":
+    # Declared without exceptions: the one it sets stays pending until `pending` raises it.
+    int PyErr_CheckSignals() noexcept
 
 cnp.import_array()
 
@@ -67,6 +70,7 @@ cdef class Call:
     cdef int64_t shape[64]
     cdef int64_t strides[7][64]
     cdef list keep
+    cdef bint repeated  # one element stands for all classes, which C takes for contiguous
 
     def __init__(self, str operation, tuple shape, int64_t classes, cnp.ndarray logits not None):
         self.call = XENT_CALL_DEFAULTS
@@ -80,14 +84,19 @@ cdef class Call:
         self.call.dtype = <xent_dtype>dtype_of(logits)
         self.call.poll = poll
         self.keep = []
-        self.set_array(0, &self.call.logits, logits)
+        self.call.logits_class_step = self.set_array(0, &self.call.logits, logits)
 
-    cdef set_array(self, int slot, xent_array *to, cnp.ndarray array):
+    cdef int64_t set_array(self, int slot, xent_array *to, cnp.ndarray array) except? -1:
+        """Returns the step of the class axis, of arrays that have one."""
         for d in range(self.call.ndim):
             self.strides[slot][d] = cnp.PyArray_STRIDE(array, d)
         to.data = cnp.PyArray_DATA(array)
         to.strides = self.strides[slot]
         self.keep.append(array)
+        if cnp.PyArray_NDIM(array) == self.call.ndim:
+            return 0
+        self.repeated |= self.call.classes > 1 and cnp.PyArray_STRIDE(array, self.call.ndim) == 0
+        return cnp.PyArray_STRIDE(array, self.call.ndim)
 
     def arrays(self, cnp.ndarray index=None, cnp.ndarray soft=None, cnp.ndarray class_weight=None,
                cnp.ndarray sample_weight=None, cnp.ndarray grad_output=None, cnp.ndarray loss=None,
@@ -96,7 +105,7 @@ cdef class Call:
             self.set_array(1, &self.call.index, index)
             self.call.index_type = <xent_dtype>dtype_of(index)
         if soft is not None:
-            self.set_array(1, &self.call.soft, soft)
+            self.call.soft_class_step = self.set_array(1, &self.call.soft, soft)
         if class_weight is not None:
             self.call.class_weight = cnp.PyArray_DATA(class_weight)
             self.keep.append(class_weight)
@@ -109,7 +118,7 @@ cdef class Call:
         if lse is not None:
             self.set_array(5, &self.call.lse, lse)
         if out is not None:
-            self.set_array(6, &self.call.out, out)
+            self.call.out_class_step = self.set_array(6, &self.call.out, out)
         return self
 
     def numbers(self, object ignore_index=None, double label_smoothing=0.0, double z_loss=0.0, object softcap=None,
@@ -124,6 +133,10 @@ cdef class Call:
         self.call.reduction = names[reduction]
         self.call.grad_scale = grad_scale
         return self
+
+    def readable(self):
+        """Whether the arrays can be used where they lie."""
+        return not self.repeated and bool(xent_readable(&self.call))
 
     @property
     def divisor(self):
@@ -143,6 +156,8 @@ cdef class Call:
             return self.call.bad_row
         if status == XENT_NO_MEMORY:
             raise MemoryError("xent: no memory for the sums of the rows")
+        if status == XENT_BAD_LAYOUT:
+            raise ValueError("xent: no axis is contiguous in all arrays")
         if status == XENT_INTERRUPTED:
             pending()
         return -1

@@ -1,9 +1,8 @@
 """From judged arguments to the core: directly when every array can be read where it lies, otherwise block by block.
 
-The core wants the class axis contiguous and dtypes native; rows may lie anywhere. What is not so (a class axis that is not
-contiguous, byte-swapped or integer input, soft targets of another precision) is copied a block of rows at a time, so that
-no call needs more memory than its row losses and one block. Blocks change no bits: a row's result does not depend on the
-rows beside it.
+The core wants native dtypes and one contiguous axis, that of the classes or another. What is not so (no contiguous axis,
+byte-swapped or integer input, soft targets of another precision) is copied a block of rows at a time, so that no call needs
+more memory than its row losses and one block. Blocks change no bits: a row's result does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -40,14 +39,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.logits.shape[:-1]
-
-
-def readable(a: Array | None, dtype: np.dtype[Any]) -> bool:
-    """Whether the core can use an array with a class axis where it lies."""
-    if a is None:
-        return True
-    return a.dtype == dtype and (a.shape[-1] <= 1 or a.strides[-1] == dtype.itemsize)
+        return tuple(self.logits.shape[:-1])
 
 
 def blocks(shape: tuple[int, ...], rows: int) -> Iterator[tuple[Any, ...]]:
@@ -72,18 +64,15 @@ def part(a: Array | None, block: tuple[Any, ...]) -> Array | None:
 def run(rows: Rows, ignore_bits: int | None = None) -> float:
     """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
     numbers = {**rows.numbers, "ignore_index": ignore_bits}
-    if (
-        readable(rows.logits, rows.storage)
-        and readable(rows.soft, rows.storage)
-        and readable(rows.out, rows.storage)
-    ):
+    if rows.logits.dtype == rows.storage and (rows.soft is None or rows.soft.dtype == rows.storage):
         call = Call(rows.operation, rows.shape, rows.logits.shape[-1], rows.logits)
         call.arrays(
             rows.index, rows.soft, rows.class_weight, rows.sample_weight, rows.grad_output, rows.loss, rows.lse,
             rows.out,
         ).numbers(**numbers)
-        check(rows, call.run())
-        return float(call.result)
+        if call.readable():
+            check(rows, call.run())
+            return float(call.result)
     return run_in_blocks(rows, numbers)
 
 

@@ -2,17 +2,120 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from xent import _arguments as arguments
 from xent import _core
 from xent._rows import Rows, run
+from xent._typing import Array, CrossEntropyOptions, Scalar, TokenOptions
 
 __all__ = ["cross_entropy", "perplexity", "token_log_probs"]
 
 
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    return_lse: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> Scalar: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    return_lse: Literal[True],
+    out: None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    return_lse: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    return_lse: Literal[True],
+    out: None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Scalar, Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    return_lse: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> Array: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    return_lse: Literal[True],
+    out: Array | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    return_lse: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    return_lse: Literal[True],
+    out: Array | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Array, Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    return_hess: bool = False,
+    return_lse: bool = False,
+    out: Array | None = None,
+    hess_out: Array | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> Any: ...
 def cross_entropy(
     logits: Any,
     targets: Any,
@@ -204,15 +307,15 @@ def _cross_entropy(
     )
     if return_grad:
         grad = np.empty(x.shape, compute) if grad_out is None else grad_out
-        rows.out = np.moveaxis(grad, axis, -1)
+        rows.out = np.moveaxis(np.asarray(grad), axis, -1)
     if return_lse:
         rows.lse = np.empty(shape, compute)
     if reduction == "none":
-        rows.loss = np.empty(shape, compute) if out is None else out
+        rows.loss = np.empty(shape, compute) if out is None else np.asarray(out)
     total = run(rows, ignore_bits)
     loss: Any
     if reduction == "none":
-        loss = rows.loss if out is not None or shape else rows.loss[()]  # type: ignore[index]
+        loss = out if out is not None else rows.loss[()]
     elif out is None:
         loss = compute.type(total)
     else:
@@ -222,6 +325,33 @@ def _cross_entropy(
     return (loss, *extra) if extra else loss
 
 
+@overload
+def token_log_probs(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"] = "none",
+    out: Array | None = None,
+    **options: Unpack[TokenOptions],
+) -> Array: ...
+@overload
+def token_log_probs(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"],
+    out: None = None,
+    **options: Unpack[TokenOptions],
+) -> Scalar: ...
+@overload
+def token_log_probs(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: str = "none",
+    out: Array | None = None,
+    **options: Unpack[TokenOptions],
+) -> Any: ...
 def token_log_probs(
     logits: Any,
     targets: Any,
@@ -274,16 +404,16 @@ def token_log_probs(
 
 
 def perplexity(
-    logits: Any,
-    targets: Any,
+    logits: ArrayLike,
+    targets: ArrayLike,
     *,
     axis: int = -1,
-    sample_weight: Any = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     softcap: float | None = None,
     temperature: float = 1.0,
-    dtype: Any = None,
-) -> Any:
+    dtype: Literal["bfloat16"] | None = None,
+) -> Scalar:
     r"""Perplexity of a language model: :math:`\exp` of the mean negative log-probability of the tokens that came.
 
     Parameters
@@ -318,7 +448,8 @@ def perplexity(
         ignore_index=ignore_index, softcap=softcap, temperature=temperature, dtype=dtype,
     )
     with np.errstate(over="ignore"):
-        return np.exp(loss)
+        result: Scalar = np.exp(loss)
+    return result
 
 
 def class_indices(targets: Any, function: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from xent import _arguments as arguments
 from xent._rows import Rows, run
+from xent._typing import Array, Scalar
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -30,6 +32,22 @@ def _classes_last(x: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[
     return moved.reshape(*moved.shape[: len(kept)], -1) if len(axes) != 1 else moved
 
 
+@overload
+def logsumexp(
+    a: ArrayLike,
+    axis: None = None,
+    *,
+    keepdims: Literal[False] = False,
+    out: None = None,
+) -> Scalar: ...
+@overload
+def logsumexp(
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    keepdims: bool = False,
+    out: Array | None = None,
+) -> Array: ...
 def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = None) -> Any:
     r"""Logarithm of the sum of exponentials, :math:`\log \sum_c e^{a_c}`, without overflow.
 
@@ -93,7 +111,7 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
     return result[()]
 
 
-def _map(operation: str, x: Any, axis: Any, out: Any) -> Any:
+def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
     values, compute = arguments.logits(x, "x")
     scalar = values.ndim == 0
     whole = values.reshape(1) if scalar else values
@@ -101,8 +119,10 @@ def _map(operation: str, x: Any, axis: Any, out: Any) -> Any:
     if out is not None:
         out = arguments.buffer(out, "out", values.shape, compute)
         arguments.separate({"out": out}, {"x": values}, in_place="out")
+    if any(whole.shape[d] == 0 for d in axes):
+        raise ValueError(f"x: shape {values.shape} has no elements along the axis of the classes")
     result = np.empty(values.shape, compute) if out is None else out
-    target = result.reshape(whole.shape)
+    target = np.asarray(result).reshape(whole.shape)
     if values.size:
         view = _classes_last(target, axes)
         direct = np.shares_memory(view, target)
@@ -113,10 +133,13 @@ def _map(operation: str, x: Any, axis: Any, out: Any) -> Any:
             kept = [d for d in range(whole.ndim) if d not in axes]
             order = (*kept, *sorted(axes))
             target.transpose(order)[...] = rows.out.reshape([whole.shape[d] for d in order])
-    return result if out is not None or not scalar else result[()]
+    answer: Array = result if out is not None or not scalar else result[()]
+    return answer
 
 
-def softmax(x: Any, axis: Any = None, *, out: Any = None) -> Any:
+def softmax(
+    x: ArrayLike, axis: int | tuple[int, ...] | None = None, *, out: Array | None = None
+) -> Array:
     r"""Probabilities proportional to exponentials, :math:`p_c = e^{x_c} / \sum_k e^{x_k}`.
 
     Parameters
@@ -152,7 +175,9 @@ def softmax(x: Any, axis: Any = None, *, out: Any = None) -> Any:
     return _map("softmax", x, axis, out)
 
 
-def log_softmax(x: Any, axis: Any = None, *, out: Any = None) -> Any:
+def log_softmax(
+    x: ArrayLike, axis: int | tuple[int, ...] | None = None, *, out: Array | None = None
+) -> Array:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`.
 
     Parameters

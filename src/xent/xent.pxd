@@ -19,6 +19,7 @@ cdef extern from "xent.h" nogil:
         XENT_OK
         XENT_BAD_TARGET
         XENT_NO_MEMORY
+        XENT_BAD_LAYOUT
         XENT_INTERRUPTED
 
     ctypedef enum xent_operation:
@@ -42,6 +43,9 @@ cdef extern from "xent.h" nogil:
         int ndim
         const int64_t *shape
         int64_t classes
+        int64_t logits_class_step
+        int64_t soft_class_step
+        int64_t out_class_step
         xent_array logits
         xent_array index
         xent_array soft
@@ -73,6 +77,7 @@ cdef extern from "xent.h" nogil:
     xent_status xent_prepare(xent_call *call)
     xent_status xent_compute(xent_call *call)
     xent_status xent_finish(xent_call *call)
+    int xent_readable(const xent_call *call)
     void xent_set_num_threads(int threads)
     int xent_get_num_threads()
     const char *xent_start()

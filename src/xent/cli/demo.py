@@ -252,12 +252,14 @@ def report(curves: Curves, unigram: float, size: int) -> None:
     say("\nPerplexity on the held-out files")
     say(f"  model    {model:8.2f}   (loss {math.log(model):.4f} nats per token)")
     say(f"  unigram  {unigram:8.2f}   ({unigram / model:.1f} times the model's)")
-    ours, theirs = median(curves.seconds_xent), median(curves.seconds_numpy)
-    compared = len(curves.seconds_xent)
-    say(f"\nLoss and gradient of {BATCH} x {size:,} logits, median of {compared} batches")
-    say(f"  xent     {ours * 1e3:8.2f} ms")
-    say(f"  NumPy    {theirs * 1e3:8.2f} ms   ({theirs / ours:.1f} times xent's)")
-    say(f"  largest difference between the two: {curves.difference:.1g}")
+    ours, theirs = curves.seconds_xent, curves.seconds_numpy
+    say(f"\nLoss and gradient of {BATCH} x {size:,} logits, {len(ours)} batches")
+    say("                  median       best")
+    for name, seconds in (("xent", ours), ("NumPy", theirs)):
+        say(f"  {name:12} {median(seconds) * 1e3:6.2f} ms {min(seconds) * 1e3:7.2f} ms")
+    ratios = median(theirs) / median(ours), min(theirs) / min(ours)
+    say(f"  NumPy / xent {ratios[0]:5.1f}    {ratios[1]:7.1f}")
+    say(f"  They differ by {curves.difference:.0e} at most.")
 
 
 def draw(curves: Curves, unigram: float, source: str, path: Path) -> None:

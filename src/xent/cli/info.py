@@ -61,13 +61,15 @@ def table(rows: dict[str, object]) -> str:
 
 def run(_: argparse.Namespace) -> int:
     """Print the table."""
-    rows: dict[str, object] = {
-        "xent": xent.__version__,
+    config: dict[str, object] = {**xent.show_config()}
+    rows = {
+        "xent": config.pop("version"),
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "NumPy": np.__version__,
         "platform": platform.platform(),
         "CPU": _cpu(),
         "CPUs usable": _cpus(),
     }
-    print(table(rows | xent.show_config()))
+    rows |= {name.replace("_", " "): value for name, value in config.items()}
+    print(table(rows))
     return 0

@@ -1,0 +1,353 @@
+/* A tile: as many rows as a vector has lanes, one row in each lane, class after class. Narrow rows come here transposed,
+ * and arrays whose class axis is not the last as they are. The order of summation is that of reduce.h. */
+
+/* Class c of lane i lies at x + c * x_step + i * (size of an element); `local` tiles hold compute types, aligned. */
+typedef struct {
+    const char *x, *soft;
+    char *out;
+    int64_t x_step, soft_step, out_step;
+    int lanes; /* in use; the others are not touched in memory */
+    int local, non_temporal;
+} tile_memory;
+
+static INLINE vec tile_load(const tile_memory *m, int64_t k) {
+    const char *at = m->x + k * m->x_step;
+    if (m->local)
+        return v(load)(at);
+    return m->lanes == LANES ? stored(at) : stored_first(at, m->lanes, v(set)(0));
+}
+
+static INLINE vec tile_stream(const tile_memory *m, const stream_source *s, int64_t k, xent_stream stream) {
+    const vec weight = s->weight ? v(set)(s->weight[k]) : v(set)(1);
+    if (stream == XENT_WEIGHTS)
+        return weight;
+    const char *at = m->soft + k * m->soft_step;
+    const vec t = m->local || m->lanes == LANES ? v(load)(at) : v(load_first)(at, m->lanes, v(set)(0));
+    const vec a = v(fma)(t, s->keep, s->add);
+    return s->weight ? v(mul)(a, weight) : a;
+}
+
+static INLINE vec sum_lanes(vec *s, int64_t n) {
+    for (; n > 1; n = (n + 1) / 2) {
+        for (int64_t i = 0; i < n / 2; ++i)
+            s[i] = v(add)(s[2 * i], s[2 * i + 1]);
+        if (n % 2)
+            s[n / 2] = s[n - 1];
+    }
+    return s[0];
+}
+
+typedef struct {
+    vec rest, hits, mass, moment;
+} tile_sums;
+
+/* One block of up to 1,024 classes, relative to `max`. */
+static INLINE tile_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
+                                   const load_plan *p, xent_stream stream, xent_transform transform) {
+    const vec zero = v(set)(0), one = v(set)(1);
+    vec rest[64], mass[64], moment[64], slope;
+    tile_sums sums = {zero, zero, zero, zero};
+    const int64_t virtual_lanes = n < 1 ? 1 : n < 64 ? n : 64;
+    for (int64_t i = 0; i < virtual_lanes; ++i)
+        rest[i] = mass[i] = moment[i] = zero;
+    for (int64_t i = 0; i < n; ++i) {
+        const vec t = v(sub)(transformed(tile_load(m, begin + i), p, transform, &slope), max);
+        const vec exponent = cooled(t, p, transform), e = v(exp_normal)(exponent);
+        const mask hit = v(eq)(t, zero);
+        sums.hits = v(add_where)(hit, sums.hits, one);
+        rest[i % 64] = v(add_where)(v(but)(v(nlt)(exponent, v(set)(c(EXP_LEAST))), hit), rest[i % 64], e);
+        if (stream != XENT_NO_STREAM) {
+            const vec a = tile_stream(m, s, begin + i, stream);
+            moment[i % 64] = v(select)(v(ne)(a, zero), v(fma)(a, t, moment[i % 64]), moment[i % 64]);
+            mass[i % 64] = v(add)(mass[i % 64], a);
+        }
+    }
+    sums.rest = sum_lanes(rest, virtual_lanes);
+    if (stream != XENT_NO_STREAM) {
+        sums.mass = sum_lanes(mass, virtual_lanes);
+        sums.moment = sum_lanes(moment, virtual_lanes);
+    }
+    return sums;
+}
+
+static INLINE vec tile_max(const tile_memory *m, int64_t begin, int64_t n, const load_plan *p, xent_transform transform) {
+    vec max = v(set)(-c(LARGEST)), slope;
+    for (int64_t i = 0; i < n; ++i)
+        max = v(max)(tile_load(m, begin + i), max);
+    return transformed(v(add)(max, v(set)(0)), p, transform, &slope); /* -0 becomes +0 */
+}
+
+typedef struct {
+    real at[LANES];
+} lane_numbers;
+
+static inline lane_numbers lanes_of(vec a) {
+    lane_numbers n;
+    v(store)(&n, a);
+    return n;
+}
+
+/* Rows of more than one block: block totals go to each lane's chunk, in f64. */
+static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_source *s, const xent_plan *plan,
+                                          xent_chunk *chunks, const load_plan *p, xent_stream stream,
+                                          xent_transform transform) {
+    const int64_t n = XENT_ROWS_NEED_CHUNKS(plan->classes);
+    for (int64_t k = 0; k < n; ++k) {
+        xent_chunk chunk[LANES];
+        for (int i = 0; i < LANES; ++i)
+            chunk[i] = (xent_chunk){-(double)c(LARGEST), 0, 0, 0, 0};
+        const int64_t end = plan->classes - k * XENT_CHUNK < XENT_CHUNK ? plan->classes : (k + 1) * XENT_CHUNK;
+        for (int64_t at = k * XENT_CHUNK; at < end; at += XENT_BLOCK) {
+            const int64_t classes = end - at < XENT_BLOCK ? end - at : XENT_BLOCK;
+            lane_numbers max = lanes_of(tile_max(m, at, classes, p, transform));
+            for (int i = 0; i < LANES; ++i) {
+                if ((double)max.at[i] > chunk[i].max)
+                    rebase(&chunk[i], (double)max.at[i], plan->temperature);
+                max.at[i] = (real)chunk[i].max;
+            }
+            const tile_sums sums = tile_block(m, s, at, classes, v(load)(&max), p, stream, transform);
+            const lane_numbers rest = lanes_of(sums.rest), hits = lanes_of(sums.hits), mass = lanes_of(sums.mass),
+                               moment = lanes_of(sums.moment);
+            for (int i = 0; i < LANES; ++i) {
+                chunk[i].rest += (double)rest.at[i];
+                chunk[i].hits += (double)hits.at[i];
+                chunk[i].mass += (double)mass.at[i];
+                chunk[i].moment += (double)moment.at[i];
+            }
+        }
+        for (int i = 0; i < LANES; ++i)
+            chunks[i * n + k] = chunk[i];
+    }
+    lane_numbers max, rest, hits, mass, moment;
+    for (int i = 0; i < LANES; ++i) {
+        const xent_chunk row = merge_chunks(chunks + i * n, n, plan->temperature);
+        max.at[i] = (real)row.max;
+        rest.at[i] = (real)row.rest;
+        hits.at[i] = (real)row.hits;
+        mass.at[i] = (real)row.mass;
+        moment.at[i] = (real)(row.moment / plan->temperature);
+    }
+    const row_sums r = {v(load)(&max),  v(load)(&rest),   v(load)(&hits), v(load)(&mass),
+                        v(load)(&moment), v(set)(0), v(first)(0)};
+    return r;
+}
+
+/* Rows of one block: the f64 totals are the block's own, so nothing need be widened. */
+static INLINE row_sums tile_reduce(const tile_memory *m, const stream_source *s, const xent_plan *plan, xent_chunk *chunks,
+                                   const load_plan *p, xent_stream stream, xent_transform transform) {
+    if (plan->classes > XENT_BLOCK)
+        return tile_reduce_blocks(m, s, plan, chunks, p, stream, transform);
+    const vec max = tile_max(m, 0, plan->classes, p, transform);
+    const tile_sums sums = tile_block(m, s, 0, plan->classes, max, p, stream, transform);
+    row_sums r = {max, sums.rest, sums.hits, sums.mass, sums.moment, v(set)(0), v(first)(0)};
+    if (stream != XENT_NO_STREAM && transform != XENT_PLAIN) {
+        lane_numbers moment = lanes_of(sums.moment);
+        for (int i = 0; i < LANES; ++i)
+            moment.at[i] = (real)((double)moment.at[i] / plan->temperature);
+        r.moment = v(load)(&moment);
+    }
+    return r;
+}
+
+/* What the lanes' rows bring: their terms, target and whether they count. */
+typedef struct {
+    row_terms terms;
+    lane_numbers target; /* -1: none */
+    vec at_target;       /* the logits there */
+    mask counts;
+    int all_count;
+} tile_rows;
+
+static INLINE void tile_read(tile_rows *t, const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r) {
+    lane_numbers of[7], logit, counts;
+    const int varied = rows->weight || rows->upstream || plan->class_weight;
+    row_numbers numbers = {0};
+    if (!varied)
+        numbers = read_row(plan, rows, r, 0);
+    t->all_count = 1;
+    for (int i = 0; i < LANES; ++i) {
+        const int in_use = i < m->lanes;
+        const int64_t y = in_use && rows->index ? read_target(plan, rows, r + i) : -1;
+        const int counting = in_use && row_counts(plan, rows, r + i, y);
+        t->all_count &= counting || !in_use;
+        counts.at[i] = (real)counting;
+        t->target.at[i] = (real)y;
+        logit.at[i] = y < 0      ? 0
+                      : m->local ? ((const real *)(m->x + y * m->x_step))[i]
+                                 : stored_one(m->x + y * m->x_step + i * STORAGE_BYTES);
+        if (varied) {
+            numbers = counting ? read_row(plan, rows, r + i, y) : (row_numbers){0};
+            of[0].at[i] = numbers.hard;
+            of[1].at[i] = numbers.smooth;
+            of[2].at[i] = numbers.z;
+            of[3].at[i] = numbers.grad_hard;
+            of[4].at[i] = numbers.grad_smooth;
+            of[5].at[i] = numbers.grad_z;
+            of[6].at[i] = numbers.weight_of_target;
+        }
+    }
+    t->at_target = v(load)(&logit);
+    t->counts = v(ne)(v(load)(&counts), v(set)(0));
+    t->terms = varied ? (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
+                                    v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])}
+                      : (row_terms){v(set)(numbers.hard),        v(set)(numbers.smooth), v(set)(numbers.z),
+                                    v(set)(numbers.grad_hard),   v(set)(numbers.grad_smooth),
+                                    v(set)(numbers.grad_z),      v(set)(numbers.weight_of_target)};
+}
+
+static INLINE void tile_put(char *at, int64_t step, int lanes, vec value) {
+    if (step == (int64_t)sizeof(real)) {
+        if (lanes == LANES)
+            v(store)(at, value);
+        else
+            v(store_first)(at, lanes, value);
+        return;
+    }
+    const lane_numbers numbers = lanes_of(value);
+    for (int i = 0; i < lanes; ++i)
+        memcpy(at + i * step, &numbers.at[i], sizeof(real));
+}
+
+static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const tile_rows *rows,
+                              const row_sums *sums, const row_result *r, const load_plan *p, xent_stream stream,
+                              xent_transform transform, xent_form form) {
+    const vec tiny = v(set)(c(TINY)), target = v(load)(&rows->target);
+    const vec at_target = v(keep)(v(both)(rows->counts, v(nlt)(v(abs)(r->at_target), tiny)), r->at_target);
+    for (int64_t k = 0; k < plan->classes; ++k) {
+        vec slope;
+        const vec t = v(sub)(transformed(tile_load(m, k), p, transform, &slope), sums->max);
+        vec g;
+        if (form == XENT_LOGARITHMS) {
+            g = v(sub)(t, r->log_sum);
+        } else {
+            const vec e = v(exp)(cooled(t, p, transform));
+            g = v(keep)(v(both)(rows->counts, v(nlt)(e, r->floor)), v(mul)(e, r->scale));
+            if (stream != XENT_NO_STREAM)
+                g = v(keep)(rows->counts, v(fnma)(r->push, tile_stream(m, s, k, stream), g));
+            g = v(select)(v(eq)(target, v(set)((real)k)), at_target, g);
+            if (transform != XENT_PLAIN)
+                g = v(keep)(rows->counts, v(mul)(g, slope));
+            if (stream != XENT_NO_STREAM || transform != XENT_PLAIN)
+                g = v(keep)(v(nlt)(v(abs)(g), tiny), g);
+        }
+        char *at = m->out + k * m->out_step;
+        if (m->local)
+            v(store)(at, g);
+        else if (m->lanes != LANES)
+            store_stored_first(at, m->lanes, g);
+        else if (m->non_temporal)
+            stream_stored(at, g);
+        else
+            store_stored(at, g);
+    }
+}
+
+/* Lanes whose row holds +inf but no NaN. */
+static INLINE mask tile_infinite(const tile_memory *m, int64_t classes, vec max) {
+    mask nan = v(first)(0);
+    const vec zero = v(set)(0);
+    vec bad = zero;
+    for (int64_t k = 0; k < classes; ++k) {
+        const vec z = tile_load(m, k);
+        bad = v(select)(v(ne)(z, z), v(set)(1), bad);
+    }
+    nan = v(ne)(bad, zero);
+    return v(but)(v(eq)(max, v(set)((real)INFINITY)), nan);
+}
+
+static INLINE void tile(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, const load_plan *p,
+                        xent_stream stream, xent_transform transform) {
+    const stream_source s = {plan->class_weight, NULL, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add)};
+    const int indexed = rows->index != NULL;
+    tile_rows own;
+    tile_read(&own, m, plan, rows, r);
+    row_sums sums = tile_reduce(m, &s, plan, rows->chunks, p, stream, transform);
+    if (indexed) {
+        vec slope;
+        find_gap(&sums, transformed(own.at_target, p, transform, &slope), p, transform);
+    }
+    row_result result =
+        head(&sums, &own.terms, p, stream, indexed, plan->z != 0, plan->form != XENT_NO_OUTPUT);
+    if (plan->keep_infinite && v(any)(v(eq)(sums.max, v(set)((real)INFINITY)))) {
+        const mask infinite = tile_infinite(m, plan->classes, sums.max);
+        result.log_sum = v(select)(infinite, v(set)(0), result.log_sum);
+        result.lse = v(select)(infinite, sums.max, result.lse);
+    }
+    if (rows->lse)
+        tile_put(rows->lse + r * rows->lse_step, rows->lse_step, m->lanes, result.lse);
+    if (rows->loss)
+        tile_put(rows->loss + r * rows->loss_step, rows->loss_step, m->lanes, v(keep)(own.counts, result.loss));
+    if (plan->form == XENT_LOGARITHMS)
+        tile_apply(m, &s, plan, &own, &sums, &result, p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS);
+    else if (plan->form == XENT_EXPONENTIALS)
+        tile_apply(m, &s, plan, &own, &sums, &result, p, stream, transform, XENT_EXPONENTIALS);
+}
+
+/* Narrow rows: classes contiguous and few. A tile of rows is transposed on its way in and back on its way out. */
+static INLINE void transpose_in(vec *to, const char *from, int64_t step, int lanes, int64_t classes, int in_compute_type) {
+    for (int64_t k = 0; k < classes; k += LANES) {
+        vec a[LANES];
+        const int n = lanes_left(classes - k);
+        for (int i = 0; i < LANES; ++i) {
+            const char *at = from + i * step + k * (in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES);
+            a[i] = i >= lanes        ? v(set)(0)
+                   : in_compute_type ? v(load_first)(at, n, v(set)(0))
+                                     : stored_first(at, n, v(set)(0));
+        }
+        v(transpose)(a);
+        for (int i = 0; i < n; ++i)
+            to[k + i] = a[i];
+    }
+}
+
+static INLINE void transpose_out(char *to, int64_t step, const vec *from, int lanes, int64_t classes) {
+    for (int64_t k = 0; k < classes; k += LANES) {
+        vec a[LANES];
+        const int n = lanes_left(classes - k);
+        for (int i = 0; i < LANES; ++i)
+            a[i] = i < n ? from[k + i] : v(set)(0);
+        v(transpose)(a);
+        for (int i = 0; i < lanes; ++i)
+            store_stored_first(to + i * step + k * STORAGE_BYTES, n, a[i]);
+    }
+}
+
+static INLINE void narrow(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
+    const load_plan p = prepare_load(plan);
+    vec x[XENT_MOST_NARROW], soft[XENT_MOST_NARROW], out[XENT_MOST_NARROW];
+    tile_memory m = {(char *)x, (char *)soft, (char *)out, sizeof(vec), sizeof(vec), sizeof(vec), LANES, 1, 0};
+    for (int64_t r = 0; r < rows->count; r += LANES) {
+        m.lanes = lanes_left(rows->count - r);
+        transpose_in(x, rows->logits + r * rows->logits_step, rows->logits_step, m.lanes, plan->classes, 0);
+        if (stream == XENT_SOFT)
+            transpose_in(soft, rows->soft + r * rows->soft_step, rows->soft_step, m.lanes, plan->classes, 1);
+        tile(&m, plan, rows, r, &p, stream, transform);
+        if (plan->form != XENT_NO_OUTPUT)
+            transpose_out(rows->out + r * rows->out_step, rows->out_step, out, m.lanes, plan->classes);
+    }
+}
+
+/* Columns: the class axis is not the last; lanes are neighbours along the last. */
+static INLINE void columns(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
+    const load_plan p = prepare_load(plan);
+    for (int64_t r = 0; r < rows->count;) {
+        tile_memory m = {rows->logits + r * rows->logits_step,
+                         rows->soft + r * rows->soft_step,
+                         rows->out + r * rows->out_step,
+                         plan->logits_class_step,
+                         plan->soft_class_step,
+                         plan->out_class_step,
+                         lanes_left(rows->count - r),
+                         0,
+                         0};
+        const int64_t line = LANES * STORAGE_BYTES;
+        if (plan->non_temporal && m.out_step % line == 0) {
+            const int64_t past = (int64_t)((uintptr_t)m.out % (uintptr_t)line);
+            if (past && (line - past) / STORAGE_BYTES < m.lanes) /* up to the next whole line */
+                m.lanes = (int)((line - past) / STORAGE_BYTES);
+            m.non_temporal = past == 0;
+        }
+        tile(&m, plan, rows, r, &p, stream, transform);
+        r += m.lanes;
+    }
+}

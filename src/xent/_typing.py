@@ -1,0 +1,33 @@
+"""Types in the signatures of public functions."""
+
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Array", "CrossEntropyOptions", "Scalar", "TokenOptions"]
+
+Scalar = np.floating[Any]
+# One number per row; of a single row, given without other axes, it is a scalar as NumPy has it.
+Array = NDArray[np.floating[Any]]
+
+
+class TokenOptions(TypedDict, total=False):
+    """What `token_log_probs` takes besides the arguments its type depends on."""
+
+    axis: int
+    sample_weight: ArrayLike | None
+    ignore_index: int | None
+    softcap: float | None
+    temperature: float
+    dtype: Literal["bfloat16"] | None
+
+
+class CrossEntropyOptions(TokenOptions, total=False):
+    """What `cross_entropy` takes besides the arguments its type depends on."""
+
+    class_weight: ArrayLike | None
+    label_smoothing: float
+    z_loss: float
+    grad_output: ArrayLike | None
+    grad_out: Array | None

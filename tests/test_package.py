@@ -1,0 +1,96 @@
+"""What is installed, what the source distribution holds, and what a build says that cannot go on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from importlib import metadata
+from pathlib import Path, PurePath
+
+import pytest
+
+import xent
+
+ROOT = Path(__file__).parent.parent
+WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def test_one_version() -> None:
+    declared = re.search(r"project\(xent VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text())
+    latest = re.search(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert declared
+    assert latest
+    assert xent.__version__ == metadata.version("xent") == declared[1] == latest[1]
+
+
+def test_numpy_is_the_only_dependency() -> None:
+    needed = [line for line in metadata.requires("xent") or [] if "extra ==" not in line]
+    assert needed == ["numpy>=2.0"]
+    script = "import sys, xent; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"scipy", "rich", "matplotlib", "torch", "Cython"} & set(done.stdout.split())
+
+
+def test_installed_files() -> None:
+    files = {PurePath(file) for file in metadata.files("xent") or []}
+    inside = {file.relative_to("xent") for file in files if file.parts[0] == "xent"}
+    wanted = ("py.typed", "_core.pyi", "xent.pxd", "include/xent.h", "lib/libxent.a")
+    assert inside >= {PurePath(name) for name in wanted}
+    assert {file.suffix for file in inside} <= {".py", ".pyc", ".pyi", ".pxd", ".h", ".a", ".so", ".typed"}
+    assert sum(file.suffix == ".so" for file in inside) == 1
+    assert {file.name for file in inside if file.suffix == ".h"} == {"xent.h"}
+    outside = {file.parts[0] for file in files} - {"xent"}
+    assert all(name.endswith(".dist-info") for name in outside), outside
+
+
+def test_source_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = pytest.importorskip("scikit_build_core.build")
+    monkeypatch.chdir(ROOT)
+    with tarfile.open(tmp_path / build.build_sdist(str(tmp_path))) as archive:
+        files = {PurePath(*PurePath(name).parts[1:]) for name in archive.getnames()}
+    tracked = {path.relative_to(ROOT) for path in ROOT.glob("csrc/**/*.[ch]")}
+    tracked |= {path.relative_to(ROOT) for path in ROOT.glob("src/xent/*.py*")}
+    documents = ("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "CMakeLists.txt")
+    assert files >= tracked | {PurePath(name) for name in documents}
+    assert not {file.parts[0] for file in files if file.parts} & {"build", ".ci", ".git"}
+    assert not [file for file in files if file.suffix in {".so", ".o", ".a", ".pyc"}]
+
+
+def configure(at: Path, *options: str, compiler: str | None = None) -> str:
+    """Configure a build that must fail, and return what it says."""
+    done = subprocess.run(
+        ["cmake", "-S", ROOT, "-B", at / "build", "-G", "Ninja", *options],
+        env=WITH_SCRIPTS if compiler is None else {**WITH_SCRIPTS, "CC": compiler},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    return " ".join(done.stderr.split())
+
+
+def test_no_compiler(tmp_path: Path) -> None:
+    message = configure(tmp_path, compiler=str(tmp_path / "absent"))
+    assert "xent needs a C compiler. Debian, Ubuntu: apt-get install gcc" in message
+
+
+def test_compiler_that_cannot_compile(tmp_path: Path) -> None:
+    assert "xent needs a C compiler." in configure(tmp_path, compiler="false")
+
+
+def test_no_openmp(tmp_path: Path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *openmp*) exit 1 ;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    message = configure(tmp_path, compiler=str(compiler))
+    assert "xent needs a C compiler with OpenMP." in message
+    assert "Debian, Ubuntu: apt-get install gcc, or libomp-dev for clang" in message
+
+
+def test_no_python_headers(tmp_path: Path) -> None:
+    message = configure(tmp_path, "-DCMAKE_DISABLE_FIND_PACKAGE_Python=ON")
+    assert "Debian, Ubuntu: apt-get install python3-dev" in message
