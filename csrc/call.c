@@ -18,7 +18,9 @@ static int64_t row_count(const xent_call *call) {
 }
 
 static int compute_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
-static int storage_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
+static int storage_bytes(const xent_call *call) {
+    return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2;
+}
 
 static double load_number(const char *p, int bytes) {
     if (bytes == 8) {

@@ -7,14 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define XENT_ISA(name, supported) extern const xent_kernels xent_kernels_##name##_f32, xent_kernels_##name##_f64;
+#define XENT_ISA(name, supported) \
+    extern const xent_kernels xent_kernels_##name##_f32, xent_kernels_##name##_f64, xent_kernels_##name##_f16,              \
+        xent_kernels_##name##_bf16;
 #include "xent_isas.h"
 #undef XENT_ISA
 
 typedef struct {
     const char *name;
     int (*available)(void);
-    const xent_kernels *kernels[2]; /* by xent_dtype */
+    const xent_kernels *kernels[4]; /* by xent_dtype */
 } isa;
 
 #define XENT_ISA(name, supported)                                                                                           \
@@ -22,7 +24,10 @@ typedef struct {
 #include "xent_isas.h"
 #undef XENT_ISA
 
-#define XENT_ISA(name, supported) {#name, has_##name, {&xent_kernels_##name##_f32, &xent_kernels_##name##_f64}},
+#define XENT_ISA(name, supported)                                                                                           \
+    {#name,                                                                                                                 \
+     has_##name,                                                                                                            \
+     {&xent_kernels_##name##_f32, &xent_kernels_##name##_f64, &xent_kernels_##name##_f16, &xent_kernels_##name##_bf16}},
 static const isa isas[] = {
 #include "xent_isas.h"
 };

@@ -17,7 +17,7 @@
  * logits, soft targets and output is contiguous, or else one same axis of the loss is, in all three (`xent_readable`):
  * rows next to each other, or columns.
  *
- * Compute type: float for XENT_F32, double for XENT_F64. Losses, weights, log-sum-exps, soft targets and upstream
+ * Compute type: double for XENT_F64, float for the others. Losses, weights, log-sum-exps, soft targets and upstream
  * gradients are of that type; the output is of the logits' dtype.
  *
  * Threads. Every function may be called from any thread at any time. Results do not depend on the number of threads, on
@@ -32,7 +32,7 @@ extern "C" {
 #endif
 
 typedef enum {
-    XENT_F32, XENT_F64,                                                                             /* logits */
+    XENT_F32, XENT_F64, XENT_F16, XENT_BF16,                                                        /* logits */
     XENT_BOOL, XENT_I8, XENT_U8, XENT_I16, XENT_U16, XENT_I32, XENT_U32, XENT_I64, XENT_U64         /* class indices */
 } xent_dtype;
 

@@ -125,11 +125,6 @@ def adversarial(classes: int, dtype: np.dtype) -> np.ndarray:
     return np.stack([kind(rng, classes, dtype) for kind in KINDS.values()]).astype(dtype)
 
 
-def names(rows_per_kind: int = 1) -> list[str]:
-    """The kind of every row of `adversarial`, each repeated."""
-    return [kind for kind in KINDS for _ in range(rows_per_kind)]
-
-
 def telling_targets(logits: np.ndarray) -> np.ndarray:
     """Four targets for every row: the largest logit, the smallest, the first and the last."""
     largest, smallest = logits.argmax(axis=-1), logits.argmin(axis=-1)
@@ -149,7 +144,6 @@ def batch(
 def soft_targets(shape: tuple[int, ...], dtype: np.dtype, seed: int = 0) -> np.ndarray:
     """Probabilities that sum to about 1, some of them exactly 0."""
     rng = np.random.default_rng([seed, *shape, 1])
-    targets = rng.gamma(0.3, 1, shape) * (rng.random(shape) < 0.8) + 1e-3 * (
-        np.arange(shape[-1]) == 0
-    )
+    targets = rng.gamma(0.3, 1, shape) * (rng.random(shape) < 0.8)
+    targets[..., 0] += 1e-3
     return (targets / targets.sum(axis=-1, keepdims=True)).astype(dtype)

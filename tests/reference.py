@@ -81,9 +81,7 @@ def exact_row(
     top, e, total, others = _exact_exponentials(x)
     nll = [mp.log1p(o / v) if v else mp.inf for o, v in zip(others, e, strict=True)]
     lse = top + mp.log(total)
-    weight = (
-        [mp.one] * classes if class_weight is None else [mp.mpf(float(w)) for w in class_weight]
-    )
+    weight = [mp.mpf(float(w)) for w in class_weight or [1] * classes]
     smooth = mp.mpf(label_smoothing)
     if isinstance(target, Sequence):
         aim = [mp.mpf(float(v)) for v in target]
@@ -185,9 +183,9 @@ class SoftmaxLoss:
         self.grad_output = WIDE(1) if grad_output is None else self._as_computed(grad_output)
         self.weights_given = (class_weight is not None) + (sample_weight is not None)
         if self.index:
-            ignored = (
-                targets == ignore_index if ignore_index is not None else np.zeros(self.shape, bool)
-            )
+            ignored = np.zeros(self.shape, bool)
+            if ignore_index is not None:
+                ignored = targets == ignore_index
             self.targets = np.where(ignored, 0, targets).astype(np.int64)
             self.counts = ~ignored
         else:

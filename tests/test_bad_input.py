@@ -54,10 +54,17 @@ def _bad_dtypes(shape: tuple[int, ...]) -> list[Bad]:
     ]
 
 
+def _foreign(package: str) -> Any:
+    """Return something that says it is an array of this package."""
+    return type("Array", (), {"__module__": f"{package}.core"})()
+
+
 def _bad_arrays() -> list[Bad]:
     """What no array of classes takes."""
     return [
         *_bad_dtypes(SHAPE),
+        Bad(_foreign("dask"), TypeError, ("Dask", "compute()")),
+        Bad(_foreign("cupy"), TypeError, ("CuPy", "asnumpy")),
         Bad(scipy.sparse.csr_array(np.eye(4, 3)), TypeError, ("sparse",)),
         Bad([[1.0, 2.0], [3.0]], (TypeError, ValueError), ()),
         Bad(None, (TypeError, ValueError), ()),

@@ -180,6 +180,39 @@ def test_memory_mapped_logits(dtype, tmp_path):
     assert type(xent.softmax(mapped, axis=-1)) is np.ndarray
 
 
+class _ByArray:
+    """Something that NumPy can read through `__array__`."""
+
+    def __init__(self, a: np.ndarray):
+        self.a = a
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.a, dtype, copy=copy)
+
+
+class _ByDlpack:
+    """Something that can only be exchanged through DLPack."""
+
+    def __init__(self, a: np.ndarray):
+        self.a = a
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.a.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.a.__dlpack_device__()
+
+
+@pytest.mark.parametrize("wrap", [_ByArray, _ByDlpack, memoryview, np.ndarray.tolist])
+def test_arrays_of_others(dtype, wrap):
+    logits, targets = inputs.batch((20, 33), dtype)
+    if wrap is np.ndarray.tolist:
+        dtype = np.dtype(np.float64)
+    actual = results(wrap(logits), wrap(targets))
+    for one, other in zip(actual, results(logits.astype(dtype), targets), strict=True):
+        assert_same(one, other)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_layout_of_buffers(isa, dtype, layout):
     if layout in (_read_only, _byte_swapped):

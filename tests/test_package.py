@@ -30,7 +30,9 @@ def test_numpy_is_the_only_dependency() -> None:
     needed = [line for line in metadata.requires("xent") or [] if "extra ==" not in line]
     assert needed == ["numpy>=2.0"]
     script = "import sys, xent; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert not {"scipy", "rich", "matplotlib", "torch", "Cython"} & set(done.stdout.split())
 
 
@@ -39,7 +41,16 @@ def test_installed_files() -> None:
     inside = {file.relative_to("xent") for file in files if file.parts[0] == "xent"}
     wanted = ("py.typed", "_core.pyi", "xent.pxd", "include/xent.h", "lib/libxent.a")
     assert inside >= {PurePath(name) for name in wanted}
-    assert {file.suffix for file in inside} <= {".py", ".pyc", ".pyi", ".pxd", ".h", ".a", ".so", ".typed"}
+    assert {file.suffix for file in inside} <= {
+        ".py",
+        ".pyc",
+        ".pyi",
+        ".pxd",
+        ".h",
+        ".a",
+        ".so",
+        ".typed",
+    }
     assert sum(file.suffix == ".so" for file in inside) == 1
     assert {file.name for file in inside if file.suffix == ".h"} == {"xent.h"}
     outside = {file.parts[0] for file in files} - {"xent"}

@@ -99,6 +99,14 @@ def test_masked_classes(target):
         np.testing.assert_allclose(grad, expected[1], **CLOSE)
 
 
+def test_tensors_are_taken_as_arrays():
+    logits, targets = inputs.batch((6, 9), np.float32)
+    loss, grad = xent.cross_entropy(torch.tensor(logits), torch.tensor(targets), return_grad=True)
+    expected = xent.cross_entropy(logits, targets, return_grad=True)
+    assert loss == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])
+
+
 def test_float32_agrees_to_its_own_precision():
     for shape in SHAPES:
         logits, targets = inputs.batch(shape, np.float32)

@@ -239,6 +239,31 @@ def test_infinities_pass_through_cap_and_temperature(isa, dtype, softcap, temper
     assert_close(grad[0] * temperature, [-0.5, 0.5, 0], dtype)
 
 
+@pytest.mark.parametrize("options", [{"softcap": 5.0}, {"temperature": 2.0}])
+def test_a_masked_target_costs_infinity_through_cap_and_temperature(isa, dtype, options):
+    for classes in (2, 17, 65, 1025):
+        logits = np.zeros((3, classes))
+        logits[:, 1] = -INF
+        one_hot = np.eye(classes)[[1, 1, 1]]
+        for targets in ([1, 1, 1], one_hot):
+            assert (loss_and_grad(logits, targets, dtype, **options)[0] == INF).all()
+        smooth = options | {"label_smoothing": 0.1}
+        for targets in ([0, 0, 0], np.eye(classes)[[0, 0, 0]]):
+            assert (loss_and_grad(logits, targets, dtype, **smooth)[0] == INF).all()
+            assert np.isfinite(loss_and_grad(logits, targets, dtype, **options)[0]).all()
+
+
+def test_a_sum_beyond_the_largest_number_is_infinite(isa, dtype):
+    logits = np.zeros((3, 2), dtype)
+    logits[:, 0] = 0.6 * np.finfo(dtype).max
+    for reduction in ("sum", "mean"):
+        loss = xent.cross_entropy(logits, [1, 1, 1], reduction=reduction)
+        assert loss == INF if reduction == "sum" else loss >= logits[0, 0]
+        for options in ({"sample_weight": np.ones(3)}, {"out": np.zeros((), dtype)}):
+            again = xent.cross_entropy(logits, [1, 1, 1], reduction=reduction, **options)
+            assert again == loss
+
+
 def test_scores_of_masked_targets(isa, dtype):
     logits = np.array([[0, -INF], [0, 0]], dtype)
     assert_close(xent.token_log_probs(logits, [1, 0]), [-INF, -LN2], dtype)

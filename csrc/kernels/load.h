@@ -46,8 +46,8 @@ static INLINE vec load_logits(const char *x, int64_t i, int n, const load_plan *
 static INLINE vec cooled(vec t, const load_plan *p, xent_transform transform) {
     if (transform == XENT_PLAIN)
         return t;
-    t = v(max)(v(set)(-c(LARGEST)), t);
-    return v(fma)(t, p->heat, v(mul)(t, p->heat_low));
+    const mask masked = v(lt)(t, v(set)(-c(LARGEST)));
+    return v(select)(masked, t, v(fma)(t, p->heat, v(mul)(t, p->heat_low)));
 }
 
 /* The second stream a_c, in the compute type; +0 past the end. */

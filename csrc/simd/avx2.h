@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 #define XENT_BOTH(P, F) ((P##_vec){F(lo), F(hi)})
 
@@ -239,6 +240,49 @@ static inline void f64_transpose(f64_vec a[8]) {
         a[i + 4] = (f64_vec){b[1][i], b[3][i]};
     }
 }
+
+/* float16 and bfloat16 as 16 numbers of 16 bits. */
+static inline __m256i f16_bits(f32_vec a) {
+    return _mm256_setr_m128i(_mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                             _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline f32_vec f16_numbers(__m256i h) {
+    return (f32_vec){_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+}
+static inline __m256 bf16_half(__m128i h) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static inline f32_vec bf16_numbers(__m256i h) {
+    return (f32_vec){bf16_half(_mm256_castsi256_si128(h)), bf16_half(_mm256_extracti128_si256(h, 1))};
+}
+static inline __m256i bf16_rounded(__m256 a) {
+    const __m256i u = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    return _mm256_srli_epi32(
+        _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q))), 16);
+}
+static inline __m256i bf16_bits(f32_vec a) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(bf16_rounded(a.lo), bf16_rounded(a.hi)), 0xd8);
+}
+
+#define XENT_HALF(H)                                                                                                        \
+    static inline f32_vec H##_load(const void *p) { return H##_numbers(_mm256_loadu_si256((const __m256i *)p)); }           \
+    static inline f32_vec H##_load_first(const void *p, int n, f32_vec fill) {                                              \
+        uint16_t h[16] = {0};                                                                                               \
+        memcpy(h, p, (size_t)n * 2);                                                                                        \
+        return f32_select(f32_first(n), H##_load(h), fill);                                                                 \
+    }                                                                                                                       \
+    static inline void H##_store(void *p, f32_vec a) { _mm256_storeu_si256((__m256i *)p, H##_bits(a)); }                    \
+    static inline void H##_stream(void *p, f32_vec a) { _mm256_stream_si256((__m256i *)p, H##_bits(a)); }                   \
+    static inline void H##_store_first(void *p, int n, f32_vec a) {                                                         \
+        uint16_t h[16];                                                                                                     \
+        H##_store(h, a);                                                                                                    \
+        memcpy(p, h, (size_t)n * 2);                                                                                        \
+    }
+XENT_HALF(f16)
+XENT_HALF(bf16)
+#undef XENT_HALF
 
 /* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)

@@ -137,6 +137,36 @@ static inline __attribute__((always_inline)) void f64_transpose(f64_vec a[8]) {
     }
 }
 
+/* float16 and bfloat16 as 16 numbers of 16 bits. */
+static inline __m256i f16_bits(f32_vec a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline f32_vec f16_numbers(__m256i h) { return _mm512_cvtph_ps(h); }
+static inline f32_vec bf16_numbers(__m256i h) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+/* In integers: vcvtneps2bf16 flushes subnormals. */
+static inline __m256i bf16_bits(f32_vec a) {
+    const __m512i u = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(
+        _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), quiet), 16));
+}
+
+#define XENT_HALF(H)                                                                                                        \
+    static inline f32_vec H##_load(const void *p) { return H##_numbers(_mm256_loadu_si256((const __m256i *)p)); }           \
+    static inline f32_vec H##_load_first(const void *p, int n, f32_vec fill) {                                              \
+        const __mmask16 m = f32_first(n);                                                                                   \
+        return _mm512_mask_mov_ps(fill, m, H##_numbers(_mm256_maskz_loadu_epi16(m, p)));                                    \
+    }                                                                                                                       \
+    static inline void H##_store(void *p, f32_vec a) { _mm256_storeu_si256((__m256i *)p, H##_bits(a)); }                    \
+    static inline void H##_stream(void *p, f32_vec a) { _mm256_stream_si256((__m256i *)p, H##_bits(a)); }                   \
+    static inline void H##_store_first(void *p, int n, f32_vec a) {                                                         \
+        _mm256_mask_storeu_epi16(p, f32_first(n), H##_bits(a));                                                             \
+    }
+XENT_HALF(f16)
+XENT_HALF(bf16)
+#undef XENT_HALF
+
 /* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 static inline void xent_stream_fence(void) { _mm_sfence(); }

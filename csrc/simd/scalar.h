@@ -158,6 +158,51 @@
 XENT_VECTOR(f32, float, int32_t, uint32_t, 16, 23, 0x3f800000u, 0x3f3504f3u, 0x1p23f, 127.0f, fmaf)
 XENT_VECTOR(f64, double, int64_t, uint64_t, 8, 52, 0x3ff0000000000000u, 0x3fe6a09e667f3bcdu, 0x1p52, 1023.0, fma)
 
+/* float16 and bfloat16, 16 numbers: read exactly, subnormals included; written rounded to nearest even, beyond the
+ * largest number as infinity. `first`: lanes 0..n-1 only, the others from `fill`. */
+static inline float xent_from_f16(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+    if (rest >= 0x0f800000u) /* infinity, NaN */
+        return f32_from_bits(sign | rest | 0x7f800000u);
+    return f32_from_bits(sign | f32_bits(f32_from_bits(rest) * 0x1p112f));
+}
+static inline uint16_t xent_to_f16(float x) {
+    const uint32_t u = f32_bits(x), sign = u >> 16 & 0x8000, rest = u & 0x7fffffff;
+    if (rest > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00 | (rest >> 13 & 0x1ff));
+    if (rest >= 0x477ff000u) /* rounds to 2^16 or more */
+        return (uint16_t)(sign | 0x7c00);
+    if (rest < 0x38800000u) /* subnormal: the addition rounds at 2^-24 */
+        return (uint16_t)(sign | (f32_bits(f32_from_bits(rest) + 0.5f) - 0x3f000000u));
+    return (uint16_t)(sign | ((rest + 0xfff + (rest >> 13 & 1) - 0x38000000u) >> 13));
+}
+static inline float xent_from_bf16(uint16_t h) { return f32_from_bits((uint32_t)h << 16); }
+static inline uint16_t xent_to_bf16(float x) {
+    const uint32_t u = f32_bits(x);
+    return (uint16_t)((u & 0x7fffffff) > 0x7f800000u ? u >> 16 | 0x40 : (u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+#define XENT_HALF(H)                                                                                                        \
+    static inline f32_vec H##_load_first(const void *p, int n, f32_vec fill) {                                              \
+        uint16_t h[16];                                                                                                     \
+        memcpy(h, p, (size_t)n * 2);                                                                                        \
+        for (int i = 0; i < n; ++i)                                                                                         \
+            fill.at[i] = xent_from_##H(h[i]);                                                                               \
+        return fill;                                                                                                        \
+    }                                                                                                                       \
+    static inline f32_vec H##_load(const void *p) { return H##_load_first(p, 16, f32_set(0)); }                             \
+    static inline void H##_store_first(void *p, int n, f32_vec a) {                                                         \
+        uint16_t h[16];                                                                                                     \
+        for (int i = 0; i < n; ++i)                                                                                         \
+            h[i] = xent_to_##H(a.at[i]);                                                                                    \
+        memcpy(p, h, (size_t)n * 2);                                                                                        \
+    }                                                                                                                       \
+    static inline void H##_store(void *p, f32_vec a) { H##_store_first(p, 16, a); }                                         \
+    static inline void H##_stream(void *p, f32_vec a) { H##_store_first(p, 16, a); }
+XENT_HALF(f16)
+XENT_HALF(bf16)
+#undef XENT_HALF
+
 #define xent_prefetch(p) ((void)(p))
 static inline void xent_stream_fence(void) {}
 

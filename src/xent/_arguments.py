@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -63,23 +63,38 @@ def real(value: Any, name: str) -> Array:
     return found
 
 
-def logits(value: Any, name: str, dtype: DTypeLike | None = None) -> tuple[Array, np.dtype[Any]]:
-    """Floating or integer input, and the dtype it is computed in."""
+@dataclass(frozen=True)
+class Precision:
+    """How an array of logits is stored, computed and answered."""
+
+    storage: np.dtype[Any]  # as the core reads it: bfloat16 as its bits, uint16
+    compute: np.dtype[Any]  # of losses, weights and sums
+    answer: np.dtype[Any]  # of gradients and probabilities: the logits' own
+    bfloat16: bool = False
+
+
+def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
+    """Floating or integer input (bfloat16 as uint16), and its precision."""
     found = array(value, name)
     kind = found.dtype
+    if dtype is not None and not (isinstance(dtype, str) and dtype == "bfloat16"):
+        raise ValueError(f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {given(dtype)}")
+    if kind.name == "bfloat16" or (dtype is not None and kind == np.uint16):
+        bits = np.dtype(np.uint16)
+        answer = bits if kind.kind == "u" else kind
+        stored = found if kind.kind == "u" else found.view(bits)
+        return stored, Precision(bits, np.dtype(np.float32), answer, True)
     if dtype is not None:
-        if dtype != "bfloat16":
-            raise ValueError(f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {given(dtype)}")
-        raise NotImplementedError(f"{name}: bfloat16 is not supported yet; convert to float32")
+        raise ValueError(f"dtype: 'bfloat16' reads uint16 {name}, got dtype {kind}")
     if kind.kind in "iub":
-        return found, np.dtype(np.float64)
-    if kind == np.float16 or kind.name == "bfloat16":
-        raise NotImplementedError(f"{name}: {kind} is not supported yet; convert to float32")
-    if kind.kind != "f" or kind.itemsize not in (4, 8):
+        double = np.dtype(np.float64)
+        return found, Precision(double, double, double)
+    if kind.kind != "f" or kind.itemsize > 8:
         raise TypeError(
-            f"{name}: dtype {kind} is not accepted; expected float32, float64, integers or bool"
+            f"{name}: dtype {kind} is not accepted; expected float16, bfloat16, float32, float64, integers or bool"
         )
-    return found, kind.newbyteorder("=")
+    native = kind.newbyteorder("=")
+    return found, Precision(native, np.dtype(np.float32) if kind.itemsize == 2 else native, native)
 
 
 def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:

@@ -4,9 +4,11 @@ from contextvars import ContextVar
 from typing import Any
 
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 context_threads: ContextVar[int]
 
+@disjoint_base
 class Call:
     divisor: float
     def __init__(

@@ -54,6 +54,8 @@ cdef int dtype_of(cnp.ndarray array) noexcept:
         return XENT_F32
     if number == cnp.NPY_DOUBLE:
         return XENT_F64
+    if number == cnp.NPY_FLOAT16:
+        return XENT_F16
     if number == cnp.NPY_BOOL:
         return XENT_BOOL
     cdef int size = cnp.PyArray_ITEMSIZE(array)
@@ -72,7 +74,8 @@ cdef class Call:
     cdef list keep
     cdef bint repeated  # one element stands for all classes, which C takes for contiguous
 
-    def __init__(self, str operation, tuple shape, int64_t classes, cnp.ndarray logits not None):
+    def __init__(self, str operation, tuple shape, int64_t classes, cnp.ndarray logits not None,
+                 bint bfloat16):
         self.call = XENT_CALL_DEFAULTS
         self.call.operation = operations[operation]
         self.call.classes = classes
@@ -81,7 +84,7 @@ cdef class Call:
             self.shape[d] = shape[d]
         self.call.shape = self.shape
         self.call.reduction = XENT_NONE
-        self.call.dtype = <xent_dtype>dtype_of(logits)
+        self.call.dtype = XENT_BF16 if bfloat16 else <xent_dtype>dtype_of(logits)
         self.call.poll = poll
         self.keep = []
         self.call.logits_class_step = self.set_array(0, &self.call.logits, logits)
@@ -200,7 +203,8 @@ def cross_entropy(object logits, object targets, object ignore_index, object lab
     their ranges, and every target good."""
     cdef cnp.ndarray x, y, g, loss = None
     cdef xent_call call = XENT_CALL_DEFAULTS
-    cdef int64_t n, c, item, shape[1]
+    cdef int64_t n, c, item
+    cdef int64_t shape[1]
     cdef int64_t step_x[1]
     cdef int64_t step_y[1]
     cdef int64_t step_g[1]

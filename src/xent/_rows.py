@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from xent._arguments import Array, bad_target
+from xent._arguments import Array, Precision, bad_target
 from xent._core import Call
 
 BLOCK_BYTES = 1 << 20
@@ -25,7 +25,7 @@ class Rows:
 
     operation: str
     logits: Array
-    storage: np.dtype[Any]
+    precision: Precision
     index: Array | None = None
     soft: Array | None = None
     class_weight: Array | None = None
@@ -64,39 +64,45 @@ def part(a: Array | None, block: tuple[Any, ...]) -> Array | None:
 def run(rows: Rows, ignore_bits: int | None = None) -> float:
     """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
     numbers = {**rows.numbers, "ignore_index": ignore_bits}
-    if rows.logits.dtype == rows.storage and (rows.soft is None or rows.soft.dtype == rows.storage):
-        call = Call(rows.operation, rows.shape, rows.logits.shape[-1], rows.logits)
-        call.arrays(
+    kind = rows.precision
+    if rows.logits.dtype == kind.storage and (rows.soft is None or rows.soft.dtype == kind.compute):
+        call = core_call(rows, rows.logits, numbers).arrays(
             rows.index, rows.soft, rows.class_weight, rows.sample_weight, rows.grad_output, rows.loss, rows.lse,
             rows.out,
-        ).numbers(**numbers)
+        )
         if call.readable():
             check(rows, call.run())
             return float(call.result)
     return run_in_blocks(rows, numbers)
 
 
+def core_call(rows: Rows, logits: Array, numbers: dict[str, Any]) -> Call:
+    return Call(
+        rows.operation, logits.shape[:-1], logits.shape[-1], logits, rows.precision.bfloat16
+    ).numbers(**numbers)
+
+
 def run_in_blocks(rows: Rows, numbers: dict[str, Any]) -> float:
-    classes = rows.logits.shape[-1]
+    kind = rows.precision
     reduced = numbers.get("reduction", "none") != "none"
     loss = rows.loss
     if loss is None and reduced:
-        loss = np.empty(rows.shape, rows.storage)
+        loss = np.empty(rows.shape, kind.compute)
     # Targets and weights are judged as a whole, before anything is written; no logit is read for it.
-    unread = np.broadcast_to(np.empty((), rows.storage), rows.logits.shape)
-    whole = Call(rows.operation, rows.shape, classes, unread)
-    whole.arrays(rows.index, None, rows.class_weight, rows.sample_weight, None, loss).numbers(**numbers)
+    unread = np.broadcast_to(np.empty((), kind.storage), rows.logits.shape)
+    whole = core_call(rows, unread, numbers)
+    whole.arrays(rows.index, None, rows.class_weight, rows.sample_weight, None, loss)
     check(rows, whole.prepare())
-    for block in blocks(rows.shape, max(1, BLOCK_BYTES // max(1, classes * rows.storage.itemsize))):
+    row_bytes = max(1, rows.logits.shape[-1] * kind.storage.itemsize)
+    for block in blocks(rows.shape, max(1, BLOCK_BYTES // row_bytes)):
         with np.errstate(all="ignore"):
-            logits = np.ascontiguousarray(rows.logits[block], rows.storage)
-            soft = None if rows.soft is None else np.ascontiguousarray(rows.soft[block], rows.storage)
-        out = None if rows.out is None else np.empty(logits.shape, rows.storage)
-        call = Call(rows.operation, logits.shape[:-1], classes, logits)
-        call.arrays(
+            logits = np.ascontiguousarray(rows.logits[block], kind.storage)
+            soft = None if rows.soft is None else np.ascontiguousarray(rows.soft[block], kind.compute)
+        out = None if rows.out is None else np.empty(logits.shape, kind.storage)
+        call = core_call(rows, logits, numbers).arrays(
             part(rows.index, block), soft, rows.class_weight, part(rows.sample_weight, block),
             part(rows.grad_output, block), part(loss, block), part(rows.lse, block), out,
-        ).numbers(**numbers)
+        )
         call.divisor = whole.divisor
         call.compute()
         if rows.out is not None:

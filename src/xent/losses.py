@@ -154,7 +154,8 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like, shape (..., C, ...)
-        Unnormalised log-probabilities: float32, float64, or integers and bools (computed in float64). ``-inf`` masks a
+        Unnormalised log-probabilities: float16 and bfloat16 (computed in float32), float32, float64, integers and bools
+        (computed in float64). ``-inf`` masks a
         class. Rows may be strided, reversed, broadcast, unaligned or read-only; none of that copies the array.
     targets : array_like
         Class indices: the shape of `logits` without the class axis, any integer or bool dtype. Or class probabilities:
@@ -191,13 +192,13 @@ def cross_entropy(
         Where to write the loss and the gradient. `grad_out` may be exactly the memory of `logits`.
     hess_out : ndarray, optional
         Not available yet.
-    dtype : optional
-        Not available yet.
+    dtype : {None, "bfloat16"}
+        ``"bfloat16"`` reads uint16 logits as the bits of bfloat16 numbers; the gradient comes in the same form.
 
     Returns
     -------
     loss : float32 or float64 scalar, or array of the shape of `logits` without the class axis
-        In float64 for float64 and integer logits.
+        In float64 for float64 and integer logits, float32 for all others.
     grad : ndarray, shape of `logits`
         With `return_grad`; of the logits' dtype, float64 for integers.
     lse : ndarray, shape of `logits` without the class axis
@@ -268,10 +269,11 @@ def _cross_entropy(
     label_smoothing: float, z_loss: float, softcap: float | None, temperature: float, reduction: str,
     return_grad: bool, return_lse: bool, grad_output: Any, out: Any, grad_out: Any, dtype: Any,
 ) -> Any:
-    x, compute = arguments.logits(logits, "logits", dtype)
+    x, kind = arguments.logits(logits, "logits", dtype)
+    compute = kind.compute
     axis = arguments.class_axis(axis, x.ndim, "logits")
     index, soft = arguments.targets(targets, x.shape, axis)
-    rows = Rows("cross_entropy", np.moveaxis(x, axis, -1), compute, index, soft)
+    rows = Rows("cross_entropy", np.moveaxis(x, axis, -1), kind, index, soft)
     shape, classes = rows.shape, rows.logits.shape[-1]
     ignore_bits = arguments.ignore(ignore_index, index)
     rows.ignore_index = ignore_index
@@ -293,7 +295,7 @@ def _cross_entropy(
     if out is not None:
         out = arguments.buffer(out, "out", shape if reduction == "none" else (), compute)
     if grad_out is not None:
-        grad_out = arguments.buffer(grad_out, "grad_out", x.shape, compute)
+        grad_out = arguments.buffer(grad_out, "grad_out", x.shape, kind.answer)
     arguments.separate(
         {"out": out, "grad_out": grad_out},
         {
@@ -306,8 +308,8 @@ def _cross_entropy(
         in_place="grad_out",
     )
     if return_grad:
-        grad = np.empty(x.shape, compute) if grad_out is None else grad_out
-        rows.out = np.moveaxis(np.asarray(grad), axis, -1)
+        grad = np.empty(x.shape, kind.answer) if grad_out is None else grad_out
+        rows.out = np.moveaxis(np.asarray(grad).view(kind.storage), axis, -1)
     if return_lse:
         rows.lse = np.empty(shape, compute)
     if reduction == "none":
@@ -316,11 +318,13 @@ def _cross_entropy(
     loss: Any
     if reduction == "none":
         loss = out if out is not None else rows.loss[()]
-    elif out is None:
-        loss = compute.type(total)
     else:
-        loss = out
-        loss[...] = total
+        with np.errstate(over="ignore"):
+            if out is None:
+                loss = compute.type(total)
+            else:
+                loss = out
+                loss[...] = total
     extra = ((grad,) if return_grad else ()) + ((rows.lse if shape else rows.lse[()],) if return_lse else ())  # type: ignore[index]
     return (loss, *extra) if extra else loss
 

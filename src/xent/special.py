@@ -54,7 +54,7 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
     Parameters
     ----------
     a : array_like
-        float32, float64, integers or bools (computed in float64).
+        float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64).
     axis : None, int or tuple of ints, default None
         The axes to sum over; None is all.
     keepdims : bool, default False
@@ -85,7 +85,7 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
     >>> xent.logsumexp(np.array([[0.0, 0.0], [-np.inf, 5.0]]), axis=1).round(6)
     array([0.693147, 5.      ])
     """
-    x, compute = arguments.logits(a, "a")
+    x, kind = arguments.logits(a, "a")
     if x.ndim == 0:
         x = x.reshape(1)
         shape: tuple[int, ...] = ()
@@ -99,35 +99,36 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
         kept_shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape))
     final = kept_shape if keepdims else shape
     if out is not None:
-        out = arguments.buffer(out, "out", final, compute)
+        out = arguments.buffer(out, "out", final, kind.answer)
         arguments.separate({"out": out}, {"a": x})
-    result = np.empty(final, compute) if out is None else out
-    rows = Rows("logsumexp", _classes_last(x, axes), compute)
-    rows.lse = result.reshape(shape) if out is None else np.empty(shape, compute)
+    rows = Rows("logsumexp", _classes_last(x, axes), kind)
+    rows.lse = np.empty(shape, kind.compute)
     run(rows)
+    result = rows.lse.reshape(final)
     if out is not None:
-        out[...] = rows.lse.reshape(final)
+        out[...] = result
         return out
-    return result[()]
+    with np.errstate(over="ignore"):
+        return result.astype(kind.answer, copy=False)[()]
 
 
 def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
-    values, compute = arguments.logits(x, "x")
+    values, kind = arguments.logits(x, "x")
     scalar = values.ndim == 0
     whole = values.reshape(1) if scalar else values
     axes = (0,) if scalar and axis is None else _axes(axis, values.ndim, "x")
     if out is not None:
-        out = arguments.buffer(out, "out", values.shape, compute)
+        out = arguments.buffer(out, "out", values.shape, kind.answer)
         arguments.separate({"out": out}, {"x": values}, in_place="out")
     if any(whole.shape[d] == 0 for d in axes):
         raise ValueError(f"x: shape {values.shape} has no elements along the axis of the classes")
-    result = np.empty(values.shape, compute) if out is None else out
-    target = np.asarray(result).reshape(whole.shape)
+    result = np.empty(values.shape, kind.answer) if out is None else out
+    target = np.asarray(result).view(kind.storage).reshape(whole.shape)
     if values.size:
         view = _classes_last(target, axes)
         direct = np.shares_memory(view, target)
-        rows = Rows(operation, _classes_last(whole, axes), compute)
-        rows.out = view if direct else np.empty(view.shape, compute)
+        rows = Rows(operation, _classes_last(whole, axes), kind)
+        rows.out = view if direct else np.empty(view.shape, kind.storage)
         run(rows)
         if not direct:
             kept = [d for d in range(whole.ndim) if d not in axes]
@@ -145,7 +146,7 @@ def softmax(
     Parameters
     ----------
     x : array_like
-        float32, float64, integers or bools (computed in float64). ``-inf`` masks an element.
+        float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64). ``-inf`` masks an element.
     axis : None, int or tuple of ints, default None
         The axes that sum to 1; None is all.
     out : ndarray, optional
@@ -183,7 +184,7 @@ def log_softmax(
     Parameters
     ----------
     x : array_like
-        float32, float64, integers or bools (computed in float64). ``-inf`` masks an element.
+        float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64). ``-inf`` masks an element.
     axis : None, int or tuple of ints, default None
         The axes whose probabilities sum to 1; None is all.
     out : ndarray, optional

@@ -5,6 +5,8 @@ cdef extern from "xent.h" nogil:
     ctypedef enum xent_dtype:
         XENT_F32
         XENT_F64
+        XENT_F16
+        XENT_BF16
         XENT_BOOL
         XENT_I8
         XENT_U8

@@ -1,0 +1,108 @@
+"""Every code block of the README and the manual runs, and what they list is there."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import xent
+from cases import CASES
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")))
+WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+# A block whose first line is a file's name in a comment is that file.
+FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: str) -> list[Block]:
+    source = (ROOT / page).read_text(encoding="utf-8")
+    return [
+        Block(match[1], match[2], source.count("\n", 0, match.start(2)) + 1)
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def run_shell(text: str, at: Path) -> None:
+    command = ["bash", "-euc", text]
+    done = subprocess.run(
+        command, cwd=at, env=WITH_SCRIPTS, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_examples(block: Block, page: str, names: dict[str, Any]) -> None:
+    test = doctest.DocTestParser().get_doctest(block.text, names, page, page, block.line - 1)
+    report: list[str] = []
+    runner = doctest.DocTestRunner()
+    runner.run(test, out=report.append, clear_globs=False)
+    names.update(test.globs)
+    assert runner.tries
+    assert not runner.failures, "".join(report)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_run(page: str, tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(page):
+        file = FILE.match(block.text)
+        if file:
+            (tmp_path / (file[1] or file[2])).write_text(block.text)
+        elif block.language == "python":
+            position = "\n" * (block.line - 1)
+            exec(compile(position + block.text, str(ROOT / page), "exec"), names)
+        elif block.language == "pycon":
+            run_examples(block, page, names)
+        elif block.language == "sh" and not block.text.startswith("pip install "):
+            run_shell(block.text, tmp_path)
+        else:
+            # Commands that install are run by .ci/run, in an environment of their own.
+            assert (page, block.language) == ("README.md", "sh"), block
+
+
+def test_readme_has_the_two_commands() -> None:
+    commands = [block.text for block in blocks("README.md") if block.language == "sh"]
+    assert len(commands) == 2
+    assert all(re.fullmatch(r"pip install '\.\[\w+\]' && .+\n", command) for command in commands)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_readme_lists_every_public_name() -> None:
+    listed = re.findall(
+        r"^\| ((?:`\w+`(?:, )?)+) \|", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert set(re.findall(r"\w+", " ".join(listed))) >= set(xent.__all__)
+
+
+def test_measured_table_is_of_known_cases() -> None:
+    mark = "<!-- benchmarks/compare.py --markdown: {} -->\n"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index(mark.format("begin")) : text.index(mark.format("end"))]
+    measured = re.findall(r"^\| ([\w-]+) \| [\d.]+ [mµ]?s ", table, re.MULTILINE)
+    assert set(measured) <= {case.name for case in CASES}
+
+
+@pytest.mark.parametrize("folder", ["src/xent", "csrc", "csrc/kernels"])
+def test_architecture_lists_every_file(folder: str) -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    files = {file.name for file in ROOT.glob(f"{folder}/*") if file.is_file()} - {"__init__.py"}
+    assert {name for name in files if f"{name}`" not in text} == set()

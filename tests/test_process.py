@@ -1,0 +1,204 @@
+"""The process around a call: its environment, signals, forks, other threads, floating-point state."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from test_headers import COMPILER
+from xent import _core
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, which a hang or a crash cannot take along."""
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def output(script: str, **environment: str) -> str:
+    """Return what the script prints; it must succeed."""
+    done = run(script, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"XENT_NUM_THREADS": "3", "OMP_NUM_THREADS": "2"}, "3"),
+        ({"XENT_NUM_THREADS": "", "OMP_NUM_THREADS": "5"}, "5"),
+        ({"XENT_NUM_THREADS": "", "OMP_NUM_THREADS": "4,2"}, "4"),
+    ],
+    ids=("XENT_NUM_THREADS first", "then OMP_NUM_THREADS", "a list of levels"),
+)
+def test_number_of_threads_from_the_environment(environment, expected):
+    assert output("import xent; print(xent.get_num_threads())", **environment) == expected
+
+
+if hasattr(os, "sched_setaffinity"):
+
+    def test_number_of_threads_is_at_most_the_affinity():
+        script = """
+            import os
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            import xent
+            print(xent.get_num_threads())
+        """
+        assert output(script, XENT_NUM_THREADS="", OMP_NUM_THREADS="") == "1"
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "two"])
+def test_nonsense_in_the_environment_is_named(value):
+    done = run("import xent; xent.get_num_threads()", XENT_NUM_THREADS=value)
+    assert done.returncode != 0
+    assert "XENT_NUM_THREADS" in done.stderr
+    assert value in done.stderr
+
+
+@pytest.mark.parametrize("name", _core.isas())
+def test_instruction_set_from_the_environment(name):
+    assert output("from xent import _core; print(_core.isa())", XENT_ISA=name) == name
+
+
+def test_unknown_instruction_set_is_an_error_that_lists_the_others():
+    done = run("import xent", XENT_ISA="mmx")
+    assert done.returncode != 0
+    assert "mmx" in done.stderr
+    assert all(name in done.stderr for name in _core.isas())
+
+
+def test_targets_changed_during_the_call_never_crash():
+    script = """
+        import threading, numpy as np, xent
+        logits = np.zeros((2000, 500), np.float32)
+        targets = np.zeros(2000, np.int64)
+        grad = np.empty_like(logits)
+        done = threading.Event()
+        def spoil():
+            while not done.is_set():
+                targets[1000:] = 2**62
+                targets[1000:] = 0
+        thread = threading.Thread(target=spoil)
+        thread.start()
+        for _ in range(300):
+            try:
+                xent.cross_entropy(logits, targets, return_grad=True, grad_out=grad)
+            except IndexError:
+                pass
+        done.set()
+        thread.join()
+        print("alive")
+    """
+    assert output(script) == "alive"
+
+
+def test_a_forked_child_computes_the_same():
+    script = """
+        import os, warnings, numpy as np, xent
+        warnings.simplefilter("ignore")
+        xent.set_num_threads(4)
+        logits = np.random.default_rng(0).normal(size=(2000, 300))
+        expected = xent.logsumexp(logits, axis=-1)
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                same = np.array_equal(xent.logsumexp(logits, axis=-1), expected)
+                os._exit(0 if same else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            assert np.array_equal(xent.logsumexp(logits, axis=-1), expected)
+        print("same")
+    """
+    assert output(script) == "same"
+
+
+def test_interrupting_a_long_call():
+    """The signal arrives early in seconds of work; most rows must still be untouched."""
+    script = """
+        import signal, numpy as np, xent
+        xent.set_num_threads(1)
+        row = np.zeros((1, 50_000), np.float32)
+        logits = np.broadcast_to(row, (400_000, 50_000))
+        losses = np.full(400_000, -1, np.float32)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            xent.cross_entropy(logits, np.zeros(400_000, int), reduction="none", out=losses)
+        except KeyboardInterrupt:
+            print("interrupted" if losses[-1] == -1 else "finished first")
+    """
+    assert output(script) == "interrupted"
+
+
+def test_other_threads_run_during_a_call():
+    """The thread sees the first loss while the last is still to come, or it had to wait."""
+    script = """
+        import threading, numpy as np, xent
+        xent.set_num_threads(1)
+        logits = np.broadcast_to(np.zeros((1, 50_000), np.float32), (60_000, 50_000))
+        losses = np.full(60_000, -1, np.float32)
+        seen = []
+        def watch():
+            while losses[0] == -1:
+                pass
+            seen.append(losses[-1])
+        thread = threading.Thread(target=watch)
+        thread.start()
+        xent.cross_entropy(logits, np.zeros(60_000, int), reduction="none", out=losses)
+        thread.join()
+        print("concurrent" if seen == [-1] else "blocked")
+    """
+    assert output(script) == "concurrent"
+
+
+if platform.machine() in ("x86_64", "AMD64"):
+
+    def test_flushing_of_subnormals_left_on_by_others(tmp_path: Path):
+        """Libraries built with fast-math leave the process so; no bit may change, and it stays."""
+        (tmp_path / "flush.c").write_text(
+            "#include <xmmintrin.h>\n"
+            "void on(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }\n"
+            "int is_on(void) { return (_mm_getcsr() & 0x8040) == 0x8040; }\n"
+        )
+        library = tmp_path / "flush.so"
+        subprocess.run(
+            [*COMPILER, "-O2", "-shared", "-fPIC", tmp_path / "flush.c", "-o", library], check=True
+        )
+        script = f"""
+            import ctypes, numpy as np, xent
+            flush = ctypes.CDLL({str(library)!r})
+            step = np.float32(1e-40)
+            logits = [np.outer(np.arange(20), np.arange(n) % 7).astype(np.float32) * step
+                      for n in (1, 3, 16, 65, 1025)]
+            targets = np.zeros(20, int)
+            def bits():
+                return [np.asarray(value).tobytes() for z in logits
+                        for value in xent.cross_entropy(z, targets, reduction="none",
+                                                        return_grad=True, return_lse=True)]
+            expected = bits()
+            flush.on()
+            for threads in (1, 2):
+                xent.set_num_threads(threads)
+                assert bits() == expected
+                assert flush.is_on()
+            print("same")
+        """
+        assert output(script) == "same"
