@@ -32,7 +32,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def without_times(output: str) -> list[str]:
-    return [line for line in output.splitlines() if not re.search(r" ms\b|^  NumPy / xent|^Done in", line)]
+    return [
+        line
+        for line in output.splitlines()
+        if not re.search(r" ms\b|^  NumPy / xent|^Done in", line)
+    ]
 
 
 def number(pattern: str, output: str) -> float:

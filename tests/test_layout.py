@@ -20,7 +20,7 @@ Layout = Callable[[np.ndarray], np.ndarray]
 
 def _poison(a: np.ndarray) -> Any:
     """Return what spoils any result it gets into."""
-    return np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max
+    return np.iinfo(a.dtype).max if a.dtype.kind in "iu" else np.nan
 
 
 def _strided_rows(a: np.ndarray) -> np.ndarray:

@@ -207,10 +207,6 @@ def test_return_value_has_the_parts_that_were_asked_for(dtype):
     assert isinstance(xent.token_log_probs(logits, targets), np.ndarray)
 
 
-def test_half_types_and_the_hessian_are_announced_not_guessed():
-    with pytest.raises(NotImplementedError, match="float16"):
-        xent.cross_entropy(np.zeros((2, 3), np.float16), [0, 1])
-    with pytest.raises(NotImplementedError, match="bfloat16"):
-        xent.cross_entropy(np.zeros((2, 3), np.uint16), [0, 1], dtype="bfloat16")
+def test_the_hessian_is_announced_not_guessed():
     with pytest.raises(NotImplementedError, match="hess"):
         xent.cross_entropy(np.zeros((2, 3)), [0, 1], return_hess=True)

@@ -17,6 +17,7 @@ class Call:
         shape: tuple[int, ...],
         classes: int,
         logits: NDArray[Any],
+        bfloat16: bool,
     ) -> None: ...
     @property
     def result(self) -> float: ...

@@ -30,4 +30,4 @@ class CrossEntropyOptions(TokenOptions, total=False):
     label_smoothing: float
     z_loss: float
     grad_output: ArrayLike | None
-    grad_out: Array | None
+    grad_out: NDArray[Any] | None

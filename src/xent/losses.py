@@ -317,7 +317,7 @@ def _cross_entropy(
     total = run(rows, ignore_bits)
     loss: Any
     if reduction == "none":
-        loss = out if out is not None else rows.loss[()]
+        loss = out if out is not None else rows.loss[()]  # type: ignore[index]
     else:
         with np.errstate(over="ignore"):
             if out is None:

@@ -146,7 +146,8 @@ def softmax(
     Parameters
     ----------
     x : array_like
-        float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64). ``-inf`` masks an element.
+        float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64).
+        ``-inf`` masks an element.
     axis : None, int or tuple of ints, default None
         The axes that sum to 1; None is all.
     out : ndarray, optional
@@ -184,7 +185,8 @@ def log_softmax(
     Parameters
     ----------
     x : array_like
-        float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64). ``-inf`` masks an element.
+        float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64).
+        ``-inf`` masks an element.
     axis : None, int or tuple of ints, default None
         The axes whose probabilities sum to 1; None is all.
     out : ndarray, optional
