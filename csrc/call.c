@@ -10,6 +10,9 @@
 
 enum { MOST_AXES = 64, STACK_CHUNKS = 64 };
 
+/* The losses, which have targets and a mean, as against the softmax family. */
+static int is_loss(const xent_call *call) { return call->operation <= XENT_POLY1_LOSS; }
+
 static int64_t row_count(const xent_call *call) {
     int64_t n = 1;
     for (int d = 0; d < call->ndim; ++d)
@@ -35,7 +38,7 @@ static double load_number(const char *p, int bytes) {
 
 /* The arrays of a call over one set of axes, those of the loss: axes of size 1 dropped, neighbours joined wherever every
  * array allows it, so that what is left is mostly one run of rows. */
-enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, ARRAYS };
+enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, ARRAYS };
 
 typedef struct {
     int ndim;
@@ -46,8 +49,9 @@ typedef struct {
 
 /* `lanes` is the axis to go last, the rest in C order; -1: all in C order. */
 static void join_axes(axes *a, const xent_call *call, int lanes) {
-    const xent_array *arrays[ARRAYS] = {&call->logits,        &call->index,       &call->soft, &call->sample_weight,
-                                        &call->grad_output, &call->loss, &call->lse,  &call->out};
+    const xent_array *arrays[ARRAYS] = {&call->logits,      &call->index, &call->soft, &call->sample_weight,
+                                        &call->grad_output, &call->loss,  &call->lse,  &call->out,
+                                        &call->hess};
     a->ndim = 0;
     for (int k = 0; k < ARRAYS; ++k)
         a->data[k] = arrays[k]->data;
@@ -95,6 +99,7 @@ static xent_rows run_from(const axes *a, int64_t begin, int64_t end) {
         .loss = (char *)at[LOSS],
         .lse = (char *)at[LSE],
         .out = (char *)at[OUT],
+        .hess = (char *)at[HESS],
         .logits_step = a->steps[LOGITS][last],
         .index_step = a->steps[INDEX][last],
         .soft_step = a->steps[SOFT][last],
@@ -103,6 +108,7 @@ static xent_rows run_from(const axes *a, int64_t begin, int64_t end) {
         .loss_step = a->steps[LOSS][last],
         .lse_step = a->steps[LSE][last],
         .out_step = a->steps[OUT][last],
+        .hess_step = a->steps[HESS][last],
     };
     return rows;
 }
@@ -237,7 +243,7 @@ static xent_status sum_blocks(const xent_call *call, const axes *arrays, xent_ta
 /* Whether class weights divide the mean: with class indices only (torch). */
 xent_status xent_prepare(xent_call *call) {
     call->divisor = (double)row_count(call);
-    if (call->operation != XENT_CROSS_ENTROPY)
+    if (!is_loss(call))
         return XENT_OK;
     axes a;
     xent_call weights = *call;
@@ -260,10 +266,11 @@ static int lane_axis(const xent_call *call) {
         int64_t class_step, size;
     } arrays[] = {{&call->logits, call->logits_class_step, storage_bytes(call)},
                   {&call->soft, call->soft_class_step, compute_bytes(call)},
-                  {&call->out, call->out_class_step, storage_bytes(call)}};
+                  {&call->out, call->out_class_step, storage_bytes(call)},
+                  {&call->hess, call->hess_class_step, storage_bytes(call)}};
     for (int axis = -1; axis < call->ndim; ++axis) {
         int fits = axis < 0 || call->shape[axis] > 1;
-        for (int k = 0; k < 3 && fits; ++k)
+        for (int k = 0; k < 4 && fits; ++k)
             if (arrays[k].array->data)
                 fits = axis >= 0 ? arrays[k].array->strides[axis] == arrays[k].size
                                  : call->classes <= 1 || arrays[k].class_step == 0 ||
@@ -279,17 +286,22 @@ int xent_readable(const xent_call *call) { return lane_axis(call) > -2; }
 static int64_t class_step(int64_t step, int64_t size) { return step ? step : size; }
 
 static xent_plan plan_of(const xent_call *call, int lanes) {
-    const int indexed = call->index.data != NULL, ce = call->operation == XENT_CROSS_ENTROPY;
+    const int indexed = call->index.data != NULL, loss = is_loss(call);
     const double e = call->label_smoothing;
     xent_plan plan = {
         .layout = lanes >= 0 ? XENT_COLUMNS : call->classes <= XENT_MOST_NARROW ? XENT_NARROW : XENT_WIDE,
         .logits_class_step = class_step(call->logits_class_step, storage_bytes(call)),
         .soft_class_step = class_step(call->soft_class_step, compute_bytes(call)),
         .out_class_step = class_step(call->out_class_step, storage_bytes(call)),
+        .hess_class_step = class_step(call->hess_class_step, storage_bytes(call)),
+        .link = call->operation == XENT_FOCAL_LOSS   ? XENT_FOCAL
+                : call->operation == XENT_POLY1_LOSS ? XENT_POLY
+                                                     : XENT_LIKELIHOOD,
+        .strength = call->strength,
         .classes = call->classes,
         .stream = XENT_NO_STREAM,
         .transform = call->softcap > 0 || call->temperature != 1 ? XENT_TRANSFORMED : XENT_PLAIN,
-        .keep_infinite = !ce,
+        .keep_infinite = !loss,
         .class_weight = call->class_weight,
         .index_type = (int)call->index_type,
         .has_ignore = call->has_ignore,
@@ -306,13 +318,13 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
                 : call->operation == XENT_LOG_SOFTMAX ? XENT_LOGARITHMS
                                                       : XENT_EXPONENTIALS,
     };
-    if (ce && (!indexed || e > 0))
+    if (loss && (!indexed || e > 0))
         plan.stream = indexed ? XENT_WEIGHTS : XENT_SOFT;
-    if (call->reduction == XENT_MEAN && ce) {
+    if (call->reduction == XENT_MEAN && loss) {
         plan.no_row_counts = call->divisor == 0;
         plan.scale /= call->divisor;
     }
-    if (!ce) /* softmax: the gradient of the log-sum-exp */
+    if (!loss) /* softmax: the gradient of the log-sum-exp */
         plan.hard = plan.scale = 1;
     const double out_bytes = (double)row_count(call) * (double)call->classes * storage_bytes(call);
     plan.non_temporal = call->out.data && out_bytes > 0.5 * (double)xent_last_level_cache();
@@ -392,7 +404,7 @@ xent_status xent_run(xent_call *call) {
     xent_status status = xent_prepare(call);
     if (status != XENT_OK)
         return status;
-    const int sums = call->operation == XENT_CROSS_ENTROPY && call->reduction != XENT_NONE;
+    const int sums = is_loss(call) && call->reduction != XENT_NONE;
     if (!sums || call->loss.data) {
         status = xent_compute(call);
         return status != XENT_OK || !sums ? status : xent_finish(call);

@@ -45,7 +45,9 @@ typedef enum {
 } xent_status;
 
 typedef enum {
-    XENT_CROSS_ENTROPY, /* out: gradient with respect to the logits */
+    XENT_CROSS_ENTROPY, /* out: gradient with respect to the logits; hess: diagonal of the Hessian */
+    XENT_FOCAL_LOSS,    /* (1 - p_y)^strength times it; class indices */
+    XENT_POLY1_LOSS,    /* strength (1 - p_y) added to it; class indices */
     XENT_LOGSUMEXP,     /* lse alone */
     XENT_SOFTMAX,       /* out: probabilities */
     XENT_LOG_SOFTMAX    /* out: their logarithms */
@@ -67,6 +69,7 @@ typedef struct {
     int64_t logits_class_step; /* bytes from class to class; 0: contiguous */
     int64_t soft_class_step;
     int64_t out_class_step;
+    int64_t hess_class_step;
 
     xent_array logits;
     xent_array index;          /* class indices, of type `index_type`; or else */
@@ -78,10 +81,12 @@ typedef struct {
     xent_array loss;           /* row losses: required for XENT_NONE, optional otherwise */
     xent_array lse;            /* log-sum-exp of each row, optional */
     xent_array out;            /* see xent_operation; may be exactly the memory of the logits */
+    xent_array hess;           /* beside `out`, optional */
 
     int has_ignore;            /* rows whose class index is `ignore_index` count for nothing */
     int64_t ignore_index;      /* the bits of index_type, sign-extended to 64 */
     double label_smoothing;    /* [0, 1] */
+    double strength;           /* of XENT_FOCAL_LOSS (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
     double z_loss;
     double softcap;            /* > 0; 0: none */
     double temperature;        /* > 0 */

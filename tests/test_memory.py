@@ -29,6 +29,8 @@ class Arrays:
         rng = np.random.default_rng(0)
         self.logits = rng.normal(size=(ROWS, CLASSES)).astype(np.float32)
         self.grad = np.zeros_like(self.logits)
+        self.half = self.logits.astype(np.float16)
+        self.half_grad = np.zeros_like(self.half)
         self.soft = np.full_like(self.logits, 1 / CLASSES)
         self.losses = np.zeros(ROWS, np.float32)
         self.targets = rng.integers(0, CLASSES - 1, ROWS)
@@ -71,6 +73,16 @@ CALLS: dict[str, Callable[[Arrays], object]] = {
     "perplexity": lambda a: xent.perplexity(a.logits, a.targets),
     "logsumexp": lambda a: xent.logsumexp(a.logits, axis=-1),
     "logsumexp into a buffer": lambda a: xent.logsumexp(a.logits, axis=-1, out=a.losses),
+    "float16": lambda a: xent.cross_entropy(
+        a.half, a.targets, return_grad=True, grad_out=a.half_grad
+    ),
+    "bfloat16": lambda a: xent.cross_entropy(
+        a.half.view(np.uint16),
+        a.targets,
+        return_grad=True,
+        grad_out=a.half_grad.view(np.uint16),
+        dtype="bfloat16",
+    ),
     "softmax": lambda a: xent.softmax(a.logits, axis=-1, out=a.grad),
     "log_softmax": lambda a: xent.log_softmax(a.logits, axis=-1, out=a.grad),
 }

@@ -1,6 +1,7 @@
 /* apply: the row once more, now with its coefficients → what is stored.
  *
  *   gradient      scale exp(t) - push a_c, at_target at c = y, times dz/dx; softmax is the gradient with pull = 1
+ *   Hessian       p (bend (1 - p) + square p), hess_at_target at c = y, times (dz/dx)^2, plus gradient times d2z/dx2
  *   log_softmax   t - log_sum
  *
  * A product exp(t) scale below the smallest normal number is 0: compared before the multiplication, so that no subnormal
@@ -8,73 +9,99 @@
  * past the cache when the output outgrows it. */
 
 typedef struct {
-    vec max, scale, floor, push, at_target, log_sum;
-    int64_t target; /* -1: none */
-} row_apply;
+    vec first, hess;
+} applied;
 
-static INLINE vec apply_vector(const char *x, const stream_source *a, int64_t i, int n, const row_apply *row,
-                               const load_plan *p, xent_stream stream, xent_transform transform, xent_form form,
-                               int at_target) {
-    vec slope;
-    const vec t = v(sub)(load_logits(x, i, n, p, transform, &slope), row->max);
+/* From t = z - m on; `at` is true in the lane of the target. */
+static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const row_result *row, const load_plan *p,
+                               xent_stream stream, xent_transform transform, xent_form form, int at_target, int hessian) {
+    const vec tiny = v(set)(c(TINY)), one = v(set)(1);
+    applied r = {v(sub)(t, row->log_sum), one};
     if (form == XENT_LOGARITHMS)
-        return v(sub)(t, row->log_sum);
+        return r;
     const vec e = v(exp)(cooled(t, p, transform));
     vec g = v(keep)(v(nlt)(e, row->floor), v(mul)(e, row->scale));
     if (stream != XENT_NO_STREAM)
-        g = v(fnma)(row->push, load_stream(a, i, n, stream), g);
+        g = v(fnma)(row->push, a, g);
     if (at_target)
-        g = v(select)(v(only)(row->target - i), row->at_target, g);
+        g = v(select)(at, row->at_target, g);
+    if (hessian) {
+        const vec share = v(keep)(v(nlt)(e, tiny), v(mul)(e, row->share));
+        const vec beside = v(select)(v(eq)(t, v(set)(0)), row->beside, v(sub)(one, share));
+        vec h = v(mul)(share, v(fma)(row->bend, beside, v(mul)(row->square, share)));
+        if (at_target)
+            h = v(select)(at, row->hess_at_target, h);
+        if (transform != XENT_PLAIN)
+            h = v(fma)(v(mul)(h, slope), slope, v(mul)(g, bend_of(z, slope, p)));
+        r.hess = v(keep)(v(nlt)(v(abs)(h), tiny), h);
+    }
     if (transform != XENT_PLAIN)
         g = v(mul)(g, slope);
     if (stream != XENT_NO_STREAM || transform != XENT_PLAIN || at_target)
-        g = v(keep)(v(nlt)(v(abs)(g), v(set)(c(TINY))), g);
-    return g;
+        g = v(keep)(v(nlt)(v(abs)(g), tiny), g);
+    r.first = g;
+    return r;
+}
+
+typedef struct {
+    const char *x, *ahead; /* ahead: what to prefetch meanwhile, or NULL */
+    char *out, *hess;
+    const stream_source *a;
+    vec max;
+    int64_t target; /* -1: none */
+    int non_temporal;
+} row_memory;
+
+static INLINE applied apply_vector(const row_memory *m, int64_t i, int n, const row_result *row, const load_plan *p,
+                                   xent_stream stream, xent_transform transform, xent_form form, int at_target,
+                                   int hessian) {
+    vec slope;
+    const vec z = load_logits(m->x, i, n, p, transform, &slope);
+    const vec a = stream != XENT_NO_STREAM ? load_stream(m->a, i, n, stream) : z;
+    return apply_to(v(sub)(z, m->max), z, slope, a, v(only)(m->target - i), row, p, stream, transform, form, at_target,
+                    hessian);
 }
 
 /* Whole vectors from i up to the last that fits before end; returns where it stopped. */
-static INLINE int64_t apply_span(char *out, const char *x, const stream_source *a, int64_t i, int64_t end,
-                                 const char *ahead, const row_apply *row, const load_plan *p, xent_stream stream,
-                                 xent_transform transform, xent_form form, int non_temporal) {
+static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, const row_result *row, const load_plan *p,
+                                 xent_stream stream, xent_transform transform, xent_form form, int at_target,
+                                 int hessian) {
     for (; i + LANES <= end; i += LANES) {
-        if (ahead)
+        const int64_t byte = i * STORAGE_BYTES;
+        if (m->ahead)
             for (int line = 0; line < LANES * STORAGE_BYTES; line += 64)
-                xent_prefetch(ahead + i * STORAGE_BYTES + line);
-        const vec g = apply_vector(x, a, i, LANES, row, p, stream, transform, form, 0);
-        if (non_temporal)
-            stream_stored(out + i * STORAGE_BYTES, g);
+                xent_prefetch(m->ahead + byte + line);
+        const applied r = apply_vector(m, i, LANES, row, p, stream, transform, form, at_target, hessian);
+        if (m->non_temporal)
+            stream_stored(m->out + byte, r.first);
         else
-            store_stored(out + i * STORAGE_BYTES, g);
+            store_stored(m->out + byte, r.first);
+        if (hessian)
+            store_stored(m->hess + byte, r.hess);
     }
     return i;
 }
 
-static INLINE void apply_row(char *out, const char *x, const stream_source *a, int64_t classes, const char *ahead,
-                             const row_apply *row, const load_plan *p, xent_stream stream, xent_transform transform,
-                             xent_form form, int non_temporal) {
-    int64_t i = 0;
+static INLINE void apply_part(const row_memory *m, int64_t i, int n, const row_result *row, const load_plan *p,
+                              xent_stream stream, xent_transform transform, xent_form form, int hessian) {
+    const applied r = apply_vector(m, i, n, row, p, stream, transform, form, 1, hessian);
+    store_stored_first(m->out + i * STORAGE_BYTES, n, r.first);
+    if (hessian)
+        store_stored_first(m->hess + i * STORAGE_BYTES, n, r.hess);
+}
+
+static INLINE void apply_row(const row_memory *m, int64_t classes, const row_result *row, const load_plan *p,
+                             xent_stream stream, xent_transform transform, xent_form form, int hessian) {
     /* Streaming stores are aligned; rows of an odd length begin anywhere. */
-    int64_t lead = non_temporal ? (int64_t)(-(uintptr_t)out % (LANES * STORAGE_BYTES)) / STORAGE_BYTES : 0;
-    lead = lead < classes ? lead : classes;
-    const int64_t target = row->target < 0 ? classes : row->target;
-    if (lead) {
-        const vec g = apply_vector(x, a, 0, (int)lead, row, p, stream, transform, form, 1);
-        store_stored_first(out, (int)lead, g);
-        i = lead;
+    int64_t i = m->non_temporal ? (int64_t)(-(uintptr_t)m->out % (LANES * STORAGE_BYTES)) / STORAGE_BYTES : 0;
+    i = i < classes ? i : classes;
+    if (i)
+        apply_part(m, 0, (int)i, row, p, stream, transform, form, hessian);
+    if (m->target >= i) { /* up to the vector that holds the target, and that vector */
+        i = apply_span(m, i, i + (m->target - i) / LANES * LANES, row, p, stream, transform, form, 0, hessian);
+        i = apply_span(m, i, i + LANES <= classes ? i + LANES : i, row, p, stream, transform, form, 1, hessian);
     }
-    if (target >= i) {
-        const int64_t before = i + (target - i) / LANES * LANES; /* start of the vector that holds the target */
-        i = apply_span(out, x, a, i, before < classes ? before : classes, ahead, row, p, stream, transform, form,
-                       non_temporal);
-        if (i + LANES <= classes && i <= target && target < classes) {
-            store_stored(out + i * STORAGE_BYTES,
-                         apply_vector(x, a, i, LANES, row, p, stream, transform, form, 1));
-            i += LANES;
-        }
-    }
-    i = apply_span(out, x, a, i, classes, ahead, row, p, stream, transform, form, non_temporal);
-    if (i < classes) {
-        const vec g = apply_vector(x, a, i, (int)(classes - i), row, p, stream, transform, form, 1);
-        store_stored_first(out + i * STORAGE_BYTES, (int)(classes - i), g);
-    }
+    i = apply_span(m, i, classes, row, p, stream, transform, form, 0, hessian);
+    if (i < classes)
+        apply_part(m, i, (int)(classes - i), row, p, stream, transform, form, hessian);
 }

@@ -6,11 +6,17 @@
  *   loss = hard (L + gap) + smooth (A L - B) + z (m / T + L)^2
  *   d loss / dz_c = pull p_c - smooth a_c - hard [c = y],    pull = hard + smooth A + 2 z lse
  *
+ * where (L + gap) = -log p_y may first pass a link F (focal, poly-1), whose slope then multiplies hard in the gradient:
+ *
  *   index targets     hard = (1 - e) w_y, smooth = e / C, a_c = w_c   (e: label_smoothing)
  *   soft targets      hard = 0, smooth = 1, a_c = w_c ((1 - e) t_c + e / C)
  *
  * each times the weight of the row; in the gradient also times d(result) / d(row loss) and 1/T. At c = y the gradient of
- * the first term is -hard (1 - p_y), with 1 - p_y = (the others) / s taken from sums that do not cancel.
+ * the first term is -hard (1 - p_y), with 1 - p_y = (the others) / s taken from sums that do not cancel. The diagonal of
+ * the Hessian, times 1/T once more:
+ *
+ *   d2 loss / dz_c^2 = pull p_c (1 - p_c) + 2 z p_c^2 + hard F'' (p_c - [c = y])^2
+ *
  * Lanes are rows. */
 
 typedef struct {
@@ -28,7 +34,41 @@ typedef struct {
 typedef struct {
     vec loss, lse, log_sum;           /* log_sum = lse - m / T */
     vec scale, floor, push, at_target; /* gradient: scale * exp(t) - push * a_c where exp(t) >= floor; at_target at c = y */
+    /* Hessian: p (bend (1 - p) + square p) with p = exp(t) share; 1 - p is `beside` where t = 0; hess_at_target at c = y */
+    vec share, beside, bend, square, hess_at_target;
 } row_result;
+
+/* F(l), F'(l), F''(l) of l = -log p, with q = 1 - p given apart so that nothing cancels: dp/dl = -p.
+ *   focal    q^g l,  q^g (1 + g p l / q),  g q^g (p / q) (2 - l + (g - 1) p l / q)     (Lin et al., arXiv:1708.02002)
+ *   poly-1   l + g q,  1 + g p,  -g p                                                  (Leng et al., arXiv:2204.12511)
+ * Where q is 0, l / q has the limit 1. */
+typedef struct {
+    vec value, slope, curve;
+} linked;
+
+static INLINE linked follow_link(const xent_plan *plan, vec l, vec p, vec q) {
+    const vec one = v(set)(1), zero = v(set)(0), g = v(set)((real)plan->strength);
+    linked r = {l, one, zero};
+    if (plan->link == XENT_POLY) {
+        r.value = v(fma)(g, q, l);
+        r.slope = v(fma)(g, p, one);
+        r.curve = v(sub)(zero, v(mul)(g, p));
+    } else if (plan->link == XENT_FOCAL) {
+        /* log q = -log1p(p / q); past 2^100 the power is 0 or as good as 0. */
+        const vec odds = v(sub)(zero, v(max)(v(sub)(zero, v(div)(p, q)), v(set)(-0x1p100f)));
+        const vec t = v(sub)(zero, v(mul)(g, v(log1p)(odds))), e = v(exp)(t);
+        const vec power = v(keep)(v(nlt)(t, v(set)(c(EXP_LEAST))), e);
+        const mask none = v(eq)(q, zero);
+        const vec ratio = v(select)(none, one, v(div)(l, q));
+        const vec share = v(keep)(v(ne)(p, zero), v(mul)(p, ratio)); /* p l / q; 0 for a masked target, where l = inf */
+        r.value = v(keep)(v(ne)(power, zero), v(mul)(power, l));
+        r.slope = v(mul)(power, v(fma)(g, share, one));
+        const vec inner = v(fma)(v(sub)(g, one), share, v(sub)(v(set)(2), l));
+        r.curve = v(mul)(v(mul)(g, power), v(mul)(v(div)(p, q), inner));
+        r.curve = v(select)(none, zero, v(keep)(v(ne)(p, zero), r.curve));
+    }
+    return r;
+}
 
 /* What the target's logit z_y adds to the sums. */
 static INLINE void find_gap(row_sums *sums, vec z, const load_plan *p, xent_transform transform) {
@@ -37,20 +77,32 @@ static INLINE void find_gap(row_sums *sums, vec z, const load_plan *p, xent_tran
     sums->target_is_max = v(eq)(t, v(set)(0));
 }
 
-static INLINE row_result head(const row_sums *sums, const row_terms *terms, const load_plan *p, xent_stream stream,
-                              int indexed, int squared, int gradient) {
-    const vec one = v(set)(1), zero = v(set)(0);
-    row_result r = {zero, zero, zero, zero, zero, zero, zero};
+static INLINE row_result head(const row_sums *sums, const row_terms *terms, const xent_plan *plan, const load_plan *p,
+                              xent_stream stream, int indexed, int hessian) {
+    const vec one = v(set)(1), zero = v(set)(0), tiny = v(set)(c(TINY));
+    const int squared = plan->z != 0, gradient = plan->form != XENT_NO_OUTPUT;
+    row_result r = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
     const mask empty = v(eq)(v(add)(sums->rest, sums->hits), zero); /* every class is masked */
     const vec rest = v(select)(empty, v(set)((real)NAN), v(add)(sums->rest, v(sub)(sums->hits, one)));
+    const vec total = v(add)(rest, one);
     const vec top = v(mul)(sums->max, p->inverse_temperature);
     r.log_sum = v(log1p)(rest);
     r.lse = v(select)(empty, v(set)((real)-INFINITY), v(add)(top, r.log_sum));
 
-    r.loss = zero;
+    linked link = {zero, one, zero};
+    vec probability = zero, others = zero; /* of the target: p_y, 1 - p_y */
     if (indexed) {
         const vec nll = v(add)(r.log_sum, sums->gap);
-        r.loss = v(keep)(v(ne)(terms->hard, zero), v(mul)(terms->hard, nll));
+        link.value = nll;
+        if (gradient || plan->link != XENT_LIKELIHOOD) {
+            vec e = v(exp)(v(sub)(zero, sums->gap));
+            e = v(select)(sums->target_is_max, one, v(keep)(v(nlt)(e, tiny), e));
+            probability = v(div)(e, total);
+            others = v(div)(v(select)(sums->target_is_max, rest, v(add)(one, v(sub)(rest, e))), total);
+        }
+        if (plan->link != XENT_LIKELIHOOD)
+            link = follow_link(plan, nll, probability, others);
+        r.loss = v(keep)(v(ne)(terms->hard, zero), v(mul)(terms->hard, link.value));
     }
     if (stream != XENT_NO_STREAM)
         r.loss = v(fma)(terms->smooth, v(sub)(v(mul)(sums->mass, r.log_sum), sums->moment), r.loss);
@@ -59,28 +111,34 @@ static INLINE row_result head(const row_sums *sums, const row_terms *terms, cons
     if (!gradient)
         return r;
 
-    const vec total = v(add)(rest, one);
-    vec pull = terms->grad_hard;
+    const vec hard = v(mul)(terms->grad_hard, link.slope);
+    vec pull = hard;
     if (stream != XENT_NO_STREAM)
         pull = v(fma)(terms->grad_smooth, sums->mass, pull);
     const vec pull_z = v(mul)(v(set)(2), v(mul)(terms->grad_z, r.lse));
     if (squared)
         pull = v(add)(pull, pull_z);
     r.scale = v(div)(pull, total);
-    const vec tiny = v(set)(c(TINY));
     r.floor = v(max)(tiny, v(div)(tiny, v(abs)(r.scale))); /* NaN if the scale is: nothing is flushed then */
     r.push = terms->grad_smooth;
     if (indexed) {
-        vec e = v(exp)(v(sub)(zero, sums->gap));
-        e = v(select)(sums->target_is_max, one, v(keep)(v(nlt)(e, tiny), e));
-        const vec others = v(select)(sums->target_is_max, rest, v(add)(one, v(sub)(rest, e)));
-        const vec probability = v(div)(e, total);
-        r.at_target = v(mul)(v(sub)(zero, terms->grad_hard), v(div)(others, total));
+        r.at_target = v(mul)(v(sub)(zero, hard), others);
         if (stream != XENT_NO_STREAM)
             r.at_target = v(fma)(terms->grad_smooth, v(sub)(v(mul)(sums->mass, probability), terms->weight_of_target),
                                  r.at_target);
         if (squared)
             r.at_target = v(fma)(pull_z, probability, r.at_target);
     }
+    if (!hessian)
+        return r;
+
+    const vec curve = v(mul)(v(mul)(terms->grad_hard, link.curve), p->inverse_temperature);
+    const vec square = v(mul)(v(mul)(v(set)(2), terms->grad_z), p->inverse_temperature);
+    r.share = v(div)(one, total);
+    r.beside = v(div)(rest, total);
+    r.bend = v(mul)(pull, p->inverse_temperature);
+    r.square = v(add)(square, curve);
+    r.hess_at_target = v(fma)(v(mul)(r.bend, probability), others,
+                              v(fma)(v(mul)(square, probability), probability, v(mul)(v(mul)(curve, others), others)));
     return r;
 }

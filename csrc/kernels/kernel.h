@@ -17,6 +17,8 @@ typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_STREAMS } xent_stre
 typedef enum { XENT_PLAIN, XENT_TRANSFORMED, XENT_TRANSFORMS } xent_transform;
 /* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), or log_softmax. */
 typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
+/* What becomes of the negative log-likelihood of the target: itself, (1 - p)^strength times it, or strength (1 - p) more. */
+typedef enum { XENT_LIKELIHOOD, XENT_FOCAL, XENT_POLY } xent_link;
 /* How rows lie in memory: classes contiguous, many or few, or lanes along another axis. */
 typedef enum { XENT_WIDE, XENT_NARROW, XENT_COLUMNS, XENT_LAYOUTS } xent_layout;
 
@@ -33,7 +35,9 @@ typedef struct {
     xent_transform transform;
     xent_form form;
     xent_layout layout;
-    int64_t logits_class_step, soft_class_step, out_class_step; /* bytes, XENT_COLUMNS */
+    int64_t logits_class_step, soft_class_step, out_class_step, hess_class_step; /* bytes, XENT_COLUMNS */
+    xent_link link;
+    double strength;
     int non_temporal;           /* the output will not fit the cache */
     int keep_infinite;          /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
     const void *class_weight;   /* (classes,) in the compute type, or NULL: all 1 */
@@ -50,8 +54,8 @@ typedef struct {
 typedef struct {
     int64_t count;
     const char *logits, *index, *soft, *weight, *upstream; /* the last four may be NULL */
-    char *loss, *lse, *out;                                /* each may be NULL */
-    int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step;
+    char *loss, *lse, *out, *hess;                         /* each may be NULL; hess only beside out */
+    int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step, hess_step;
     xent_chunk *chunks; /* room for one row, or for one in each lane (XENT_COLUMNS) */
 } xent_rows;
 

@@ -1,7 +1,5 @@
 /* The kernels of one instruction set and one dtype: compiled once for each pair, with XENT_SIMD, XENT_DTYPE (headers) and
  * XENT_ISA (a name) given by the build. Exports one table and nothing else. */
-#define INLINE inline __attribute__((always_inline))
-
 #include "vector.h"
 
 #include XENT_DTYPE

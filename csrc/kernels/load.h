@@ -5,7 +5,7 @@
 
 typedef struct {
     int capped;
-    vec softcap, cap_inverse, cap_inverse_low, heat, heat_low, inverse_temperature;
+    vec softcap, cap_bend, cap_inverse, cap_inverse_low, heat, heat_low, inverse_temperature;
 } load_plan;
 
 /* 1/d as a sum of two numbers: x * high + x * low is x / d but for one rounding. */
@@ -19,7 +19,7 @@ static inline load_plan prepare_load(const xent_plan *plan) {
     const double cap = plan->softcap > 0 ? plan->softcap : 1;
     const load_plan p = {
         plan->softcap > 0,
-        v(set)((real)cap), inverse_high(cap), inverse_low(cap),
+        v(set)((real)cap), v(set)((real)(-2 / (cap * cap))), inverse_high(cap), inverse_low(cap),
         inverse_high(plan->temperature), inverse_low(plan->temperature), v(set)((real)(1 / plan->temperature)),
     };
     return p;
@@ -35,6 +35,11 @@ static INLINE vec transformed(vec x, const load_plan *p, xent_transform transfor
     const v(tanh_parts) t = v(tanh)(v(fma)(x, p->cap_inverse, v(mul)(x, p->cap_inverse_low)));
     *slope = v(keep)(finite, t.slope);
     return v(select)(finite, v(mul)(p->softcap, t.value), x);
+}
+
+/* d2z/dx2 = -2 z / softcap^2 dz/dx. */
+static INLINE vec bend_of(vec z, vec slope, const load_plan *p) {
+    return v(keep)(v(ne)(slope, v(set)(0)), v(mul)(v(mul)(p->cap_bend, z), slope));
 }
 
 static INLINE vec load_logits(const char *x, int64_t i, int n, const load_plan *p, xent_transform transform, vec *slope) {

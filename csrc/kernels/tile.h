@@ -4,8 +4,8 @@
 /* Class c of lane i lies at x + c * x_step + i * (size of an element); `local` tiles hold compute types, aligned. */
 typedef struct {
     const char *x, *soft;
-    char *out;
-    int64_t x_step, soft_step, out_step;
+    char *out, *hess;
+    int64_t x_step, soft_step, out_step, hess_step;
     int lanes; /* in use; the others are not touched in memory */
     int local, non_temporal;
 } tile_memory;
@@ -208,37 +208,34 @@ static INLINE void tile_put(char *at, int64_t step, int lanes, vec value) {
         memcpy(at + i * step, &numbers.at[i], sizeof(real));
 }
 
+static INLINE void tile_store(const tile_memory *m, char *at, vec value, int non_temporal) {
+    if (m->local)
+        v(store)(at, value);
+    else if (m->lanes != LANES)
+        store_stored_first(at, m->lanes, value);
+    else if (non_temporal)
+        stream_stored(at, value);
+    else
+        store_stored(at, value);
+}
+
 static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const tile_rows *rows,
-                              const row_sums *sums, const row_result *r, const load_plan *p, xent_stream stream,
-                              xent_transform transform, xent_form form) {
-    const vec tiny = v(set)(c(TINY)), target = v(load)(&rows->target);
-    const vec at_target = v(keep)(v(both)(rows->counts, v(nlt)(v(abs)(r->at_target), tiny)), r->at_target);
+                              vec max, const row_result *r, const load_plan *p, xent_stream stream,
+                              xent_transform transform, xent_form form, int hessian) {
+    const vec target = v(load)(&rows->target);
     for (int64_t k = 0; k < plan->classes; ++k) {
         vec slope;
-        const vec t = v(sub)(transformed(tile_load(m, k), p, transform, &slope), sums->max);
-        vec g;
-        if (form == XENT_LOGARITHMS) {
-            g = v(sub)(t, r->log_sum);
-        } else {
-            const vec e = v(exp)(cooled(t, p, transform));
-            g = v(keep)(v(both)(rows->counts, v(nlt)(e, r->floor)), v(mul)(e, r->scale));
-            if (stream != XENT_NO_STREAM)
-                g = v(keep)(rows->counts, v(fnma)(r->push, tile_stream(m, s, k, stream), g));
-            g = v(select)(v(eq)(target, v(set)((real)k)), at_target, g);
-            if (transform != XENT_PLAIN)
-                g = v(keep)(rows->counts, v(mul)(g, slope));
-            if (stream != XENT_NO_STREAM || transform != XENT_PLAIN)
-                g = v(keep)(v(nlt)(v(abs)(g), tiny), g);
+        const vec z = transformed(tile_load(m, k), p, transform, &slope);
+        const vec a = stream != XENT_NO_STREAM ? tile_stream(m, s, k, stream) : z;
+        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, v(set)((real)k)), r, p, stream, transform, form, 1,
+                               hessian);
+        if (!rows->all_count) {
+            out.first = v(keep)(rows->counts, out.first);
+            out.hess = v(keep)(rows->counts, out.hess);
         }
-        char *at = m->out + k * m->out_step;
-        if (m->local)
-            v(store)(at, g);
-        else if (m->lanes != LANES)
-            store_stored_first(at, m->lanes, g);
-        else if (m->non_temporal)
-            stream_stored(at, g);
-        else
-            store_stored(at, g);
+        tile_store(m, m->out + k * m->out_step, out.first, m->non_temporal);
+        if (hessian)
+            tile_store(m, m->hess + k * m->hess_step, out.hess, 0);
     }
 }
 
@@ -266,8 +263,7 @@ static INLINE void tile(const tile_memory *m, const xent_plan *plan, const xent_
         vec slope;
         find_gap(&sums, transformed(own.at_target, p, transform, &slope), p, transform);
     }
-    row_result result =
-        head(&sums, &own.terms, p, stream, indexed, plan->z != 0, plan->form != XENT_NO_OUTPUT);
+    row_result result = head(&sums, &own.terms, plan, p, stream, indexed, m->hess != NULL);
     if (plan->keep_infinite && v(any)(v(eq)(sums.max, v(set)((real)INFINITY)))) {
         const mask infinite = tile_infinite(m, plan->classes, sums.max);
         result.log_sum = v(select)(infinite, v(set)(0), result.log_sum);
@@ -278,9 +274,11 @@ static INLINE void tile(const tile_memory *m, const xent_plan *plan, const xent_
     if (rows->loss)
         tile_put(rows->loss + r * rows->loss_step, rows->loss_step, m->lanes, v(keep)(own.counts, result.loss));
     if (plan->form == XENT_LOGARITHMS)
-        tile_apply(m, &s, plan, &own, &sums, &result, p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS);
+        tile_apply(m, &s, plan, &own, sums.max, &result, p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
+    else if (m->hess)
+        tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 1);
     else if (plan->form == XENT_EXPONENTIALS)
-        tile_apply(m, &s, plan, &own, &sums, &result, p, stream, transform, XENT_EXPONENTIALS);
+        tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 0);
 }
 
 /* Narrow rows: classes contiguous and few. A tile of rows is transposed on its way in and back on its way out. */
@@ -314,8 +312,10 @@ static INLINE void transpose_out(char *to, int64_t step, const vec *from, int la
 
 static INLINE void narrow(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
     const load_plan p = prepare_load(plan);
-    vec x[XENT_MOST_NARROW], soft[XENT_MOST_NARROW], out[XENT_MOST_NARROW];
-    tile_memory m = {(char *)x, (char *)soft, (char *)out, sizeof(vec), sizeof(vec), sizeof(vec), LANES, 1, 0};
+    vec x[XENT_MOST_NARROW], soft[XENT_MOST_NARROW], out[XENT_MOST_NARROW], hess[XENT_MOST_NARROW];
+    tile_memory m = {(char *)x,   (char *)soft, (char *)out, rows->hess ? (char *)hess : NULL,
+                     sizeof(vec), sizeof(vec),  sizeof(vec), sizeof(vec),
+                     LANES,       1,            0};
     for (int64_t r = 0; r < rows->count; r += LANES) {
         m.lanes = lanes_left(rows->count - r);
         transpose_in(x, rows->logits + r * rows->logits_step, rows->logits_step, m.lanes, plan->classes, 0);
@@ -324,6 +324,8 @@ static INLINE void narrow(const xent_plan *plan, const xent_rows *rows, xent_str
         tile(&m, plan, rows, r, &p, stream, transform);
         if (plan->form != XENT_NO_OUTPUT)
             transpose_out(rows->out + r * rows->out_step, rows->out_step, out, m.lanes, plan->classes);
+        if (m.hess)
+            transpose_out(rows->hess + r * rows->hess_step, rows->hess_step, hess, m.lanes, plan->classes);
     }
 }
 
@@ -334,9 +336,11 @@ static INLINE void columns(const xent_plan *plan, const xent_rows *rows, xent_st
         tile_memory m = {rows->logits + r * rows->logits_step,
                          rows->soft + r * rows->soft_step,
                          rows->out + r * rows->out_step,
+                         rows->hess ? rows->hess + r * rows->hess_step : NULL,
                          plan->logits_class_step,
                          plan->soft_class_step,
                          plan->out_class_step,
+                         plan->hess_class_step,
                          lanes_left(rows->count - r),
                          0,
                          0};

@@ -17,7 +17,7 @@ static inline int has_nan(const char *x, int64_t classes) {
 
 static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
     const load_plan p = prepare_load(plan);
-    const int indexed = rows->index != NULL, squared = plan->z != 0;
+    const int indexed = rows->index != NULL;
     for (int64_t r = 0; r < rows->count; ++r) {
         const char *x = rows->logits + r * rows->logits_step;
         char *out = rows->out ? rows->out + r * rows->out_step : NULL;
@@ -28,6 +28,8 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
                 memset(rows->loss + r * rows->loss_step, 0, sizeof(real));
             if (out)
                 memset(out, 0, (size_t)plan->classes * STORAGE_BYTES);
+            if (rows->hess)
+                memset(rows->hess + r * rows->hess_step, 0, (size_t)plan->classes * STORAGE_BYTES);
             if (!rows->lse)
                 continue;
         }
@@ -52,7 +54,7 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             v(set)(numbers.grad_hard), v(set)(numbers.grad_smooth), v(set)(numbers.grad_z),
             v(set)(numbers.weight_of_target),
         };
-        row_result result = head(&sums, &terms, &p, stream, indexed, squared, plan->form != XENT_NO_OUTPUT);
+        row_result result = head(&sums, &terms, plan, &p, stream, indexed, rows->hess != NULL);
         if (plan->keep_infinite && row.max == INFINITY && !has_nan(x, plan->classes)) {
             result.log_sum = v(set)(0);
             result.lse = sums.max;
@@ -65,14 +67,15 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             put(rows->loss + r * rows->loss_step, result.loss);
         if (!out)
             continue;
-        const row_apply apply = {sums.max,    result.scale,     result.floor,   result.push,
-                                 result.at_target, result.log_sum, target};
-        const char *ahead = plan->non_temporal ? next : NULL;
+        const row_memory m = {x,        plan->non_temporal ? next : NULL,
+                              out,      rows->hess ? rows->hess + r * rows->hess_step : NULL,
+                              &a,       sums.max,
+                              target,   plan->non_temporal};
         if (plan->form == XENT_LOGARITHMS)
-            apply_row(out, x, &a, plan->classes, ahead, &apply, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS,
-                      plan->non_temporal);
+            apply_row(&m, plan->classes, &result, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
+        else if (m.hess)
+            apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 1);
         else
-            apply_row(out, x, &a, plan->classes, ahead, &apply, &p, stream, transform, XENT_EXPONENTIALS,
-                      plan->non_temporal);
+            apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 0);
     }
 }

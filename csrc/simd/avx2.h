@@ -6,6 +6,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Algorithms are specialised for what they are called with: constants become registers, not tests. */
+#define INLINE inline __attribute__((always_inline))
+
 #define XENT_BOTH(P, F) ((P##_vec){F(lo), F(hi)})
 
 #define XENT_VECTOR(P, REAL, R, N, PS, EPI, SET1I, MANTISSA, ONE_MINUS_SQRT_HALF, TWO_TO_MANTISSA, MAGIC_BITS, BIAS)        \

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from xent.focal import focal_loss, poly1_loss
 from xent.losses import cross_entropy, perplexity, token_log_probs
 from xent.runtime import (
     get_include,
@@ -17,6 +18,7 @@ __version__ = _version("xent")
 
 __all__ = [
     "cross_entropy",
+    "focal_loss",
     "get_include",
     "get_library",
     "get_num_threads",
@@ -24,6 +26,7 @@ __all__ = [
     "logsumexp",
     "num_threads",
     "perplexity",
+    "poly1_loss",
     "set_num_threads",
     "show_config",
     "softmax",

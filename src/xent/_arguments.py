@@ -79,7 +79,7 @@ def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
     kind = found.dtype
     if dtype is not None and not (isinstance(dtype, str) and dtype == "bfloat16"):
         raise ValueError(f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {given(dtype)}")
-    if kind.name == "bfloat16" or (dtype is not None and kind == np.uint16):
+    if kind.name == "bfloat16" or (dtype is not None and kind.kind == "u" and kind.itemsize == 2):
         bits = np.dtype(np.uint16)
         answer = bits if kind.kind == "u" else kind
         stored = found if kind.kind == "u" else found.view(bits)
@@ -273,7 +273,7 @@ def same_memory(a: Array, b: Array) -> bool:
         a.__array_interface__["data"] == b.__array_interface__["data"]
         and a.shape == b.shape
         and a.strides == b.strides
-        and a.dtype == b.dtype
+        and a.itemsize == b.itemsize
     )
 
 

@@ -31,6 +31,7 @@ class Call:
         loss: NDArray[Any] | None = None,
         lse: NDArray[Any] | None = None,
         out: NDArray[Any] | None = None,
+        hess: NDArray[Any] | None = None,
     ) -> Call: ...
     def numbers(
         self,
@@ -41,6 +42,7 @@ class Call:
         temperature: float = 1.0,
         reduction: str = "none",
         grad_scale: float = 1.0,
+        strength: float = 0.0,
     ) -> Call: ...
     def readable(self) -> bool: ...
     def prepare(self) -> int: ...

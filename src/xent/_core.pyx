@@ -26,6 +26,8 @@ context_threads = contextvars.ContextVar("xent_num_threads", default=0)
 cdef object names = {"none": XENT_NONE, "sum": XENT_SUM, "mean": XENT_MEAN}
 cdef object operations = {
     "cross_entropy": XENT_CROSS_ENTROPY,
+    "focal_loss": XENT_FOCAL_LOSS,
+    "poly1_loss": XENT_POLY1_LOSS,
     "logsumexp": XENT_LOGSUMEXP,
     "softmax": XENT_SOFTMAX,
     "log_softmax": XENT_LOG_SOFTMAX,
@@ -70,7 +72,7 @@ cdef class Call:
     """One call of the C interface. Arrays have the axes of the loss first and the class axis, if any, last."""
     cdef xent_call call
     cdef int64_t shape[64]
-    cdef int64_t strides[7][64]
+    cdef int64_t strides[8][64]
     cdef list keep
     cdef bint repeated  # one element stands for all classes, which C takes for contiguous
 
@@ -103,7 +105,7 @@ cdef class Call:
 
     def arrays(self, cnp.ndarray index=None, cnp.ndarray soft=None, cnp.ndarray class_weight=None,
                cnp.ndarray sample_weight=None, cnp.ndarray grad_output=None, cnp.ndarray loss=None,
-               cnp.ndarray lse=None, cnp.ndarray out=None):
+               cnp.ndarray lse=None, cnp.ndarray out=None, cnp.ndarray hess=None):
         if index is not None:
             self.set_array(1, &self.call.index, index)
             self.call.index_type = <xent_dtype>dtype_of(index)
@@ -122,10 +124,12 @@ cdef class Call:
             self.set_array(5, &self.call.lse, lse)
         if out is not None:
             self.call.out_class_step = self.set_array(6, &self.call.out, out)
+        if hess is not None:
+            self.call.hess_class_step = self.set_array(7, &self.call.hess, hess)
         return self
 
     def numbers(self, object ignore_index=None, double label_smoothing=0.0, double z_loss=0.0, object softcap=None,
-                double temperature=1.0, str reduction="none", double grad_scale=1.0):
+                double temperature=1.0, str reduction="none", double grad_scale=1.0, double strength=0.0):
         """`ignore_index` as the bits of the index type, sign-extended."""
         self.call.has_ignore = ignore_index is not None
         self.call.ignore_index = 0 if ignore_index is None else ignore_index
@@ -135,6 +139,7 @@ cdef class Call:
         self.call.temperature = temperature
         self.call.reduction = names[reduction]
         self.call.grad_scale = grad_scale
+        self.call.strength = strength
         return self
 
     def readable(self):

@@ -34,6 +34,7 @@ class Rows:
     loss: Array | None = None
     lse: Array | None = None
     out: Array | None = None
+    hess: Array | None = None
     ignore_index: int | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
 
@@ -68,7 +69,7 @@ def run(rows: Rows, ignore_bits: int | None = None) -> float:
     if rows.logits.dtype == kind.storage and (rows.soft is None or rows.soft.dtype == kind.compute):
         call = core_call(rows, rows.logits, numbers).arrays(
             rows.index, rows.soft, rows.class_weight, rows.sample_weight, rows.grad_output, rows.loss, rows.lse,
-            rows.out,
+            rows.out, rows.hess,
         )
         if call.readable():
             check(rows, call.run())
@@ -99,14 +100,18 @@ def run_in_blocks(rows: Rows, numbers: dict[str, Any]) -> float:
             logits = np.ascontiguousarray(rows.logits[block], kind.storage)
             soft = None if rows.soft is None else np.ascontiguousarray(rows.soft[block], kind.compute)
         out = None if rows.out is None else np.empty(logits.shape, kind.storage)
+        hess = None if rows.hess is None else np.empty(logits.shape, kind.storage)
         call = core_call(rows, logits, numbers).arrays(
             part(rows.index, block), soft, rows.class_weight, part(rows.sample_weight, block),
             part(rows.grad_output, block), part(loss, block), part(rows.lse, block), out,
+            hess,
         )
         call.divisor = whole.divisor
         call.compute()
         if rows.out is not None:
             rows.out[block] = out
+        if rows.hess is not None:
+            rows.hess[block] = hess
     if reduced:
         whole.finish()
     return float(whole.result)

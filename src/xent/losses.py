@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from xent import _arguments as arguments
 from xent import _core
-from xent._rows import Rows, run
+from xent._softmax import softmax_loss
 from xent._typing import Array, CrossEntropyOptions, Scalar, TokenOptions
 
 __all__ = ["cross_entropy", "perplexity", "token_log_probs"]
@@ -182,16 +182,15 @@ def cross_entropy(
     return_grad : bool, default False
         Also return the gradient with respect to `logits`.
     return_hess : bool, default False
-        Not available yet.
+        Also return the gradient and the diagonal of the Hessian: the exact second derivative of the same scalar with
+        respect to each logit.
     return_lse : bool, default False
         Also return the log-sum-exp of each row (after cap and temperature).
     grad_output : array_like, optional
         Upstream gradient: a scalar for "mean" and "sum", the shape of the loss for "none". The gradient returned is that
         of ``sum(grad_output * loss)``.
-    out, grad_out : ndarray, optional
-        Where to write the loss and the gradient. `grad_out` may be exactly the memory of `logits`.
-    hess_out : ndarray, optional
-        Not available yet.
+    out, grad_out, hess_out : ndarray, optional
+        Where to write the loss, the gradient and the Hessian's diagonal. `grad_out` may be exactly the memory of `logits`.
     dtype : {None, "bfloat16"}
         ``"bfloat16"`` reads uint16 logits as the bits of bfloat16 numbers; the gradient comes in the same form.
 
@@ -201,6 +200,8 @@ def cross_entropy(
         In float64 for float64 and integer logits, float32 for all others.
     grad : ndarray, shape of `logits`
         With `return_grad`; of the logits' dtype, float64 for integers.
+    hess : ndarray, shape of `logits`
+        With `return_hess`; as `grad`.
     lse : ndarray, shape of `logits` without the class axis
         With `return_lse`.
 
@@ -256,77 +257,28 @@ def cross_entropy(
         )
         if result is not None:
             return result
-    if return_hess or hess_out is not None:
-        raise NotImplementedError("return_hess: the Hessian is not available yet")
-    return _cross_entropy(
-        logits, targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap,
-        temperature, reduction, bool(return_grad), bool(return_lse), grad_output, out, grad_out, dtype,
+    return softmax_loss(
+        "cross_entropy",
+        logits,
+        targets,
+        axis=axis,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+        reduction=reduction,
+        return_grad=return_grad,
+        return_hess=return_hess,
+        return_lse=return_lse,
+        grad_output=grad_output,
+        out=out,
+        grad_out=grad_out,
+        hess_out=hess_out,
+        dtype=dtype,
     )
-
-
-def _cross_entropy(
-    logits: Any, targets: Any, axis: int, class_weight: Any, sample_weight: Any, ignore_index: int | None,
-    label_smoothing: float, z_loss: float, softcap: float | None, temperature: float, reduction: str,
-    return_grad: bool, return_lse: bool, grad_output: Any, out: Any, grad_out: Any, dtype: Any,
-) -> Any:
-    x, kind = arguments.logits(logits, "logits", dtype)
-    compute = kind.compute
-    axis = arguments.class_axis(axis, x.ndim, "logits")
-    index, soft = arguments.targets(targets, x.shape, axis)
-    rows = Rows("cross_entropy", np.moveaxis(x, axis, -1), kind, index, soft)
-    shape, classes = rows.shape, rows.logits.shape[-1]
-    ignore_bits = arguments.ignore(ignore_index, index)
-    rows.ignore_index = ignore_index
-    reduction = arguments.reduction(reduction)
-    rows.class_weight = arguments.class_weight(class_weight, classes, compute)
-    rows.sample_weight = arguments.broadcast(sample_weight, "sample_weight", shape, compute)
-    for name, value in (("grad_output", grad_output), ("grad_out", grad_out)):
-        if value is not None and not return_grad:
-            raise ValueError(f"{name}: given, but return_grad is False")
-    rows.grad_output, grad_scale = arguments.grad_output(grad_output, reduction, shape, compute)
-    rows.numbers = {
-        "label_smoothing": arguments.label_smoothing(label_smoothing),
-        "z_loss": arguments.z_loss(z_loss),
-        "softcap": arguments.softcap(softcap),
-        "temperature": arguments.temperature(temperature),
-        "reduction": reduction,
-        "grad_scale": grad_scale,
-    }
-    if out is not None:
-        out = arguments.buffer(out, "out", shape if reduction == "none" else (), compute)
-    if grad_out is not None:
-        grad_out = arguments.buffer(grad_out, "grad_out", x.shape, kind.answer)
-    arguments.separate(
-        {"out": out, "grad_out": grad_out},
-        {
-            "logits": x,
-            "targets": index if soft is None else soft,
-            "class_weight": rows.class_weight,
-            "sample_weight": rows.sample_weight,
-            "grad_output": rows.grad_output,
-        },
-        in_place="grad_out",
-    )
-    if return_grad:
-        grad = np.empty(x.shape, kind.answer) if grad_out is None else grad_out
-        rows.out = np.moveaxis(np.asarray(grad).view(kind.storage), axis, -1)
-    if return_lse:
-        rows.lse = np.empty(shape, compute)
-    if reduction == "none":
-        rows.loss = np.empty(shape, compute) if out is None else np.asarray(out)
-    total = run(rows, ignore_bits)
-    loss: Any
-    if reduction == "none":
-        loss = out if out is not None else rows.loss[()]  # type: ignore[index]
-    else:
-        with np.errstate(over="ignore"):
-            if out is None:
-                loss = compute.type(total)
-            else:
-                loss = out
-                loss[...] = total
-    extra = ((grad,) if return_grad else ()) + ((rows.lse if shape else rows.lse[()],) if return_lse else ())  # type: ignore[index]
-    return (loss, *extra) if extra else loss
 
 
 @overload

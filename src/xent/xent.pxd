@@ -26,6 +26,8 @@ cdef extern from "xent.h" nogil:
 
     ctypedef enum xent_operation:
         XENT_CROSS_ENTROPY
+        XENT_FOCAL_LOSS
+        XENT_POLY1_LOSS
         XENT_LOGSUMEXP
         XENT_SOFTMAX
         XENT_LOG_SOFTMAX
@@ -48,6 +50,7 @@ cdef extern from "xent.h" nogil:
         int64_t logits_class_step
         int64_t soft_class_step
         int64_t out_class_step
+        int64_t hess_class_step
         xent_array logits
         xent_array index
         xent_array soft
@@ -58,9 +61,11 @@ cdef extern from "xent.h" nogil:
         xent_array loss
         xent_array lse
         xent_array out
+        xent_array hess
         int has_ignore
         int64_t ignore_index
         double label_smoothing
+        double strength
         double z_loss
         double softcap
         double temperature

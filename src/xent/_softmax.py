@@ -1,0 +1,108 @@
+"""The losses over a softmax: arguments judged, results allocated, rows handed to the core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xent import _arguments as arguments
+from xent._rows import Rows, run
+
+
+def softmax_loss(
+    operation: str,
+    logits: Any,
+    targets: Any,
+    *,
+    axis: int,
+    class_weight: Any,
+    sample_weight: Any,
+    ignore_index: int | None,
+    z_loss: float,
+    softcap: float | None,
+    temperature: float,
+    reduction: str,
+    return_grad: bool,
+    grad_output: Any,
+    out: Any,
+    grad_out: Any,
+    dtype: Any,
+    label_smoothing: float = 0.0,
+    return_hess: bool = False,
+    return_lse: bool = False,
+    hess_out: Any = None,
+    strength: float = 0.0,
+) -> Any:
+    """The loss, or the tuple of what was asked for, as the public functions describe it."""
+    x, kind = arguments.logits(logits, "logits", dtype)
+    axis = arguments.class_axis(axis, x.ndim, "logits")
+    index, soft = arguments.targets(targets, x.shape, axis)
+    if soft is not None and operation != "cross_entropy":
+        raise TypeError(f"targets: class probabilities are not accepted by {operation}; expected class indices")
+    rows = Rows(operation, np.moveaxis(x, axis, -1), kind, index, soft)
+    shape, classes = rows.shape, rows.logits.shape[-1]
+    ignore_bits = arguments.ignore(ignore_index, index)
+    rows.ignore_index = ignore_index
+    reduction = arguments.reduction(reduction)
+    rows.class_weight = arguments.class_weight(class_weight, classes, kind.compute)
+    rows.sample_weight = arguments.broadcast(sample_weight, "sample_weight", shape, kind.compute)
+    with_grad = bool(return_grad) or bool(return_hess)
+    for name, value in (("grad_output", grad_output), ("grad_out", grad_out)):
+        if value is not None and not with_grad:
+            raise ValueError(f"{name}: given, but return_grad is False")
+    if hess_out is not None and not return_hess:
+        raise ValueError("hess_out: given, but return_hess is False")
+    rows.grad_output, grad_scale = arguments.grad_output(grad_output, reduction, shape, kind.compute)
+    rows.numbers = {
+        "label_smoothing": arguments.label_smoothing(label_smoothing),
+        "z_loss": arguments.z_loss(z_loss),
+        "softcap": arguments.softcap(softcap),
+        "temperature": arguments.temperature(temperature),
+        "reduction": reduction,
+        "grad_scale": grad_scale,
+        "strength": strength,
+    }
+    loss_shape = shape if reduction == "none" else ()
+    buffers = {
+        "out": None if out is None else arguments.buffer(out, "out", loss_shape, kind.compute),
+        "grad_out": None if grad_out is None else arguments.buffer(grad_out, "grad_out", x.shape, kind.answer),
+        "hess_out": None if hess_out is None else arguments.buffer(hess_out, "hess_out", x.shape, kind.answer),
+    }
+    arguments.separate(
+        buffers,
+        {
+            "logits": x,
+            "targets": index if soft is None else soft,
+            "class_weight": rows.class_weight,
+            "sample_weight": rows.sample_weight,
+            "grad_output": rows.grad_output,
+        },
+        in_place="grad_out",
+    )
+
+    results: list[Any] = []
+    if with_grad:
+        grad = np.empty(x.shape, kind.answer) if grad_out is None else grad_out
+        rows.out = np.moveaxis(np.asarray(grad).view(kind.storage), axis, -1)
+        results.append(grad)
+    if return_hess:
+        hess = np.empty(x.shape, kind.answer) if hess_out is None else hess_out
+        rows.hess = np.moveaxis(np.asarray(hess).view(kind.storage), axis, -1)
+        results.append(hess)
+    if return_lse:
+        rows.lse = np.empty(shape, kind.compute)
+    if reduction == "none":
+        rows.loss = np.empty(shape, kind.compute) if out is None else np.asarray(out)
+
+    total = run(rows, ignore_bits)
+    loss: Any = out if rows.loss is None else rows.loss
+    if rows.loss is None:
+        with np.errstate(over="ignore"):
+            loss = kind.compute.type(total)
+        if out is not None:
+            out[...] = loss
+    if rows.lse is not None:
+        results.append(rows.lse[()])
+    loss = loss[()] if out is None else out
+    return (loss, *results) if results else loss
