@@ -8,7 +8,7 @@
 #include "dispatch.h"
 #include "index.h"
 
-enum { MOST_AXES = 64, STACK_CHUNKS = 64 };
+enum { MOST_AXES = 64, STACK_CHUNKS = 64, WORTH_A_THREAD = 256 << 10 };
 
 /* The losses, which have targets and a mean, as against the softmax family. */
 static int is_loss(const xent_call *call) { return call->operation <= XENT_POLY1_LOSS; }
@@ -375,7 +375,10 @@ xent_status xent_compute(xent_call *call) {
     grain = grain < 1 ? 1 : grain;
     if (plan.layout != XENT_WIDE) /* whole tiles */
         grain = (grain + 63) / 64 * 64;
-    const int stopped = xent_parallel(n, grain, threads, compute_rows, &w, call->poll, call->poll_data);
+    /* Waking a thread costs microseconds, and milliseconds where the machine is busy: only for work of that size. */
+    const double bytes = (double)n * (double)row_bytes;
+    const int worth = bytes < (double)threads * WORTH_A_THREAD ? (int)(bytes / WORTH_A_THREAD) : threads;
+    const int stopped = xent_parallel(n, grain, worth < 1 ? 1 : worth, compute_rows, &w, call->poll, call->poll_data);
     free(w.chunks);
     return stopped ? XENT_INTERRUPTED : XENT_OK;
 }

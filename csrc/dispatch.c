@@ -88,6 +88,10 @@ int xent_use_isa(const char *name) {
 
 const xent_kernels *xent_kernels_for(xent_dtype dtype) { return isas[current()].kernels[dtype]; }
 
+void xent_math(xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n) {
+    xent_kernels_for(dtype)->math(function, from, to, n);
+}
+
 const char *xent_compiler(void) {
 #if defined(__clang__)
     return "clang " __clang_version__;

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../xent.h"
+
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16, XENT_MOST_NARROW = 64 };
 
@@ -65,6 +67,7 @@ typedef struct {
     /* Plain reading and copying at full width, to measure a machine's memory by. */
     double (*read)(const void *from, int64_t bytes);
     void (*copy)(void *to, const void *from, int64_t bytes);
+    void (*math)(xent_function function, const void *from, void *to, int64_t n);
 } xent_kernels;
 
 #define XENT_ROWS_NEED_CHUNKS(classes) (((classes) + XENT_CHUNK - 1) / XENT_CHUNK)

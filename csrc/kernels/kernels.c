@@ -19,7 +19,7 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
 #include "row.h"
 #include "wide.h"
 #include "tile.h"
-#include "memory.h"
+#include "probe.h"
 
 #define XENT_VARIANTS(USE)                                                                                                  \
     USE(XENT_NO_STREAM, XENT_PLAIN) USE(XENT_WEIGHTS, XENT_PLAIN) USE(XENT_SOFT, XENT_PLAIN)                                \
@@ -46,4 +46,5 @@ static void all_rows(const xent_plan *plan, const xent_rows *rows) {
 #define XENT_TEXT_(x) #x
 #define XENT_TEXT(x) XENT_TEXT_(x)
 
-const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows, memory_read, memory_copy};
+const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows, memory_read,
+                                                          memory_copy, math_map};

@@ -23,6 +23,7 @@ cnp.import_array()
 # The number of threads of the current context: 0 is the process-wide default.
 context_threads = contextvars.ContextVar("xent_num_threads", default=0)
 
+cdef object functions = {"exp": XENT_EXP, "log1p": XENT_LOG1P, "tanh": XENT_TANH, "tanh_slope": XENT_TANH_SLOPE}
 cdef object names = {"none": XENT_NONE, "sum": XENT_SUM, "mean": XENT_MEAN}
 cdef object operations = {
     "cross_entropy": XENT_CROSS_ENTROPY,
@@ -390,6 +391,17 @@ def memory_copy(cnp.ndarray to not None, cnp.ndarray source not None, int thread
         raise ValueError("memory_copy: C-contiguous arrays, `to` aligned to 64 bytes and at least as large")
     with nogil:
         xent_memory_copy(data, origin, size, threads)
+
+
+def math(str function, cnp.ndarray x not None):
+    """A function of the kernels over a float32 or float64 vector, for tests: exp, log1p, tanh, tanh_slope."""
+    cdef xent_function which = functions[function]
+    cdef int dtype = dtype_of(x)
+    if dtype != XENT_F32 and dtype != XENT_F64 or not cnp.PyArray_ISCARRAY_RO(x):
+        raise ValueError("math: a C-contiguous array of float32 or float64")
+    cdef cnp.ndarray y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+    xent_math(which, <xent_dtype>dtype, cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), cnp.PyArray_SIZE(x))
+    return y
 
 
 cdef const char *wrong = xent_start()

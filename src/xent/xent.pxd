@@ -37,6 +37,12 @@ cdef extern from "xent.h" nogil:
         XENT_SUM
         XENT_MEAN
 
+    ctypedef enum xent_function:
+        XENT_EXP
+        XENT_LOG1P
+        XENT_TANH
+        XENT_TANH_SLOPE
+
     ctypedef struct xent_array:
         void *data
         const int64_t *strides
@@ -96,3 +102,4 @@ cdef extern from "xent.h" nogil:
     const char *xent_compiler()
     double xent_memory_read(const void *source, int64_t bytes, int threads)
     void xent_memory_copy(void *to, const void *source, int64_t bytes, int threads)
+    void xent_math(xent_function function, xent_dtype dtype, const void *source, void *to, int64_t n)

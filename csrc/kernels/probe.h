@@ -1,4 +1,6 @@
-/* Reading and copying, nothing else: the speeds every other kernel is held against. Both are the plainest loops that
+/* What tests and benchmarks look at: the functions of math.h by themselves, and memory at full speed.
+ *
+ * Reading and copying, nothing else: the speeds every other kernel is held against. Both are the plainest loops that
  * reach the limit: full-width loads, and for the copy streaming stores. `to` is aligned to 64 bytes. */
 static double memory_read(const void *from, int64_t bytes) {
     vec s[4];
@@ -23,4 +25,17 @@ static void memory_copy(void *to, const void *from, int64_t bytes) {
     }
     memcpy((char *)to + i, (const char *)from + i, (size_t)(bytes - i));
     xent_stream_fence();
+}
+
+/* A function of math.h over n numbers of the compute type. */
+static void math_map(xent_function function, const void *from, void *to, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int count = lanes_left(n - i);
+        const vec x = v(load_first)((const real *)from + i, count, v(set)(0));
+        const vec y = function == XENT_EXP       ? v(exp)(x)
+                      : function == XENT_LOG1P ? v(log1p)(x)
+                      : function == XENT_TANH  ? v(tanh)(x).value
+                                               : v(tanh)(x).slope;
+        v(store_first)((real *)to + i, count, y);
+    }
 }
