@@ -368,10 +368,11 @@ xent_status xent_compute(xent_call *call) {
         if (!w.chunks)
             return XENT_NO_MEMORY;
     }
-    /* Pieces large enough to hide the cost of taking one, small enough to share evenly: 64 KiB of logits make a few
-     * microseconds. */
+    /* Pieces large enough to hide the cost of taking one (64 KiB of logits make a few microseconds), up to a megabyte
+     * where every thread still gets several. */
     const int64_t row_bytes = call->classes * storage_bytes(call) + 16;
-    int64_t grain = (64 << 10) / row_bytes;
+    const int64_t share = n / (8 * (int64_t)threads), least = (64 << 10) / row_bytes, most = (1 << 20) / row_bytes;
+    int64_t grain = share < least ? least : share > most ? most : share;
     grain = grain < 1 ? 1 : grain;
     if (plan.layout != XENT_WIDE) /* whole tiles */
         grain = (grain + 63) / 64 * 64;

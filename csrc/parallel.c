@@ -23,7 +23,10 @@ static fp_state fp_enter(void) {
     return before;
 }
 static void fp_leave(fp_state before) { _mm_setcsr(before); }
+/* Streaming stores are seen by others once they are fenced: once for each thread and region, since it waits for memory. */
+static void finish_stores(void) { _mm_sfence(); }
 #elif defined(__aarch64__)
+static void finish_stores(void) {}
 typedef struct {
     uint64_t control, status;
 } fp_state;
@@ -38,6 +41,7 @@ static void fp_leave(fp_state before) {
 }
 #else
 #include <fenv.h>
+static void finish_stores(void) {}
 typedef fenv_t fp_state;
 static fp_state fp_enter(void) {
     fp_state before;
@@ -83,6 +87,7 @@ static void take_pieces(work *w, int worker) {
             polled = now();
         }
     }
+    finish_stores();
     fp_leave(before);
 }
 
@@ -118,6 +123,7 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
         const fp_state before = fp_enter();
         if (count > 0)
             task(context, 0, count, 0);
+        finish_stores();
         fp_leave(before);
         return 0;
     }

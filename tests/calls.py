@@ -12,6 +12,11 @@ import xent
 from xent import _core
 
 FAMILY = ("logsumexp", "softmax", "log_softmax")
+# The other losses over class indices, with a strength each and with what they return.
+LINKED: dict[str, dict[str, Any]] = {
+    "focal_loss": {"gamma": 1.5, "return_grad": True, "return_hess": True},
+    "poly1_loss": {"epsilon": 1.5, "return_grad": True},
+}
 REDUCTIONS = ("none", "sum", "mean")
 
 
@@ -65,10 +70,13 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 
 def results(logits: np.ndarray, targets: np.ndarray, **options: Any) -> list[Any]:
-    """Everything that reads logits: losses, gradients, the softmax family."""
+    """Everything that reads logits: losses, gradients, Hessians, the softmax family."""
     both = {"return_grad": True, "return_lse": True} | options
     found = [
         xent.cross_entropy(logits, targets, reduction=reduction, **both)
         for reduction in ("none", "mean")
     ]
+    found.append(xent.cross_entropy(logits, targets, return_hess=True, **options))
+    for name, call in LINKED.items():
+        found.append(getattr(xent, name)(logits, targets, **call, **options))
     return found + [getattr(xent, name)(logits, axis=-1) for name in FAMILY]

@@ -115,11 +115,33 @@ OPTIONS: dict[str, Callable[[tuple[int, ...], Any], dict[str, Any]]] = {
 }
 
 
+# Whatever changes the Hessian's form.
+BENT = ("none", "label_smoothing", "z_loss", "softcap", "temperature", "everything")
+
+
 def _loss(soft: bool, name: str) -> Callable[[tuple[int, ...], Any], Any]:
     def call(shape: tuple[int, ...], dtype: Any) -> Any:
         targets = _soft_targets(shape, dtype) if soft else _targets(shape)
         options = {"return_grad": True, "return_lse": True} | OPTIONS[name](shape, dtype)
         return xent.cross_entropy(_logits(shape, dtype), targets, **options)
+
+    return call
+
+
+def _hessian(soft: bool, name: str) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        targets = _soft_targets(shape, dtype) if soft else _targets(shape)
+        options = OPTIONS[name](shape, dtype)
+        return xent.cross_entropy(_logits(shape, dtype), targets, return_hess=True, **options)[2]
+
+    return call
+
+
+def _linked(name: str, case: str, **options: Any) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        given = OPTIONS[case](shape, dtype) | options
+        given.pop("label_smoothing", None)
+        return getattr(xent, name)(_logits(shape, dtype), _targets(shape), **given)
 
     return call
 
@@ -137,6 +159,19 @@ CALLS: dict[str, Callable[[tuple[int, ...], Any], Any]] = (
     | {f"cross_entropy, soft, {name}": _loss(True, name) for name in OPTIONS}
     | {name: _family(name) for name in ("logsumexp", "softmax", "log_softmax")}
     | {name: _score(name) for name in ("token_log_probs", "perplexity")}
+    | {f"cross_entropy, Hessian, index, {name}": _hessian(False, name) for name in BENT}
+    | {f"cross_entropy, Hessian, soft, {name}": _hessian(True, name) for name in BENT}
+    | {
+        f"focal_loss, gamma={gamma}, {name}": _linked(
+            "focal_loss", name, gamma=gamma, return_hess=True
+        )
+        for gamma in (0.5, 2.0)
+        for name in ("none", "everything")
+    }
+    | {
+        f"poly1_loss, {name}": _linked("poly1_loss", name, return_grad=True)
+        for name in ("none", "everything")
+    }
 )
 
 

@@ -9,6 +9,9 @@ an index target, a smoothed distribution for the others. With a_c that strength 
 A = Σ a_c, the loss is Σ a_c (lse - x_c) and its gradient (A - a_c) p_c - a_c (1 - p_c), which
 never cancels when the a_c are not negative. Nothing here has to know the kinds apart.
 
+Losses that put a function F between the likelihood and the loss, Σ a_c F(lse - x_c), pull with
+the strength a_c F' instead, and bend the Hessian by a_c F'' besides: see `Link`.
+
 A new loss adds a subclass and its entry in `ORACLES`. Oracles divide by zero and take infinities
 apart at leisure: evaluate them through `tolerance.expect`, which keeps NumPy quiet about it.
 """
@@ -39,6 +42,7 @@ class ExactRow(NamedTuple):
 
     loss: Any
     grad: list[Any]
+    hess: list[Any]
     lse: Any
     probabilities: list[Any]
 
@@ -56,6 +60,24 @@ def _exact_exponentials(x: list[Any]) -> tuple[Any, list[Any], Any, list[Any]]:
     return top, e, before[-1], [before[c] + after[c + 1] for c in range(len(x))]
 
 
+def focal(gamma: float) -> Callable[[Any], Any]:
+    """Return l -> (1 - p)^gamma l with p = exp(-l), for mpmath."""
+    return lambda nll: (-mp.expm1(-nll)) ** mp.mpf(gamma) * nll
+
+
+def poly1(epsilon: float) -> Callable[[Any], Any]:
+    """Return l -> l + epsilon (1 - p) with p = exp(-l), for mpmath."""
+    return lambda nll: nll - mp.mpf(epsilon) * mp.expm1(-nll)
+
+
+def differences(f: Callable[[Any], Any], at: Any) -> tuple[Any, Any]:
+    """First and second derivative by central differences, of 40 good digits."""
+    with mp.workdps(120):
+        step = at * mp.mpf(10) ** -20
+        below, here, above = f(at - step), f(at), f(at + step)
+        return (above - below) / (2 * step), (above - 2 * here + below) / step**2
+
+
 def exact_row(
     logits: Sequence[Any],
     target: int | Sequence[float],
@@ -65,19 +87,24 @@ def exact_row(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    link: Callable[[Any], Any] | None = None,
 ) -> ExactRow:
-    """Cross-entropy of one row, its gradient, log-sum-exp and softmax, in 60 digits."""
+    """Cross-entropy of one row, its derivatives, log-sum-exp and softmax, in 60 digits.
+
+    `link` takes each lse - x_c on its way into the loss; it is differentiated numerically.
+    """
     classes = len(logits)
     z = [mp.mpf(v) for v in logits]
     t = mp.mpf(temperature)
     if any(mp.isnan(v) or v == mp.inf for v in z) or all(v == -mp.inf for v in z):
         lse = -mp.inf if all(v == -mp.inf for v in z) else mp.nan
-        return ExactRow(mp.nan, [mp.nan] * classes, lse, [mp.nan] * classes)
-    x, slope = [v / t for v in z], [1 / t] * classes
+        return ExactRow(mp.nan, *([mp.nan] * classes,) * 2, lse, [mp.nan] * classes)
+    x, slope, bend = [v / t for v in z], [1 / t] * classes, [mp.zero] * classes
     if softcap is not None:
         cap = mp.mpf(softcap)
         x = [cap * mp.tanh(v / cap) / t if mp.isfinite(v) else v for v in z]
         slope = [mp.sech(v / cap) ** 2 / t if mp.isfinite(v) else mp.zero for v in z]
+        bend = [-2 * mp.tanh(v / cap) / cap * s if s else s for v, s in zip(z, slope, strict=True)]
     top, e, total, others = _exact_exponentials(x)
     nll = [mp.log1p(o / v) if v else mp.inf for o, v in zip(others, e, strict=True)]
     lse = top + mp.log(total)
@@ -88,14 +115,26 @@ def exact_row(
     else:
         aim = [mp.mpf(c == target) for c in range(classes)]
     attract = [w * (a * (1 - smooth) + smooth / classes) for w, a in zip(weight, aim, strict=True)]
-    mass = mp.fsum(attract)
-    loss = mp.fsum(a * n for a, n in zip(attract, nll, strict=True) if a) + z_loss * lse**2
-    p = [v / total for v in e]
-    grad = [
-        ((mass - a) * p[c] - a * others[c] / total + 2 * mp.mpf(z_loss) * lse * p[c]) * slope[c]
-        for c, a in enumerate(attract)
-    ]
-    return ExactRow(loss, grad, lse, p)
+    loss = z_loss * lse**2
+    pull, twist = [mp.zero] * classes, [mp.zero] * classes
+    for c, a in enumerate(attract):
+        if not a:
+            continue
+        loss += a * (nll[c] if link is None else link(nll[c]))
+        first, second = mp.one, mp.zero
+        if link is not None and mp.isfinite(nll[c]) and nll[c]:
+            first, second = differences(link, nll[c])
+        pull[c], twist[c] = a * first, a * second
+    p, q = [v / total for v in e], [v / total for v in others]
+    z_pull = 2 * mp.mpf(z_loss) * lse
+    grad, hess = [], []
+    for c in range(classes):
+        first = (mp.fsum(pull) - pull[c]) * p[c] - pull[c] * q[c] + z_pull * p[c]
+        second = (mp.fsum(pull) + z_pull) * p[c] * q[c] + 2 * z_loss * p[c] ** 2
+        second += (mp.fsum(twist) - twist[c]) * p[c] ** 2 + twist[c] * q[c] ** 2
+        grad.append(first * slope[c])
+        hess.append(second * slope[c] ** 2 + first * bend[c])
+    return ExactRow(loss, grad, hess, lse, p)
 
 
 def wide(values: Sequence[Any]) -> np.ndarray:
@@ -112,7 +151,7 @@ class Rows:
     Attributes
     ----------
     x : logits after soft-cap and temperature
-    slope : dx/dz
+    slope, bend : dx/dz, d²x/dz²
     top : the position of one maximum
     d : x - max
     e, rest, log1p_rest : exp(d), its sum without the one maximum, and log1p of that
@@ -127,11 +166,14 @@ class Rows:
         finite = np.isfinite(z)
         if softcap is None:
             self.x, self.slope = z / WIDE(temperature), np.full_like(z, 1 / WIDE(temperature))
+            self.bend = np.zeros_like(z)
         else:
             capped = WIDE(softcap) * np.tanh(z / WIDE(softcap))
             self.x = np.where(finite, capped, z) / WIDE(temperature)
             self.slope = np.where(finite, np.cosh(z / WIDE(softcap)) ** -2.0, 0)
             self.slope /= WIDE(temperature)
+            fraction = np.where(finite, capped, 0) / WIDE(softcap)
+            self.bend = -2 * fraction / WIDE(softcap) * self.slope
         maximum = self.x.max(axis=-1)
         # One +inf or NaN spoils its row, as does the want of a finite logit.
         self.spoilt = ~np.isfinite(maximum)
@@ -147,8 +189,19 @@ class Rows:
         self.lse = np.where(self.spoilt, maximum, maximum + self.log1p_rest)
 
 
+class Link(NamedTuple):
+    """F(l) of every class's l = lse - x_c, and its first and second derivatives."""
+
+    value: np.ndarray
+    slope: np.ndarray
+    curve: np.ndarray
+
+
 class SoftmaxLoss:
-    """Cross-entropy with all options; `value`, `grad` and `lse` are what the call must return."""
+    """Cross-entropy with all options: what the call must return.
+
+    That is `value`, `grad`, `hess` and `lse`.
+    """
 
     def __init__(
         self,
@@ -220,9 +273,24 @@ class SoftmaxLoss:
         return self.rows.log1p_rest[..., None] - self.rows.d
 
     @cached_property
+    def link(self) -> Link:
+        """The identity."""
+        return Link(self.nll, np.ones_like(self.nll), np.zeros_like(self.nll))
+
+    @cached_property
+    def pull(self) -> np.ndarray:
+        """How strongly each class's likelihood is pulled on, the link's slope included."""
+        return np.where(self.attract == 0, 0, self.attract * self.link.slope)
+
+    @cached_property
+    def twist(self) -> np.ndarray:
+        """The same with the link's curve."""
+        return np.where(self.attract == 0, 0, self.attract * self.link.curve)
+
+    @cached_property
     def row_loss(self) -> np.ndarray:
         """The loss of every row: `reduction="none"`."""
-        loss = self.weighted(self.nll) + self.z_loss * self.rows.lse**2
+        loss = self.weighted(self.link.value) + self.z_loss * self.rows.lse**2
         return self.count(loss * self.sample_weight)
 
     @cached_property
@@ -254,23 +322,80 @@ class SoftmaxLoss:
     @cached_property
     def grad_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The three parts of the gradient of a row: pushed down, pulled up, and the z-loss's."""
-        rows, attract = self.rows, self.attract
-        mass = attract.sum(axis=-1, keepdims=True)
+        rows, pull = self.rows, self.pull
+        mass = pull.sum(axis=-1, keepdims=True)
         z_pull = 2 * self.z_loss * rows.lse[..., None] * rows.p
-        return (mass - attract) * rows.p, attract * rows.others, z_pull
+        return (mass - pull) * rows.p, pull * rows.others, z_pull
+
+    @cached_property
+    def hess_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three parts of the Hessian over x: the softmax's own, the z-loss's, the link's."""
+        rows, twist = self.rows, self.twist
+        coefficient = self.pull.sum(axis=-1, keepdims=True)
+        coefficient = coefficient + 2 * self.z_loss * rows.lse[..., None]
+        others = twist.sum(axis=-1, keepdims=True) - twist
+        bent = others * rows.p**2 + twist * rows.others**2
+        return coefficient * rows.p * rows.others, 2 * self.z_loss * rows.p**2, bent
 
     @property
     def grad(self) -> np.ndarray:
         """d(Σ grad_output · loss)/d(logits)."""
         push, pull, z_pull = self.grad_terms
-        grad = (push - pull + z_pull) * self.rows.slope * self.coefficient[..., None]
+        return self._per_logit((push - pull + z_pull) * self.rows.slope)
+
+    @property
+    def hess(self) -> np.ndarray:
+        """d²(Σ grad_output · loss)/d(logits)², the diagonal."""
+        push, pull, z_pull = self.grad_terms
+        hess = sum(self.hess_terms) * self.rows.slope**2
+        return self._per_logit(hess + (push - pull + z_pull) * self.rows.bend)
+
+    def _per_logit(self, derivative: np.ndarray) -> np.ndarray:
+        """Scale the derivative of each row, and move its classes to their axis."""
         live = self.counts & (self.coefficient != 0)
-        return np.moveaxis(np.where(live[..., None], grad, 0), -1, self.axis)
+        derivative = derivative * self.coefficient[..., None]
+        return np.moveaxis(np.where(live[..., None], derivative, 0), -1, self.axis)
 
     @property
     def lse(self) -> np.ndarray:
         """The log-sum-exp of every row."""
         return self.rows.lse
+
+
+class FocalLoss(SoftmaxLoss):
+    """q^g l with q = 1 - p; 0^0 is 1, p l of a masked class 0, l/q of a certain one 1."""
+
+    def __init__(self, logits: Any, targets: Any, *, gamma: float = 2.0, **options: Any):
+        super().__init__(logits, targets, **options)
+        self.gamma = WIDE(gamma)
+
+    @cached_property
+    def share(self) -> np.ndarray:
+        """P l / q, of every class."""
+        p, q = self.rows.p, self.rows.others
+        return np.where(p == 0, 0, p * np.where(q == 0, 1, self.nll / q))
+
+    @cached_property
+    def link(self) -> Link:
+        """The derivatives by the rule for products: dq/dl = p, dp/dl = -p."""
+        g, p, q, l = self.gamma, self.rows.p, self.rows.others, self.nll
+        slope = q**g * (1 + g * self.share)
+        curve = g * q ** (g - 1) * p * (2 - l + (g - 1) * self.share)
+        return Link(q**g * l, slope, np.where((p == 0) | (q == 0), 0, curve))
+
+
+class Poly1Loss(SoftmaxLoss):
+    """l + epsilon q with q = 1 - p."""
+
+    def __init__(self, logits: Any, targets: Any, *, epsilon: float = 2.0, **options: Any):
+        super().__init__(logits, targets, **options)
+        self.epsilon = WIDE(epsilon)
+
+    @cached_property
+    def link(self) -> Link:
+        """Its derivatives."""
+        p, q = self.rows.p, self.rows.others
+        return Link(self.nll + self.epsilon * q, 1 + self.epsilon * p, -self.epsilon * p)
 
 
 class TokenLogProbs(SoftmaxLoss):
@@ -337,9 +462,11 @@ class LogSoftmax(SoftmaxFamily):
 
 ORACLES: dict[str, Callable[..., Any]] = {
     "cross_entropy": SoftmaxLoss,
+    "focal_loss": FocalLoss,
     "logsumexp": LogSumExp,
     "log_softmax": LogSoftmax,
     "perplexity": Perplexity,
+    "poly1_loss": Poly1Loss,
     "softmax": Softmax,
     "token_log_probs": TokenLogProbs,
 }

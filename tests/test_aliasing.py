@@ -53,6 +53,24 @@ def test_in_place_gradient_with_ignored_rows_and_weights(isa, dtype):
     np.testing.assert_array_equal(logits, expected)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "focal_loss"])
+@pytest.mark.parametrize("options", [{}, {"softcap": 4.0, "temperature": 2.0, "z_loss": 0.01}])
+def test_in_place_gradient_beside_a_hessian(isa, dtype, name, options):
+    for shape in SHAPES:
+        logits, targets = inputs.batch(shape, dtype)
+        expected = getattr(xent, name)(logits, targets, return_hess=True, **options)
+        for view in (logits.copy(), np.asfortranarray(logits), np.repeat(logits, 2, -1)[..., ::2]):
+            hess_out = np.zeros_like(logits)
+            loss, grad, hess = getattr(xent, name)(
+                view, targets, return_hess=True, grad_out=view, hess_out=hess_out, **options
+            )
+            assert grad is view
+            assert hess is hess_out
+            np.testing.assert_array_equal(loss, expected[0])
+            np.testing.assert_array_equal(grad, expected[1])
+            np.testing.assert_array_equal(hess, expected[2])
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_softmax_in_place(isa, dtype, name):
     for shape in SHAPES:
@@ -90,9 +108,18 @@ def test_outputs_may_overlap_no_other_argument(dtype):
     logits, targets = inputs.batch((6, 6), dtype)
     soft = inputs.soft_targets((6, 6), dtype)
     weight = np.ones(6, dtype)
-    call = {"reduction": "none", "return_grad": True}
-    grad_out = np.zeros((6, 6), dtype)
+    call = {"reduction": "none", "return_hess": True}
+    grad_out, hess_out = np.zeros((2, 6, 6), dtype)
     clashes = (
+        (targets, {"hess_out": logits}),
+        (targets, {"hess_out": logits[::-1]}),
+        (targets, {"hess_out": grad_out, "grad_out": grad_out}),
+        (targets, {"hess_out": grad_out.T, "grad_out": grad_out}),
+        (targets, {"hess_out": hess_out, "out": hess_out[1]}),
+        (targets, {"hess_out": hess_out, "sample_weight": hess_out[0]}),
+        (targets, {"hess_out": hess_out, "class_weight": hess_out[0]}),
+        (targets, {"hess_out": hess_out, "grad_output": hess_out[:, 2]}),
+        (soft, {"hess_out": soft}),
         (targets, {"out": logits[0]}),
         (targets, {"out": weight, "sample_weight": weight}),
         (targets, {"out": weight, "class_weight": weight}),

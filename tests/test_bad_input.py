@@ -105,6 +105,7 @@ BAD: dict[str, list[Bad]] = {
         *ARRAYS,
         Bad(np.zeros(4), TypeError, ("float64",)),
         Bad(SOFT, TypeError, ("float64",), only=("token_log_probs", "perplexity")),
+        Bad(SOFT, TypeError, ("probabilities",), only=("focal_loss", "poly1_loss")),
         Bad(np.zeros(3, int), ValueError, ("(3,)", "(4, 3)")),
         Bad(np.zeros((3, 4), int), ValueError, ("(3, 4)", "(4, 3)")),
         Bad(np.zeros((4, 1), int), ValueError, ("(4, 1)", "(4, 3)")),
@@ -153,13 +154,17 @@ BAD: dict[str, list[Bad]] = {
         Bad("1", TypeError, ()),
     ],
     "grad_out": [*_bad_buffers(SHAPE), Bad(_broadcast(SHAPE), ValueError, ())],
+    "hess_out": [*_bad_buffers(SHAPE), Bad(_broadcast(SHAPE), ValueError, ())],
+    "gamma": [*_bad_numbers(-0.1, NAN, INF), Bad(None, TypeError, ())],
+    "epsilon": [*_bad_numbers(NAN, INF, -INF), Bad(None, TypeError, ())],
     "dtype": [
         *(Bad(name, (TypeError, ValueError), (name,)) for name in ("float8", "complex64")),
         Bad(3, (TypeError, ValueError), ("3",)),
     ],
 }
-# Options that take anything with a truth value, and those that come with half types.
-WITHOUT = {"keepdims", "return_grad", "return_hess", "return_lse", "hess_out"}
+# Options that take anything with a truth value.
+WITHOUT = {"keepdims", "return_grad", "return_hess", "return_lse"}
+BUFFERS = ("out", "grad_out", "hess_out")
 OPERATIONS = sorted(ORACLES)
 
 
@@ -176,6 +181,8 @@ def _good(name: str) -> dict[str, Any]:
     good: dict[str, Any] = {"logits": logits, "targets": np.array([0, 1, 2, 0])}
     if "grad_out" in _parameters(name):
         good |= {"return_grad": True, "grad_out": np.full(SHAPE, 7.0)}
+    if "hess_out" in _parameters(name):
+        good |= {"return_hess": True, "hess_out": np.full(SHAPE, 7.0)}
     if "out" in _parameters(name):
         good["out"] = np.full(_out_shape(name, {}), 7.0)
     return good
@@ -212,7 +219,7 @@ def test_bad_argument(name, argument, bad):
     if "out" in arguments and argument != "out":
         arguments["out"] = np.full(_out_shape(name, arguments), 7.0)
     buffers = [
-        arguments[key] for key in ("out", "grad_out") if key in arguments and key != argument
+        arguments[key] for key in BUFFERS if key in arguments and key != argument
     ]
     with pytest.raises(bad.error) as caught:
         getattr(xent, name)(**arguments)
@@ -233,7 +240,20 @@ def test_every_argument_has_something_it_cannot_take(name):
 def test_the_good_arguments_are_good(name):
     arguments = _good(name)
     getattr(xent, name)(**arguments)
-    assert all((arguments[key] != 7).any() for key in ("out", "grad_out") if key in arguments)
+    assert all((arguments[key] != 7).any() for key in BUFFERS if key in arguments)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal_loss", "poly1_loss"])
+@pytest.mark.parametrize("buffer", BUFFERS[1:])
+def test_a_buffer_for_what_is_not_returned(name, buffer):
+    if buffer not in _parameters(name):
+        pytest.skip(f"{name} has no {buffer}")
+    flag = {"grad_out": "return_grad", "hess_out": "return_hess"}[buffer]
+    for given in ({}, {"return_grad": True} if buffer == "hess_out" else {}):
+        filled = np.full(SHAPE, 7.0)
+        with pytest.raises(ValueError, match=f"{buffer}.*{flag}"):
+            getattr(xent, name)(np.zeros(SHAPE), np.zeros(4, int), **given, **{buffer: filled})
+        assert (filled == 7).all()
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -244,7 +264,7 @@ def test_unknown_and_missing_arguments(name):
         getattr(xent, name)()
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "token_log_probs", "perplexity"])
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if "targets" in _parameters(name)])
 def test_options_are_keyword_only(name):
     with pytest.raises(TypeError):
         getattr(xent, name)(np.zeros(SHAPE), np.zeros(4, int), -1)

@@ -11,7 +11,7 @@ import pytest
 
 import inputs
 import xent
-from calls import FAMILY, OPTIONS, REDUCTIONS
+from calls import FAMILY, LINKED, OPTIONS, REDUCTIONS
 from test_layout import LAYOUTS
 
 SHAPES = ((1, 1), (7, 10), (33, 16), (40, 64), (5, 130), (3, 4, 65), (4, 1025), (2, 17000))
@@ -89,6 +89,13 @@ def check(logits: np.ndarray, targets: np.ndarray, half: Half, **options: Any) -
     np.testing.assert_array_equal(lse, expected[2])
     assert grad.shape == logits.shape
     assert_rounded(grad, expected[1], half)
+    loss, again, hess = xent.cross_entropy(
+        *(logits, targets), return_hess=True, **options, **half.told
+    )
+    np.testing.assert_array_equal(loss, expected[0])
+    np.testing.assert_array_equal(half.wide(again), half.wide(grad))
+    expected = xent.cross_entropy(*(half.wide(logits), targets), return_hess=True, **options)
+    assert_rounded(hess, expected[2], half)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -147,6 +154,18 @@ def test_gradients_below_the_smallest_normal_half_are_kept(isa):
     np.testing.assert_array_equal(grad, _cast(exact, np.float16))
 
 
+@pytest.mark.parametrize("name", LINKED)
+def test_losses_that_are_linked_to_the_likelihood(isa, half, name):
+    for shape in SHAPES:
+        logits, targets = inputs.batch(shape, np.float32)
+        logits = half.narrow(logits)
+        loss, *derivatives = getattr(xent, name)(logits, targets, **LINKED[name], **half.told)
+        expected = getattr(xent, name)(half.wide(logits), targets, **LINKED[name])
+        assert loss == expected[0]
+        for actual, exact in zip(derivatives, expected[1:], strict=True):
+            assert_rounded(actual, exact, half)
+
+
 @pytest.mark.parametrize("name", ["token_log_probs", "perplexity"])
 def test_language_model_scores(half, name):
     logits, targets = inputs.batch((6, 7, 100), np.float32)
@@ -165,22 +184,26 @@ def test_layout(isa, half, layout):
         if swapped and half.name == "bfloat16":
             continue  # a dtype without a byte order
         view = layout(logits)
-        call = {"reduction": "none", "return_grad": True} | half.told
-        loss, grad = xent.cross_entropy(view, targets, **call)
+        call = {"reduction": "none", "return_hess": True} | half.told
+        loss, *derivatives = xent.cross_entropy(view, targets, **call)
         expected = xent.cross_entropy(logits, targets, **call)
         np.testing.assert_array_equal(loss, expected[0])
-        np.testing.assert_array_equal(half.wide(grad), half.wide(expected[1]))
+        for actual, same in zip(derivatives, expected[1:], strict=True):
+            np.testing.assert_array_equal(half.wide(actual), half.wide(same))
 
 
 def test_class_axis(isa, half):
     logits, targets = inputs.batch((4, 5, 65), np.float32)
     logits = half.narrow(logits)
-    expected = xent.cross_entropy(logits, targets, return_grad=True, **half.told)
+    expected = xent.cross_entropy(logits, targets, return_hess=True, **half.told)
     for axis in (0, 1):
         moved = np.ascontiguousarray(np.moveaxis(logits, -1, axis))
-        loss, grad = xent.cross_entropy(moved, targets, axis=axis, return_grad=True, **half.told)
+        loss, *derivatives = xent.cross_entropy(
+            *(moved, targets), axis=axis, return_hess=True, **half.told
+        )
         assert loss == expected[0]
-        np.testing.assert_array_equal(np.moveaxis(grad, axis, -1), expected[1])
+        for actual, same in zip(derivatives, expected[1:], strict=True):
+            np.testing.assert_array_equal(np.moveaxis(actual, axis, -1), same)
 
 
 def test_in_place(isa, half):
@@ -200,13 +223,14 @@ def test_buffers_have_the_dtypes_of_the_results(half):
     logits, targets = inputs.batch((4, 5), np.float32)
     logits = half.narrow(logits)
     for wrong in (np.float32, np.float64, np.int16):
-        with pytest.raises(ValueError, match=rf"grad_out.*{np.dtype(wrong)}"):
-            xent.cross_entropy(
-                *(logits, targets),
-                **half.told,
-                return_grad=True,
-                grad_out=np.zeros((4, 5), wrong),
-            )
+        for name in ("grad_out", "hess_out"):
+            with pytest.raises(ValueError, match=rf"{name}.*{np.dtype(wrong)}"):
+                xent.cross_entropy(
+                    *(logits, targets),
+                    **half.told,
+                    return_hess=True,
+                    **{name: np.zeros((4, 5), wrong)},
+                )
     for wrong in (half.dtype, np.float64):
         with pytest.raises(ValueError, match=r"out.*float32"):
             xent.cross_entropy(logits, targets, out=np.zeros((), wrong), **half.told)

@@ -13,7 +13,7 @@ import pytest
 
 import inputs
 import xent
-from calls import FAMILY, assert_same, results
+from calls import FAMILY, LINKED, assert_same, results
 
 Layout = Callable[[np.ndarray], np.ndarray]
 
@@ -98,7 +98,7 @@ SHAPES = ((1, 1), (7, 10), (33, 16), (5, 130), (3, 4, 65), (4, 1025), (2, 17000)
 
 def soft_results(logits: np.ndarray, targets: np.ndarray) -> list[Any]:
     """What reads two arrays of classes."""
-    return [xent.cross_entropy(logits, targets, reduction="none", return_grad=True)]
+    return [xent.cross_entropy(logits, targets, reduction="none", return_hess=True)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -139,18 +139,19 @@ def test_class_axis(isa, dtype, axis):
     for shape in ((4, 5, 12), (3, 2, 130), (2, 3, 1025)):
         logits, targets = inputs.batch(shape, dtype)
         moved = np.ascontiguousarray(np.moveaxis(logits, -1, axis))
-        loss, grad = xent.cross_entropy(
-            moved, targets, axis=axis, reduction="none", return_grad=True
-        )
-        expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
-        assert_same(loss, expected[0])
-        assert_same(np.moveaxis(grad, axis, -1), expected[1])
+        for name, call in {"cross_entropy": {"return_hess": True}, **LINKED}.items():
+            loss, *derivatives = getattr(xent, name)(
+                moved, targets, axis=axis, reduction="none", **call
+            )
+            expected = getattr(xent, name)(logits, targets, reduction="none", **call)
+            assert_same(loss, expected[0])
+            assert_same(tuple(np.moveaxis(d, axis, -1) for d in derivatives), expected[1:])
         soft = inputs.soft_targets(shape, dtype)
         moved_soft = np.ascontiguousarray(np.moveaxis(soft, -1, axis))
-        loss, grad = xent.cross_entropy(moved, moved_soft, axis=axis, return_grad=True)
-        expected = xent.cross_entropy(logits, soft, return_grad=True)
+        loss, *derivatives = xent.cross_entropy(moved, moved_soft, axis=axis, return_hess=True)
+        expected = xent.cross_entropy(logits, soft, return_hess=True)
         assert_same(loss, expected[0])
-        assert_same(np.moveaxis(grad, axis, -1), expected[1])
+        assert_same(tuple(np.moveaxis(d, axis, -1) for d in derivatives), expected[1:])
         for name in FAMILY:
             actual = getattr(xent, name)(moved, axis=axis)
             if name != "logsumexp":
@@ -228,6 +229,12 @@ def test_layout_of_buffers(isa, dtype, layout):
         assert loss is out
         assert grad is grad_out
         assert_same((loss, grad), expected)
+        expected = xent.cross_entropy(logits, targets, return_hess=True)
+        hess_out = layout(np.zeros(shape, dtype))
+        for buffers in ({"hess_out": hess_out}, {"hess_out": hess_out, "grad_out": grad_out}):
+            actual = xent.cross_entropy(logits, targets, return_hess=True, **buffers)
+            assert actual[2] is hess_out
+            assert_same(actual, expected)
         for name in ("softmax", "log_softmax"):
             assert_same(
                 getattr(xent, name)(logits, axis=-1, out=grad_out),
@@ -244,6 +251,7 @@ def test_nothing_around_a_buffer_is_written(isa, dtype):
         xent.cross_entropy(
             logits, targets, reduction="none", return_grad=True, out=losses[1:-1], grad_out=inside
         )
+        xent.cross_entropy(logits, targets, return_hess=True, hess_out=inside)
         xent.softmax(logits, axis=-1, out=inside)
         inside[...] = 7
         assert (around == 7).all(), classes
@@ -284,6 +292,11 @@ def test_nothing_beyond_an_array_is_read(isa, dtype, side):
             expected = xent.cross_entropy(logits, targets, return_grad=True)
             actual = xent.cross_entropy(*guarded, return_grad=True, grad_out=grad_out)
             assert_same(actual, expected)
+            hess_out = _guarded(np.zeros_like(logits), at_end)
+            actual = xent.cross_entropy(
+                *guarded, return_hess=True, grad_out=grad_out, hess_out=hess_out
+            )
+            assert_same(actual[:2], expected)
             soft = _guarded(inputs.soft_targets((rows, classes), dtype), at_end)
             xent.cross_entropy(guarded[0], soft, return_grad=True, grad_out=grad_out)
             xent.softmax(guarded[0], axis=-1, out=grad_out)

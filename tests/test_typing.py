@@ -39,7 +39,15 @@ assert_type(ce(z, y, reduction="none", return_lse=True), tuple[Array, Array])
 assert_type(
     ce(z, y, reduction="none", return_grad=True, return_lse=True), tuple[Array, Array, Array]
 )
+assert_type(ce(z, y, return_hess=True, hess_out=z), tuple[Scalar, Array, Array])
+assert_type(ce(z, y, return_hess=True, return_lse=True), tuple[Scalar, Array, Array, Array])
+assert_type(ce(z, y, return_hess=True, reduction="none"), tuple[Array, Array, Array])
 assert_type(ce(z, y, return_grad=sometimes), Any)
+assert_type(xent.focal_loss(z, y, gamma=1.5), Scalar)
+assert_type(xent.focal_loss(z, y, return_grad=True), tuple[Scalar, Array])
+assert_type(xent.focal_loss(z, y, return_hess=True, z_loss=0.1), tuple[Scalar, Array, Array])
+assert_type(xent.poly1_loss(z, y, epsilon=1, reduction="none"), Array)
+assert_type(xent.poly1_loss(z, y, return_grad=True), tuple[Scalar, Array])
 assert_type(xent.token_log_probs(z, y), Array)
 assert_type(xent.token_log_probs(z, y, reduction="mean", ignore_index=0), Scalar)
 assert_type(xent.perplexity(z, y, sample_weight=[1, 0]), Scalar)
@@ -55,6 +63,7 @@ with xent.num_threads(1):
 ce(z, y, -1)  # type: ignore[call-overload]
 ce(z, y, temprature=2.0)  # type: ignore[call-overload]
 ce(z, y, label_smoothing="0.1")  # type: ignore[call-overload]
+xent.poly1_loss(z, y, return_hess=True)  # type: ignore[call-overload]
 xent.token_log_probs(z, y, class_weight=[1, 2, 3])  # type: ignore[call-overload]
 xent.softmax(z, axis="last")  # type: ignore[arg-type]
 xent.set_num_threads("2")  # type: ignore[arg-type]

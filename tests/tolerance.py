@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reference import ORACLES, WIDE, Rows, SoftmaxLoss
+from reference import ORACLES, WIDE, FocalLoss, Poly1Loss, Rows, SoftmaxLoss
 
 # Errors of the logits after the transform, in eps of their size. Soft-cap: tanh is good to 2 ulp;
 # z/c, c · tanh and the rounded parameter add half each, a reciprocal another. Temperature:
@@ -32,6 +32,8 @@ SOFTCAP_EPS = 4.0
 TEMPERATURE_EPS = 2.0
 # 1 - tanh² from a tanh good to 2 ulp at an argument good to 1: twice 2.5, and two roundings.
 SLOPE_EPS = 6.0
+# What the elementary functions are measured to, by themselves.
+EXP_EPS, LOG1P_EPS = 0.9, 1.4
 
 
 def eps(dtype: np.dtype) -> Any:
@@ -87,6 +89,31 @@ class RowError:
         return (4 + self.distance) * self.eps
 
     @property
+    def nll(self) -> np.ndarray:
+        """The bound of lse - x_c for every class."""
+        return 3 * ulp(self.rows.log1p_rest[..., None] - self.rows.d, self.dtype) + self.drift
+
+    @property
+    def p(self) -> np.ndarray:
+        """The bound of a softmax element, as part of something larger; a small one flushes."""
+        p = self.rows.p
+        flushed = np.where(p < 1.01 * tiny(self.dtype), p, 0)
+        return times(p, self.relative + self.class_shift) + flushed
+
+    @property
+    def others(self) -> np.ndarray:
+        """The bound of 1 - p: it is the sum of the other elements, each off by its own error.
+
+        Its least, (4 + gap) eps of 1 - p, is the promise for the true class's gradient.
+        """
+        rows = self.rows
+        is_top = np.arange(rows.d.shape[-1]) == rows.top[..., None]
+        error = times(rows.p, self.relative)
+        below = np.where(is_top, 0, error).sum(axis=-1, keepdims=True)
+        error = np.where(is_top, below, below + 4 * self.eps * rows.p.max(-1, keepdims=True) - error)
+        return error + times(rows.p, self.class_shift) + self.flushed
+
+    @property
     def lse(self) -> np.ndarray:
         """The bound of the log-sum-exp.
 
@@ -126,11 +153,65 @@ def log_softmax_bound(oracle: Any) -> np.ndarray:
     return np.moveaxis(3 * ulp(nll, oracle.dtype) + error.drift, -1, oracle.axis)
 
 
+class LinkError(NamedTuple):
+    """The bounds of a link's value, slope and curve, for every class."""
+
+    value: np.ndarray
+    slope: np.ndarray
+    curve: np.ndarray
+
+
+def focal_error(loss: FocalLoss, error: RowError) -> LinkError:
+    """First-order error of q^g l and its derivatives from those of l, p and q.
+
+    q^g is exp(-g log1p(p/q)). An error r of p/q, relative, moves log1p by p r; the power takes
+    the error of its exponent as a relative one. It flushes, as all exponentials do.
+    """
+    g, p, q, l, share = loss.gamma, loss.rows.p, loss.rows.others, loss.nll, loss.share
+    e, of_p, of_l = error.eps, error.p, error.nll
+    relative_p, relative_q = (np.where(x == 0, 0, y / x) for x, y in ((p, of_p), (q, error.others)))
+    odds = relative_p + relative_q + e / 2
+    log_q = np.where(q == 0, 0, np.log(q))
+    # Rounded besides: gamma and its product.
+    exponent = g * (p * odds + LOG1P_EPS * e * np.abs(log_q)) + e * g * np.abs(log_q)
+    power = q**g
+    flushed = np.where(power < 1.01 * tiny(loss.dtype), power, 0)
+    of_power = power * (exponent + EXP_EPS * e) + flushed
+    value = times(power, of_l) + times(of_power, l) + e / 2 * times(power, l)
+    # 1 + g p l / q: gamma, quotient, product and the sum are rounded; 2 - l + (g - 1) p l / q alike.
+    relative_l = np.where(l == 0, 0, of_l / l)
+    of_share = times(share, relative_p + relative_q + relative_l + 1.5 * e)
+    slope = of_power * (1 + g * share) + power * (g * of_share + e * (1 + g * share))
+    inner = 2 - l + (g - 1) * share
+    of_inner = of_l + np.abs(g - 1) * (of_share + e * share) + e / 2 * (np.abs(2 - l) + np.abs(inner))
+    curve = g * (p / q) * (of_power * np.abs(inner) + power * of_inner)
+    curve = curve + np.abs(loss.link.curve) * (odds + 1.5 * e)
+    return LinkError(
+        value + tiny(loss.dtype) * e, slope, np.where((p == 0) | (q == 0), 0, curve)
+    )
+
+
+def poly1_error(loss: Poly1Loss, error: RowError) -> LinkError:
+    """Errors of l, p and q, of which epsilon multiplies two; epsilon and the sums are rounded."""
+    size, half, link = np.abs(loss.epsilon), error.eps / 2, loss.link
+    of_p = size * (error.p + half * loss.rows.p)
+    value = error.nll + size * (error.others + half * loss.rows.others) + half * np.abs(link.value)
+    return LinkError(value, of_p + half * np.abs(link.slope), of_p + half * np.abs(link.curve))
+
+
+LINK_ERRORS: dict[type, Callable[[Any, RowError], LinkError]] = {
+    FocalLoss: focal_error,
+    Poly1Loss: poly1_error,
+}
+
+
 def row_loss_bound(loss: SoftmaxLoss) -> np.ndarray:
     """The promise for every row, and what the options add to it."""
     error, dtype = RowError(loss.rows, loss.dtype), loss.dtype
-    bound = loss.weighted(error.drift)
-    ulps = 3.0
+    linked = LINK_ERRORS.get(type(loss))
+    bound = loss.weighted(linked(loss, error).value if linked else error.drift)
+    # A link has taken in the 3 ulp already, which leaves the product and the sum.
+    ulps = 1.0 if linked else 3.0
     if loss.label_smoothing:
         # (1-e) w_y and (e/C) w_c are rounded twice each before they multiply.
         bound = bound + 2 * error.eps * loss.weighted(loss.nll)
@@ -165,14 +246,26 @@ def perplexity_bound(loss: SoftmaxLoss) -> Any:
     return loss.value * (rows + ulp(mean, loss.dtype)) + 2 * ulp(loss.value, loss.dtype)
 
 
-def grad_bound(loss: SoftmaxLoss) -> np.ndarray:
-    """The promise where the target is one class and nothing is mixed in; else derived."""
-    rows, error, dtype = loss.rows, RowError(loss.rows, loss.dtype), loss.dtype
-    push, pull, _ = loss.grad_terms
+def linked_grad_bound(loss: SoftmaxLoss, error: RowError, linked: LinkError) -> np.ndarray:
+    """Over x: errors of p, of 1 - p, of the link's slope, of lse; three roundings of each part."""
+    rows, (push, pull, z_pull) = loss.rows, loss.grad_terms
+    of_pull = times(loss.attract, linked.slope)
+    mass, of_mass = (np.abs(a).sum(axis=-1, keepdims=True) for a in (loss.pull, of_pull))
+    z_coefficient = np.abs(2 * loss.z_loss * loss.lse)[..., None]
+    bound = (mass - np.abs(loss.pull) + z_coefficient) * error.p + (of_mass - of_pull) * rows.p
+    bound = bound + np.abs(loss.pull) * error.others + of_pull * rows.others
+    bound = bound + 2 * loss.z_loss * rows.p * error.lse[..., None]
+    bound = bound + 3 * error.eps * (np.abs(push) + np.abs(pull) + np.abs(z_pull))
+    return bound + (mass + z_coefficient) * np.where(rows.p > 0, tiny(loss.dtype), 0)
+
+
+def plain_grad_bound(loss: SoftmaxLoss, error: RowError) -> np.ndarray:
+    """Over x, but for the ulps of the true class: the promise for one target, else derived."""
+    rows, dtype = loss.rows, loss.dtype
+    push = loss.grad_terms[0]
     z_coefficient = np.abs(2 * loss.z_loss * loss.lse)[..., None]
     mass = loss.attract.sum(axis=-1, keepdims=True)
-    one_hot = loss.index and not loss.label_smoothing and not loss.z_loss
-    if one_hot:
+    if one_hot(loss):
         bound = np.minimum(times(push, error.relative), 2 * error.eps * mass)
     else:
         # a·p - b·t - c·w: the softmax's error on the first, roundings of the coefficients, of
@@ -183,33 +276,93 @@ def grad_bound(loss: SoftmaxLoss) -> np.ndarray:
     # A relative change of p_c by what the transform's errors do to lse - x_c.
     bound = bound + (mass + z_coefficient) * rows.p * error.class_shift
     bound = bound + loss.attract * error.flushed
-    bound = bound + (mass + z_coefficient) * np.where(rows.p > 0, tiny(dtype), 0)
-    bound = bound * rows.slope
+    return bound + (mass + z_coefficient) * np.where(rows.p > 0, tiny(dtype), 0)
+
+
+def one_hot(loss: SoftmaxLoss) -> bool:
+    """Whether a row pulls on its target alone, by its likelihood and nothing else."""
+    return loss.index and not (loss.label_smoothing or loss.z_loss or type(loss) in LINK_ERRORS)
+
+
+def grad_bound(loss: SoftmaxLoss) -> np.ndarray:
+    """The promise where the target is one class and nothing is mixed in; else derived."""
+    rows, error, dtype = loss.rows, RowError(loss.rows, loss.dtype), loss.dtype
+    push, pull, z_pull = loss.grad_terms
+    linked = LINK_ERRORS.get(type(loss))
+    if linked:
+        bound = linked_grad_bound(loss, error, linked(loss, error)) * rows.slope
+    else:
+        bound = plain_grad_bound(loss, error) * rows.slope
+    size = np.abs(push) + np.abs(pull) + np.abs(z_pull)
     if rows.softcap is not None:
-        size = np.abs(push) + np.abs(pull) + z_coefficient * rows.p
         bound = bound + size * (SLOPE_EPS * error.eps / WIDE(rows.temperature))
     if rows.temperature != 1:
-        size = np.abs(push) + np.abs(pull) + z_coefficient * rows.p
         bound = bound + size * rows.slope * (TEMPERATURE_EPS * error.eps)
     bound = bound * np.abs(loss.coefficient)[..., None] + tiny(dtype)
-    if one_hot:
+    if one_hot(loss):
         true_class = pull * rows.slope * loss.coefficient[..., None]
         bound = bound + np.where(pull > 0, times(ulp(true_class, dtype), 4 + error.gap), 0)
     return np.moveaxis(loss.count(bound), -1, loss.axis)
 
 
+def hess_bound(loss: SoftmaxLoss) -> np.ndarray:
+    """First-order error of a p q + 2 z p² + (what the link bends), and of the transform's share.
+
+    The sums that make a = Σ a_c F' + 2 z lse are of the kind that makes a softmax: 4 eps.
+    """
+    rows, error, dtype = loss.rows, RowError(loss.rows, loss.dtype), loss.dtype
+    p, q, of_p, of_q = rows.p, rows.others, error.p, error.others
+    zero = np.zeros_like(p)
+    linked = LINK_ERRORS.get(type(loss))
+    link = linked(loss, error) if linked else LinkError(zero, zero, zero)
+    z = 2 * loss.z_loss
+    of_pull, of_twist = times(loss.attract, link.slope), times(loss.attract, link.curve)
+    twist = np.abs(loss.twist)
+    mass = np.abs(loss.pull).sum(axis=-1, keepdims=True) + z * np.abs(loss.lse)[..., None]
+    of_mass = of_pull.sum(axis=-1, keepdims=True) + z * error.lse[..., None] + 4 * error.eps * mass
+    square = z + twist.sum(axis=-1, keepdims=True) - twist
+    of_square = of_twist.sum(axis=-1, keepdims=True) - of_twist
+    bound = mass * (of_p * q + p * of_q) + of_mass * p * q
+    bound = bound + square * 2 * p * of_p + of_square * p**2
+    bound = bound + twist * 2 * q * of_q + of_twist * q**2
+    # Three roundings of each part, and one for every weight.
+    rounding = (3 + loss.weights_given) * error.eps
+    bound = bound + rounding * (mass * p * q + square * p**2 + twist * q**2)
+    first = (mass - np.abs(loss.pull)) * p + np.abs(loss.pull) * q
+    second = np.abs(sum(loss.hess_terms))
+    bound = bound * rows.slope**2
+    if rows.temperature != 1:
+        bound = bound + second * rows.slope**2 * (2 * TEMPERATURE_EPS * error.eps)
+    if rows.softcap is not None:
+        heat, cap = WIDE(rows.temperature), WIDE(rows.softcap)
+        bound = bound + second * rows.slope * (2 * SLOPE_EPS * error.eps / heat)
+        of_first = linked_grad_bound(loss, error, link) if linked else plain_grad_bound(loss, error)
+        of_first = of_first + times(first, rounding + (4 + error.gap) * error.eps)
+        bound = bound + of_first * np.abs(rows.bend)
+        # d²x/dz² = -2 tanh slope / c, a product of what is known to SOFTCAP_EPS and SLOPE_EPS.
+        fraction = np.where(np.isfinite(rows.x), np.abs(rows.x), 0) * heat / cap
+        of_bend = 2 / cap * fraction * SLOPE_EPS * error.eps / heat
+        of_bend = of_bend + (SOFTCAP_EPS + TEMPERATURE_EPS + 3) * error.eps * np.abs(rows.bend)
+        bound = bound + first * (of_bend + tiny(dtype) / heat)
+    bound = bound * np.abs(loss.coefficient)[..., None] + tiny(dtype)
+    return np.moveaxis(loss.count(bound), -1, loss.axis)
+
+
 class Bound(NamedTuple):
-    """The bounds of a function, each from its oracle; `grad` if it has a gradient."""
+    """The bounds of a function, each from its oracle; of the derivatives that it has."""
 
     value: Callable[[Any], Any]
     grad: Callable[[Any], Any] | None = None
+    hess: Callable[[Any], Any] | None = None
 
 
 BOUNDS: dict[str, Bound] = {
-    "cross_entropy": Bound(loss_bound, grad_bound),
+    "cross_entropy": Bound(loss_bound, grad_bound, hess_bound),
+    "focal_loss": Bound(loss_bound, grad_bound, hess_bound),
     "logsumexp": Bound(lse_bound),
     "log_softmax": Bound(log_softmax_bound),
     "perplexity": Bound(perplexity_bound),
+    "poly1_loss": Bound(loss_bound, grad_bound),
     "softmax": Bound(softmax_bound),
     "token_log_probs": Bound(loss_bound),
 }
@@ -224,6 +377,8 @@ class Expected(NamedTuple):
     grad_bound: Any
     lse: Any
     lse_bound: Any
+    hess: Any
+    hess_bound: Any
 
 
 @np.errstate(all="ignore")
@@ -237,6 +392,8 @@ def expect(name: str, *args: Any, **options: Any) -> Expected:
         bound.grad(oracle) if bound.grad else None,
         oracle.rows.lse,
         lse_bound(oracle),
+        oracle.hess if bound.hess else None,
+        bound.hess(oracle) if bound.hess else None,
     )
 
 

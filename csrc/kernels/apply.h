@@ -44,7 +44,7 @@ static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const ro
 }
 
 typedef struct {
-    const char *x, *ahead; /* ahead: what to prefetch meanwhile, or NULL */
+    const char *x;
     char *out, *hess;
     const stream_source *a;
     vec max;
@@ -68,9 +68,6 @@ static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, co
                                  int hessian) {
     for (; i + LANES <= end; i += LANES) {
         const int64_t byte = i * STORAGE_BYTES;
-        if (m->ahead)
-            for (int line = 0; line < LANES * STORAGE_BYTES; line += 64)
-                xent_prefetch(m->ahead + byte + line);
         const applied r = apply_vector(m, i, LANES, row, p, stream, transform, form, at_target, hessian);
         if (m->non_temporal)
             stream_stored(m->out + byte, r.first);

@@ -37,8 +37,6 @@ static void all_rows(const xent_plan *plan, const xent_rows *rows) {
 #define XENT_ENTRY(S, T) [S][T] = {wide_##S##_##T, narrow_##S##_##T, columns_##S##_##T},
     static rows_kernel *const variants[XENT_STREAMS][XENT_TRANSFORMS][XENT_LAYOUTS] = {XENT_VARIANTS(XENT_ENTRY)};
     variants[plan->stream][plan->transform][plan->layout](plan, rows);
-    if (plan->non_temporal)
-        xent_stream_fence();
 }
 
 #define XENT_TABLE_(isa, dtype) xent_kernels_##isa##_##dtype

@@ -24,7 +24,6 @@ static void memory_copy(void *to, const void *from, int64_t bytes) {
         v(stream)((char *)to + i, v(load)((const char *)from + i));
     }
     memcpy((char *)to + i, (const char *)from + i, (size_t)(bytes - i));
-    xent_stream_fence();
 }
 
 /* A function of math.h over n numbers of the compute type. */

@@ -67,10 +67,8 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             put(rows->loss + r * rows->loss_step, result.loss);
         if (!out)
             continue;
-        const row_memory m = {x,        plan->non_temporal ? next : NULL,
-                              out,      rows->hess ? rows->hess + r * rows->hess_step : NULL,
-                              &a,       sums.max,
-                              target,   plan->non_temporal};
+        const row_memory m = {
+            x, out, rows->hess ? rows->hess + r * rows->hess_step : NULL, &a, sums.max, target, plan->non_temporal};
         if (plan->form == XENT_LOGARITHMS)
             apply_row(&m, plan->classes, &result, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
         else if (m.hess)

@@ -172,6 +172,5 @@ XENT_HALF(bf16)
 
 /* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
-static inline void xent_stream_fence(void) { _mm_sfence(); }
 
 #endif

@@ -207,7 +207,6 @@ XENT_HALF(bf16)
 #undef XENT_HALF
 
 #define xent_prefetch(p) ((void)(p))
-static inline void xent_stream_fence(void) {}
 
 #undef XENT_EACH
 #undef XENT_VECTOR

@@ -5,7 +5,15 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Array", "CrossEntropyOptions", "Scalar", "TokenOptions"]
+__all__ = [
+    "Array",
+    "CrossEntropyOptions",
+    "FocalOptions",
+    "LossOptions",
+    "Poly1Options",
+    "Scalar",
+    "TokenOptions",
+]
 
 Scalar = np.floating[Any]
 # One number per row; of a single row, given without other axes, it is a scalar as NumPy has it.
@@ -23,11 +31,28 @@ class TokenOptions(TypedDict, total=False):
     dtype: Literal["bfloat16"] | None
 
 
-class CrossEntropyOptions(TokenOptions, total=False):
-    """What `cross_entropy` takes besides the arguments its type depends on."""
+class LossOptions(TokenOptions, total=False):
+    """What every softmax loss takes besides the arguments its type depends on."""
 
     class_weight: ArrayLike | None
-    label_smoothing: float
     z_loss: float
     grad_output: ArrayLike | None
     grad_out: NDArray[Any] | None
+
+
+class CrossEntropyOptions(LossOptions, total=False):
+    """And `cross_entropy`."""
+
+    label_smoothing: float
+
+
+class FocalOptions(LossOptions, total=False):
+    """And `focal_loss`."""
+
+    gamma: float
+
+
+class Poly1Options(LossOptions, total=False):
+    """And `poly1_loss`."""
+
+    epsilon: float

@@ -2,14 +2,97 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Unpack, overload
+
+from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as arguments
 from xent._softmax import softmax_loss
+from xent._typing import Array, FocalOptions, Poly1Options, Scalar
 
 __all__ = ["focal_loss", "poly1_loss"]
 
 
+@overload
+def focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[FocalOptions],
+) -> Scalar: ...
+@overload
+def focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    return_hess: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[FocalOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    out: None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[FocalOptions],
+) -> tuple[Scalar, Array, Array]: ...
+@overload
+def focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[FocalOptions],
+) -> Array: ...
+@overload
+def focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    return_hess: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[FocalOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[FocalOptions],
+) -> tuple[Array, Array, Array]: ...
+@overload
+def focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    return_hess: bool = False,
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[FocalOptions],
+) -> Any: ...
 def focal_loss(
     logits: Any,
     targets: Any,
@@ -71,7 +154,7 @@ def focal_loss(
     >>> import numpy as np, xent
     >>> logits = np.array([[4.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
     >>> xent.focal_loss(logits, [0, 0], reduction="none").round(6)
-    array([4.500000e-05, 2.395390e-01])
+    array([4.50000e-05, 2.38674e-01])
     """
     return softmax_loss(
         "focal_loss",
@@ -96,6 +179,56 @@ def focal_loss(
     )
 
 
+@overload
+def poly1_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[Poly1Options],
+) -> Scalar: ...
+@overload
+def poly1_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    out: None = None,
+    **options: Unpack[Poly1Options],
+) -> tuple[Scalar, Array]: ...
+@overload
+def poly1_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[Poly1Options],
+) -> Array: ...
+@overload
+def poly1_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    out: Array | None = None,
+    **options: Unpack[Poly1Options],
+) -> tuple[Array, Array]: ...
+@overload
+def poly1_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    out: Array | None = None,
+    **options: Unpack[Poly1Options],
+) -> Any: ...
 def poly1_loss(
     logits: Any,
     targets: Any,

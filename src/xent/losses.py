@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as arguments
 from xent import _core
@@ -22,6 +22,7 @@ def cross_entropy(
     *,
     reduction: Literal["mean", "sum"] = "mean",
     return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
     return_lse: Literal[False] = False,
     out: None = None,
     **options: Unpack[CrossEntropyOptions],
@@ -33,6 +34,7 @@ def cross_entropy(
     *,
     reduction: Literal["mean", "sum"] = "mean",
     return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
     return_lse: Literal[True],
     out: None = None,
     **options: Unpack[CrossEntropyOptions],
@@ -44,6 +46,7 @@ def cross_entropy(
     *,
     reduction: Literal["mean", "sum"] = "mean",
     return_grad: Literal[True],
+    return_hess: Literal[False] = False,
     return_lse: Literal[False] = False,
     out: None = None,
     **options: Unpack[CrossEntropyOptions],
@@ -55,6 +58,7 @@ def cross_entropy(
     *,
     reduction: Literal["mean", "sum"] = "mean",
     return_grad: Literal[True],
+    return_hess: Literal[False] = False,
     return_lse: Literal[True],
     out: None = None,
     **options: Unpack[CrossEntropyOptions],
@@ -64,8 +68,35 @@ def cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    return_lse: Literal[False] = False,
+    out: None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Scalar, Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    return_lse: Literal[True],
+    out: None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Scalar, Array, Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
     reduction: Literal["none"],
     return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
     return_lse: Literal[False] = False,
     out: Array | None = None,
     **options: Unpack[CrossEntropyOptions],
@@ -77,6 +108,7 @@ def cross_entropy(
     *,
     reduction: Literal["none"],
     return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
     return_lse: Literal[True],
     out: Array | None = None,
     **options: Unpack[CrossEntropyOptions],
@@ -88,6 +120,7 @@ def cross_entropy(
     *,
     reduction: Literal["none"],
     return_grad: Literal[True],
+    return_hess: Literal[False] = False,
     return_lse: Literal[False] = False,
     out: Array | None = None,
     **options: Unpack[CrossEntropyOptions],
@@ -99,10 +132,37 @@ def cross_entropy(
     *,
     reduction: Literal["none"],
     return_grad: Literal[True],
+    return_hess: Literal[False] = False,
     return_lse: Literal[True],
     out: Array | None = None,
     **options: Unpack[CrossEntropyOptions],
 ) -> tuple[Array, Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    return_lse: Literal[False] = False,
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Array, Array, Array]: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    return_lse: Literal[True],
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[CrossEntropyOptions],
+) -> tuple[Array, Array, Array, Array]: ...
 @overload
 def cross_entropy(
     logits: ArrayLike,
@@ -113,7 +173,7 @@ def cross_entropy(
     return_hess: bool = False,
     return_lse: bool = False,
     out: Array | None = None,
-    hess_out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
     **options: Unpack[CrossEntropyOptions],
 ) -> Any: ...
 def cross_entropy(
