@@ -378,10 +378,10 @@ class FocalLoss(SoftmaxLoss):
     @cached_property
     def link(self) -> Link:
         """The derivatives by the rule for products: dq/dl = p, dp/dl = -p."""
-        g, p, q, l = self.gamma, self.rows.p, self.rows.others, self.nll
+        g, p, q, nll = self.gamma, self.rows.p, self.rows.others, self.nll
         slope = q**g * (1 + g * self.share)
-        curve = g * q ** (g - 1) * p * (2 - l + (g - 1) * self.share)
-        return Link(q**g * l, slope, np.where((p == 0) | (q == 0), 0, curve))
+        curve = g * q ** (g - 1) * p * (2 - nll + (g - 1) * self.share)
+        return Link(q**g * nll, slope, np.where((p == 0) | (q == 0), 0, curve))
 
 
 class Poly1Loss(SoftmaxLoss):

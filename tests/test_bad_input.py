@@ -218,9 +218,7 @@ def test_bad_argument(name, argument, bad):
     arguments = _good(name) | bad.given | {argument: bad.value}
     if "out" in arguments and argument != "out":
         arguments["out"] = np.full(_out_shape(name, arguments), 7.0)
-    buffers = [
-        arguments[key] for key in BUFFERS if key in arguments and key != argument
-    ]
+    buffers = [arguments[key] for key in BUFFERS if key in arguments and key != argument]
     with pytest.raises(bad.error) as caught:
         getattr(xent, name)(**arguments)
     message = str(caught.value)

@@ -16,9 +16,7 @@ from xent import _core
 
 INF, NAN = np.inf, np.nan
 SHAPES = ((7,), (1, 1), (5, 10), (2, 3, 33), (3, 1025))
-UNSMOOTHED = {
-    name: options for name, options in OPTIONS.items() if name.find("smoothing") < 0
-}
+UNSMOOTHED = {name: options for name, options in OPTIONS.items() if name.find("smoothing") < 0}
 STRENGTHS: list[tuple[str, dict[str, float]]] = [
     *(("focal_loss", {"gamma": gamma}) for gamma in (0.0, 0.3, 1.0, 2.0, 5.0)),
     *(("poly1_loss", {"epsilon": epsilon}) for epsilon in (-1.0, 0.0, 2.0)),
@@ -89,9 +87,7 @@ def test_sixty_digits(isa, dtype, name, strength):
     logits = inputs.adversarial(9, dtype)
     targets = inputs.telling_targets(logits)[:, 0]
     expected = expect(name, logits, targets, reduction="none", **strength)
-    actual = getattr(xent, name)(
-        logits, targets, reduction="none", **strength, **derivatives(name)
-    )
+    actual = getattr(xent, name)(logits, targets, reduction="none", **strength, **derivatives(name))
     bounds = expected.value_bound, expected.grad_bound, expected.hess_bound
     for i, kind in enumerate(inputs.KINDS):
         exact = exact_row(logits[i].tolist(), int(targets[i]), link=link)

@@ -38,9 +38,7 @@ def test_option(isa, dtype, name, kind, reduction):
         check(logits, targets, f"{shape}", reduction=reduction, **OPTIONS[name](shape))
 
 
-@pytest.mark.parametrize(
-    "sizes", [inputs.SMALL[::3], inputs.EDGES[::2]], ids=("1..130", "edges")
-)
+@pytest.mark.parametrize("sizes", [inputs.SMALL[::3], inputs.EDGES[::2]], ids=("1..130", "edges"))
 def test_every_kind_of_row(isa, dtype, sizes):
     for classes in sizes:
         logits = inputs.adversarial(classes, dtype)
@@ -106,7 +104,7 @@ def test_masked_classes_have_no_curvature(isa, dtype, softcap, temperature):
         targets[:] = classes - 1
         kept = xent.cross_entropy(logits[:, 1:], targets - 1, **options)
         masked = np.where(np.arange(classes) == 0, -INF, logits).astype(dtype)
-        _, grad, hess = xent.cross_entropy(masked, targets, **options)
+        hess = xent.cross_entropy(masked, targets, **options)[2]
         assert (hess[:, 0] == 0).all()
         assert np.isfinite(hess).all()
         np.testing.assert_allclose(hess[:, 1:], kept[2], rtol=64 * np.finfo(dtype).eps)

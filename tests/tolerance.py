@@ -110,7 +110,9 @@ class RowError:
         is_top = np.arange(rows.d.shape[-1]) == rows.top[..., None]
         error = times(rows.p, self.relative)
         below = np.where(is_top, 0, error).sum(axis=-1, keepdims=True)
-        error = np.where(is_top, below, below + 4 * self.eps * rows.p.max(-1, keepdims=True) - error)
+        error = np.where(
+            is_top, below, below + 4 * self.eps * rows.p.max(-1, keepdims=True) - error
+        )
         return error + times(rows.p, self.class_shift) + self.flushed
 
     @property
@@ -167,9 +169,10 @@ def focal_error(loss: FocalLoss, error: RowError) -> LinkError:
     q^g is exp(-g log1p(p/q)). An error r of p/q, relative, moves log1p by p r; the power takes
     the error of its exponent as a relative one. It flushes, as all exponentials do.
     """
-    g, p, q, l, share = loss.gamma, loss.rows.p, loss.rows.others, loss.nll, loss.share
-    e, of_p, of_l = error.eps, error.p, error.nll
-    relative_p, relative_q = (np.where(x == 0, 0, y / x) for x, y in ((p, of_p), (q, error.others)))
+    g, p, q, nll, share = loss.gamma, loss.rows.p, loss.rows.others, loss.nll, loss.share
+    e, of_nll = error.eps, error.nll
+    sizes = (p, error.p), (q, error.others), (nll, of_nll)
+    relative_p, relative_q, relative_nll = (np.where(x == 0, 0, y / x) for x, y in sizes)
     odds = relative_p + relative_q + e / 2
     log_q = np.where(q == 0, 0, np.log(q))
     # Rounded besides: gamma and its product.
@@ -177,18 +180,16 @@ def focal_error(loss: FocalLoss, error: RowError) -> LinkError:
     power = q**g
     flushed = np.where(power < 1.01 * tiny(loss.dtype), power, 0)
     of_power = power * (exponent + EXP_EPS * e) + flushed
-    value = times(power, of_l) + times(of_power, l) + e / 2 * times(power, l)
+    value = times(power, of_nll) + times(of_power, nll) + e / 2 * times(power, nll)
     # 1 + g p l / q: gamma, quotient, product and the sum are rounded; 2 - l + (g - 1) p l / q alike.
-    relative_l = np.where(l == 0, 0, of_l / l)
-    of_share = times(share, relative_p + relative_q + relative_l + 1.5 * e)
+    of_share = times(share, relative_p + relative_q + relative_nll + 1.5 * e)
     slope = of_power * (1 + g * share) + power * (g * of_share + e * (1 + g * share))
-    inner = 2 - l + (g - 1) * share
-    of_inner = of_l + np.abs(g - 1) * (of_share + e * share) + e / 2 * (np.abs(2 - l) + np.abs(inner))
+    inner = 2 - nll + (g - 1) * share
+    of_inner = of_nll + np.abs(g - 1) * (of_share + e * share)
+    of_inner = of_inner + e / 2 * (np.abs(2 - nll) + np.abs(inner))
     curve = g * (p / q) * (of_power * np.abs(inner) + power * of_inner)
     curve = curve + np.abs(loss.link.curve) * (odds + 1.5 * e)
-    return LinkError(
-        value + tiny(loss.dtype) * e, slope, np.where((p == 0) | (q == 0), 0, curve)
-    )
+    return LinkError(value + tiny(loss.dtype) * e, slope, np.where((p == 0) | (q == 0), 0, curve))
 
 
 def poly1_error(loss: Poly1Loss, error: RowError) -> LinkError:

@@ -54,8 +54,8 @@ static INLINE linked follow_link(const xent_plan *plan, vec l, vec p, vec q) {
         r.slope = v(fma)(g, p, one);
         r.curve = v(sub)(zero, v(mul)(g, p));
     } else if (plan->link == XENT_FOCAL) {
-        /* log q = -log1p(p / q); past 2^100 the power is 0 or as good as 0. */
-        const vec odds = v(sub)(zero, v(max)(v(sub)(zero, v(div)(p, q)), v(set)(-0x1p100f)));
+        /* log q = -log1p(p / q). q is 0 or normal; the bound is where log1p's domain ends, and NaN passes it. */
+        const vec odds = v(sub)(zero, v(max)(v(set)(-1 / c(TINY)), v(sub)(zero, v(div)(p, q))));
         const vec t = v(sub)(zero, v(mul)(g, v(log1p)(odds))), e = v(exp)(t);
         const vec power = v(keep)(v(nlt)(t, v(set)(c(EXP_LEAST))), e);
         const mask none = v(eq)(q, zero);
@@ -136,7 +136,8 @@ static INLINE row_result head(const row_sums *sums, const row_terms *terms, cons
     const vec square = v(mul)(v(mul)(v(set)(2), terms->grad_z), p->inverse_temperature);
     r.share = v(div)(one, total);
     r.beside = v(div)(rest, total);
-    r.bend = v(mul)(pull, p->inverse_temperature);
+    /* A row that is NaN has no exponential to carry it where z is -inf. */
+    r.bend = v(select)(v(eq)(total, total), v(mul)(pull, p->inverse_temperature), total);
     r.square = v(add)(square, curve);
     r.hess_at_target = v(fma)(v(mul)(r.bend, probability), others,
                               v(fma)(v(mul)(square, probability), probability, v(mul)(v(mul)(curve, others), others)));

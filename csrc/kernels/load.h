@@ -39,6 +39,8 @@ static INLINE vec transformed(vec x, const load_plan *p, xent_transform transfor
 
 /* d2z/dx2 = -2 z / softcap^2 dz/dx. */
 static INLINE vec bend_of(vec z, vec slope, const load_plan *p) {
+    if (!p->capped)
+        return v(set)(0);
     return v(keep)(v(ne)(slope, v(set)(0)), v(mul)(v(mul)(p->cap_bend, z), slope));
 }
 

@@ -33,7 +33,7 @@ static inline v(vec) v(exp_normal)(v(vec) t) {
 
 static inline v(vec) v(exp)(v(vec) t) { return v(exp_normal)(v(max)(v(set)(c(EXP_LOWEST)), t)); }
 
-/* log(1 + x) for 0 <= x <= 2^40 and NaN, at most 1.4 ulp (f32, f64).
+/* log(1 + x) for 0 <= x <= 2^126 (f32) or 2^1022 (f64) and NaN, at most 1.4 ulp (f32, f64).
  * 1 + x = 2^k (1 + f) with f taken from x itself, so that nothing of a small x is lost, and
  * log(1 + f) = 2 atanh(s), s = f / (2 + f), arranged as in fdlibm's e_log.c. */
 static inline v(vec) v(log1p)(v(vec) x) {
