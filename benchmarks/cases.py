@@ -31,12 +31,13 @@ ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
 
 @dataclass(frozen=True)
 class Data:
-    """The arrays of one case; `out` and `grad_out` are buffers to reuse, or None."""
+    """The arrays of one case; `out`, `grad_out` and `hess_out` are buffers to reuse, or None."""
 
     logits: np.ndarray
     targets: np.ndarray | None = None
     out: np.ndarray | None = None
     grad_out: np.ndarray | None = None
+    hess_out: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Case:
         Dtype of the logits.
     gradient : bool
         Whether the gradient is asked for as well.
+    hessian : bool
+        Whether the diagonal of the Hessian is asked for besides.
     axis : int
         The class axis.
     layout : {"contiguous", "shifted"}
@@ -72,11 +75,17 @@ class Case:
     shape: tuple[int, ...]
     dtype: str = "float32"
     gradient: bool = False
+    hessian: bool = False
     axis: int = -1
     layout: Literal["contiguous", "shifted"] = "contiguous"
     soft: bool = False
     fresh: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """What a library needs a method for: the function, or the function with its Hessian."""
+        return f"{self.function}_hessian" if self.hessian else self.function
 
     @property
     def classes(self) -> int:
@@ -106,7 +115,7 @@ class Case:
             total += rows * np.dtype(np.int64).itemsize
         if self.function in ROW_RESULT:
             total += rows * itemsize
-        return total + logits * self.writes
+        return total + logits * (self.writes + self.hessian)
 
     def data(self) -> Data:
         """Draw the input and allocate the buffers, touched so that no page fault is timed."""
@@ -116,6 +125,7 @@ class Case:
             targets=None if self.function in WITHOUT_TARGETS else self._targets(rng),
             out=None if self.fresh else self._out(),
             grad_out=self._buffer(self.shape) if self.gradient and not self.fresh else None,
+            hess_out=self._buffer(self.shape) if self.hessian and not self.fresh else None,
         )
 
     def _logits(self, rng: np.random.Generator) -> np.ndarray:
@@ -141,13 +151,15 @@ class Case:
         return np.full(shape, np.nan, dtype=self.dtype)
 
 
-def loss_and_gradient(shape: tuple[int, ...], *, label: str = "", **fields: Any) -> list[Case]:
-    """Two cases of `cross_entropy`: the loss alone, and the loss with its gradient."""
+def loss_and_gradient(
+    shape: tuple[int, ...], *, label: str = "", function: str = "cross_entropy", **fields: Any
+) -> list[Case]:
+    """Two cases of a loss function: the loss alone, and the loss with its gradient."""
     size = "x".join(map(str, shape))
     return [
         Case(
             "-".join(filter(None, (task, size, label))),
-            "cross_entropy",
+            function,
             shape,
             gradient=task == "grad",
             **fields,
@@ -162,6 +174,8 @@ CASES: tuple[Case, ...] = (
     *loss_and_gradient((256, 128256)),
     *loss_and_gradient((512, 50257), dtype="float64", label="f64"),
     *loss_and_gradient((4, 128, 50257), layout="shifted", label="shifted"),
+    *loss_and_gradient((512, 50257), function="focal_loss", label="focal"),
+    *loss_and_gradient((512, 50257), function="poly1_loss", label="poly1"),
     Case("token_log_probs-512x50257", "token_log_probs", (512, 50257)),
     Case("perplexity-512x50257", "perplexity", (512, 50257)),
     # ImageNet: a thousand classes; the small batch lives in the cache.
@@ -176,6 +190,9 @@ CASES: tuple[Case, ...] = (
     # One call at a time: what is measured is the call itself.
     *loss_and_gradient((32, 10)),
     *loss_and_gradient((1, 1000)),
+    # Boosted trees: gradient and Hessian of each round.
+    Case("hess-1000000x10", "cross_entropy", (1_000_000, 10), gradient=True, hessian=True),
+    Case("hess-8192x1000", "cross_entropy", (8192, 1000), gradient=True, hessian=True),
     # The special functions.
     Case("logsumexp-512x50257", "logsumexp", (512, 50257)),
     Case("softmax-512x50257", "softmax", (512, 50257)),

@@ -33,6 +33,27 @@ def target_positions(case: Case, targets: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(index)
 
 
+def focal(nll: Any, exp: Callable[[Any], Any], gamma: float = 2.0) -> Any:
+    """Focal loss of rows whose negative log-likelihood is known; any library's arrays."""
+    return (1 - exp(-nll)) ** gamma * nll
+
+
+def poly1(nll: Any, exp: Callable[[Any], Any], epsilon: float = 2.0) -> Any:
+    """Poly-1 loss of rows whose negative log-likelihood is known; any library's arrays."""
+    return nll + epsilon * (1 - exp(-nll))
+
+
+def focal_slope(nll: np.ndarray, gamma: float = 2.0) -> np.ndarray:
+    """Derivative of `focal` in `nll`, for libraries that have none of their own."""
+    p = np.exp(-nll)
+    return (1 - p) ** gamma + gamma * (1 - p) ** (gamma - 1) * p * nll
+
+
+def poly1_slope(nll: np.ndarray, epsilon: float = 2.0) -> np.ndarray:
+    """Derivative of `poly1` in `nll`."""
+    return 1 + epsilon * np.exp(-nll)
+
+
 class Xent:
     """The library under test."""
 
@@ -41,8 +62,16 @@ class Xent:
         self.module.set_num_threads(threads)
 
     def cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._loss(self.module.cross_entropy, case, data)
+
+    def focal_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(self.module.focal_loss, case, data)
+
+    def poly1_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(self.module.poly1_loss, case, data)
+
+    def _loss(self, function: Callable[..., Any], case: Case, data: Data) -> Call:
         # Spelled out, because unpacking ** would be a visible part of a microsecond.
-        function = self.module.cross_entropy
         logits, targets, grad_out = data.logits, data.targets, data.grad_out
         options = self._options(case)
         if case.gradient and options:
@@ -121,6 +150,41 @@ class NumPy:
                     grad -= smoothing / (rows * case.classes)
                 grad[at] -= (1 - smoothing) / rows
             return value, grad
+
+        return loss_and_gradient if case.gradient else loss
+
+    def focal_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(focal, focal_slope, case, data)
+
+    def poly1_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(poly1, poly1_slope, case, data)
+
+    def _of_likelihood(
+        self,
+        link: Callable[..., np.ndarray],
+        slope: Callable[[np.ndarray], np.ndarray],
+        case: Case,
+        data: Data,
+    ) -> Call:
+        logits, axis = data.logits, case.axis
+        at = target_positions(case, data.targets)
+
+        def loss() -> np.floating:
+            shifted = logits - logits.max(axis=axis, keepdims=True)
+            picked = shifted[at]
+            np.exp(shifted, out=shifted)
+            return link(np.log(shifted.sum(axis=axis)) - picked, np.exp).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            grad = np.subtract(logits, logits.max(axis=axis, keepdims=True), out=data.grad_out)
+            picked = grad[at]
+            np.exp(grad, out=grad)
+            total = grad.sum(axis=axis)
+            nll = np.log(total) - picked
+            weight = slope(nll) / nll.size
+            grad *= np.expand_dims(weight / total, axis)
+            grad[at] -= weight
+            return link(nll, np.exp).mean(), grad
 
         return loss_and_gradient if case.gradient else loss
 
@@ -207,6 +271,35 @@ class SciPy:
             return loss_and_gradient
         return lambda: mean_loss(log_softmax(logits, axis=axis))
 
+    def focal_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(focal, focal_slope, case, data)
+
+    def poly1_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(poly1, poly1_slope, case, data)
+
+    def _of_likelihood(
+        self,
+        link: Callable[..., np.ndarray],
+        slope: Callable[[np.ndarray], np.ndarray],
+        case: Case,
+        data: Data,
+    ) -> Call:
+        log_softmax, logits, axis = self.special.log_softmax, data.logits, case.axis
+        at = target_positions(case, data.targets)
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            log_probs = log_softmax(logits, axis=axis)
+            nll = -log_probs[at]
+            weight = slope(nll) / nll.size
+            grad = np.exp(log_probs, out=log_probs)
+            grad *= np.expand_dims(weight, axis)
+            grad[at] -= weight
+            return link(nll, np.exp).mean(), grad
+
+        if case.gradient:
+            return loss_and_gradient
+        return lambda: link(-log_softmax(logits, axis=axis)[at], np.exp).mean()
+
     def token_log_probs(self, case: Case, data: Data) -> Call:
         at = target_positions(case, data.targets)
         return lambda: self.special.log_softmax(data.logits, axis=case.axis)[at]
@@ -233,7 +326,21 @@ class Torch:
         self.torch.set_num_threads(threads)
 
     def cross_entropy(self, case: Case, data: Data) -> Call:
-        mean_loss = self._cross_entropy(case)
+        return self._loss(self._cross_entropy(case), case, data)
+
+    def focal_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(focal, case, data)
+
+    def poly1_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(poly1, case, data)
+
+    def _of_likelihood(self, link: Callable[..., Any], case: Case, data: Data) -> Call:
+        exp, row_losses = self.torch.exp, self._cross_entropy(case, reduction="none")
+        return self._loss(
+            lambda logits, targets: link(row_losses(logits, targets), exp).mean(), case, data
+        )
+
+    def _loss(self, mean_loss: Callable[[Any, Any], Any], case: Case, data: Data) -> Call:
         logits, targets = self._tensors(case, data)
         if not case.gradient:
             return lambda: mean_loss(logits, targets)
@@ -304,10 +411,19 @@ class Jax:
 
     def cross_entropy(self, case: Case, data: Data) -> Call:
         row_losses = self._row_losses(case)
+        return self._loss(lambda *arrays: row_losses(*arrays).mean(), case, data)
 
-        def mean_loss(logits: Any, targets: Any) -> Any:
-            return row_losses(logits, targets).mean()
+    def focal_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(focal, case, data)
 
+    def poly1_loss(self, case: Case, data: Data) -> Call:
+        return self._of_likelihood(poly1, case, data)
+
+    def _of_likelihood(self, link: Callable[..., Any], case: Case, data: Data) -> Call:
+        exp, row_losses = self.jax.numpy.exp, self._row_losses(case)
+        return self._loss(lambda *arrays: link(row_losses(*arrays), exp).mean(), case, data)
+
+    def _loss(self, mean_loss: Callable[[Any, Any], Any], case: Case, data: Data) -> Call:
         if not case.gradient:
             return self._jitted(mean_loss, case, data)
         function = self.jax.jit(self.jax.value_and_grad(mean_loss))

@@ -21,9 +21,7 @@ static int64_t row_count(const xent_call *call) {
 }
 
 static int compute_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
-static int storage_bytes(const xent_call *call) {
-    return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2;
-}
+static int storage_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2; }
 
 static double load_number(const char *p, int bytes) {
     if (bytes == 8) {
@@ -49,9 +47,8 @@ typedef struct {
 
 /* `lanes` is the axis to go last, the rest in C order; -1: all in C order. */
 static void join_axes(axes *a, const xent_call *call, int lanes) {
-    const xent_array *arrays[ARRAYS] = {&call->logits,      &call->index, &call->soft, &call->sample_weight,
-                                        &call->grad_output, &call->loss,  &call->lse,  &call->out,
-                                        &call->hess};
+    const xent_array *arrays[ARRAYS] = {&call->logits, &call->index, &call->soft, &call->sample_weight, &call->grad_output,
+                                        &call->loss,   &call->lse,   &call->out,  &call->hess};
     a->ndim = 0;
     for (int k = 0; k < ARRAYS; ++k)
         a->data[k] = arrays[k]->data;
@@ -132,7 +129,7 @@ enum { SUM_LANES = 8 };
 typedef struct {
     const xent_call *call;
     const axes *arrays;
-    exact *sums;                /* of each block */
+    exact *sums; /* of each block */
     atomic_llong first_bad;
 } sum_work;
 
@@ -226,8 +223,8 @@ static xent_status sum_blocks(const xent_call *call, const axes *arrays, xent_ta
     if (!sums)
         return XENT_NO_MEMORY;
     sum_work w = {.call = call, .arrays = arrays, .sums = sums, .first_bad = INT64_MAX};
-    const int stopped = xent_parallel(n, XENT_SUM_BLOCK, blocks < 8 ? 1 : thread_count(call), task, &w, call->poll,
-                                      call->poll_data);
+    const int stopped =
+        xent_parallel(n, XENT_SUM_BLOCK, blocks < 8 ? 1 : thread_count(call), task, &w, call->poll, call->poll_data);
     xent_status status = stopped ? XENT_INTERRUPTED : XENT_OK;
     if (!stopped && atomic_load(&w.first_bad) != INT64_MAX) {
         *bad_row = atomic_load(&w.first_bad);
@@ -273,8 +270,7 @@ static int lane_axis(const xent_call *call) {
         for (int k = 0; k < 4 && fits; ++k)
             if (arrays[k].array->data)
                 fits = axis >= 0 ? arrays[k].array->strides[axis] == arrays[k].size
-                                 : call->classes <= 1 || arrays[k].class_step == 0 ||
-                                       arrays[k].class_step == arrays[k].size;
+                                 : call->classes <= 1 || arrays[k].class_step == 0 || arrays[k].class_step == arrays[k].size;
         if (fits)
             return axis;
     }
@@ -289,7 +285,9 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
     const int indexed = call->index.data != NULL, loss = is_loss(call);
     const double e = call->label_smoothing;
     xent_plan plan = {
-        .layout = lanes >= 0 ? XENT_COLUMNS : call->classes <= XENT_MOST_NARROW ? XENT_NARROW : XENT_WIDE,
+        .layout = lanes >= 0                          ? XENT_COLUMNS
+                  : call->classes <= XENT_MOST_NARROW ? XENT_NARROW
+                                                      : XENT_WIDE,
         .logits_class_step = class_step(call->logits_class_step, storage_bytes(call)),
         .soft_class_step = class_step(call->soft_class_step, compute_bytes(call)),
         .out_class_step = class_step(call->out_class_step, storage_bytes(call)),
@@ -314,7 +312,7 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
         .softcap = call->softcap,
         .temperature = call->temperature,
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
-        .form = !call->out.data                         ? XENT_NO_OUTPUT
+        .form = !call->out.data                       ? XENT_NO_OUTPUT
                 : call->operation == XENT_LOG_SOFTMAX ? XENT_LOGARITHMS
                                                       : XENT_EXPONENTIALS,
     };

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define XENT_ISA(name, supported) \
+#define XENT_ISA(name, supported)                                                                                           \
     extern const xent_kernels xent_kernels_##name##_f32, xent_kernels_##name##_f64, xent_kernels_##name##_f16,              \
         xent_kernels_##name##_bf16;
 #include "xent_isas.h"

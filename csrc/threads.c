@@ -82,8 +82,8 @@ static double cgroup_quota(void) {
         for (;;) {
             char folder[4300];
             snprintf(folder, sizeof folder, "/sys/fs/cgroup%s%s%s", v2 ? "" : "/cpu", strcmp(path, "/") ? path : "", "");
-            const double quota = v2 ? quota_of(folder, "cpu.max", NULL)
-                                    : quota_of(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us");
+            const double quota =
+                v2 ? quota_of(folder, "cpu.max", NULL) : quota_of(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us");
             if (quota > 0 && (least == 0 || quota < least))
                 least = quota;
             char *slash = strrchr(path, '/');

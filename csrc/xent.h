@@ -32,16 +32,27 @@ extern "C" {
 #endif
 
 typedef enum {
-    XENT_F32, XENT_F64, XENT_F16, XENT_BF16,                                                        /* logits */
-    XENT_BOOL, XENT_I8, XENT_U8, XENT_I16, XENT_U16, XENT_I32, XENT_U32, XENT_I64, XENT_U64         /* class indices */
+    XENT_F32,
+    XENT_F64,
+    XENT_F16,
+    XENT_BF16, /* logits */
+    XENT_BOOL,
+    XENT_I8,
+    XENT_U8,
+    XENT_I16,
+    XENT_U16,
+    XENT_I32,
+    XENT_U32,
+    XENT_I64,
+    XENT_U64 /* class indices */
 } xent_dtype;
 
 typedef enum {
     XENT_OK,
-    XENT_BAD_TARGET,  /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
-    XENT_NO_MEMORY,   /* nothing has been written */
-    XENT_BAD_LAYOUT,  /* no axis is contiguous in logits, soft targets and output; nothing has been written */
-    XENT_INTERRUPTED  /* `poll` said so; outputs are undefined */
+    XENT_BAD_TARGET, /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
+    XENT_NO_MEMORY,  /* nothing has been written */
+    XENT_BAD_LAYOUT, /* no axis is contiguous in logits, soft targets and output; nothing has been written */
+    XENT_INTERRUPTED /* `poll` said so; outputs are undefined */
 } xent_status;
 
 typedef enum {
@@ -72,35 +83,35 @@ typedef struct {
     int64_t hess_class_step;
 
     xent_array logits;
-    xent_array index;          /* class indices, of type `index_type`; or else */
-    xent_array soft;           /* class probabilities, compute type */
+    xent_array index; /* class indices, of type `index_type`; or else */
+    xent_array soft;  /* class probabilities, compute type */
     xent_dtype index_type;
-    const void *class_weight;  /* (classes,), compute type, or NULL */
+    const void *class_weight; /* (classes,), compute type, or NULL */
     xent_array sample_weight;
-    xent_array grad_output;    /* upstream gradient of each row (XENT_NONE) */
-    xent_array loss;           /* row losses: required for XENT_NONE, optional otherwise */
-    xent_array lse;            /* log-sum-exp of each row, optional */
-    xent_array out;            /* see xent_operation; may be exactly the memory of the logits */
-    xent_array hess;           /* beside `out`, optional */
+    xent_array grad_output; /* upstream gradient of each row (XENT_NONE) */
+    xent_array loss;        /* row losses: required for XENT_NONE, optional otherwise */
+    xent_array lse;         /* log-sum-exp of each row, optional */
+    xent_array out;         /* see xent_operation; may be exactly the memory of the logits */
+    xent_array hess;        /* beside `out`, optional */
 
-    int has_ignore;            /* rows whose class index is `ignore_index` count for nothing */
-    int64_t ignore_index;      /* the bits of index_type, sign-extended to 64 */
-    double label_smoothing;    /* [0, 1] */
-    double strength;           /* of XENT_FOCAL_LOSS (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
+    int has_ignore;         /* rows whose class index is `ignore_index` count for nothing */
+    int64_t ignore_index;   /* the bits of index_type, sign-extended to 64 */
+    double label_smoothing; /* [0, 1] */
+    double strength;        /* of XENT_FOCAL_LOSS (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
     double z_loss;
-    double softcap;            /* > 0; 0: none */
-    double temperature;        /* > 0 */
+    double softcap;     /* > 0; 0: none */
+    double temperature; /* > 0 */
     xent_reduction reduction;
-    double grad_scale;         /* upstream gradient of the result (XENT_SUM, XENT_MEAN) */
+    double grad_scale; /* upstream gradient of the result (XENT_SUM, XENT_MEAN) */
 
-    int threads;               /* 0: xent_get_num_threads() */
-    int (*poll)(void *data);   /* asked about every 50 ms, on the calling thread; non-zero stops the call. May be NULL */
+    int threads;             /* 0: xent_get_num_threads() */
+    int (*poll)(void *data); /* asked about every 50 ms, on the calling thread; non-zero stops the call. May be NULL */
     void *poll_data;
 
     /* Results. */
-    double divisor; /* of the mean: the sum of the weights of the rows that count */
-    double total;   /* sum of the row losses (XENT_SUM, XENT_MEAN) */
-    double result;  /* total, or total / divisor; NaN for a mean of nothing */
+    double divisor;  /* of the mean: the sum of the weights of the rows that count */
+    double total;    /* sum of the row losses (XENT_SUM, XENT_MEAN) */
+    double result;   /* total, or total / divisor; NaN for a mean of nothing */
     int64_t bad_row; /* in C order over `shape` */
 } xent_call;
 
@@ -132,7 +143,7 @@ int xent_isa_available(int i);
 const char *xent_isa(void);
 int xent_use_isa(const char *name); /* 0: unknown, or not on this machine */
 
-const char *xent_openmp(void);   /* the OpenMP specification's date and the threads' runtime, or "none" */
+const char *xent_openmp(void); /* the OpenMP specification's date and the threads' runtime, or "none" */
 const char *xent_compiler(void);
 
 /* This machine's memory at full speed, to measure kernels by: reading alone, copying with streaming stores. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,15 @@ from xent import _core
 
 INF, NAN = np.inf, np.nan
 SHAPES = ((7,), (1, 1), (5, 10), (2, 3, 33), (3, 1025))
-UNSMOOTHED = {name: options for name, options in OPTIONS.items() if name.find("smoothing") < 0}
+# These losses know no label smoothing.
+UNSMOOTHED: dict[str, Callable[[tuple[int, ...]], dict[str, Any]]] = {
+    name: options
+    for name, options in OPTIONS.items()
+    if "label_smoothing" not in options((1, 1)) or name == "everything"
+}
+UNSMOOTHED["everything"] = lambda shape: {
+    key: value for key, value in OPTIONS["everything"](shape).items() if key != "label_smoothing"
+}
 STRENGTHS: list[tuple[str, dict[str, float]]] = [
     *(("focal_loss", {"gamma": gamma}) for gamma in (0.0, 0.3, 1.0, 2.0, 5.0)),
     *(("poly1_loss", {"epsilon": epsilon}) for epsilon in (-1.0, 0.0, 2.0)),

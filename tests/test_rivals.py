@@ -114,3 +114,83 @@ def test_float32_agrees_to_its_own_precision():
         expected = by_torch(logits, targets)
         np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
         np.testing.assert_allclose(grad, expected[1], rtol=2e-5, atol=1e-9)
+
+
+def by_autograd(row_loss: Any, logits: np.ndarray) -> tuple[Any, Any, Any]:
+    """Row losses of a function of torch, the gradient of their sum, and its Hessian's diagonal."""
+    z = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    loss = row_loss(z)
+    (grad,) = torch.autograd.grad(loss.sum(), z, create_graph=True)
+    columns = [
+        torch.autograd.grad(grad[:, c].sum(), z, retain_graph=True)[0][:, c]
+        for c in range(z.shape[1])
+    ]
+    hess = torch.stack(columns, dim=1)
+    return loss.detach().numpy(), grad.detach().numpy(), hess.numpy()
+
+
+TRANSFORMS: dict[str, dict[str, float]] = {
+    "plain": {},
+    "temperature": {"temperature": 0.7},
+    "softcap": {"softcap": 4.0},
+    "both": {"softcap": 30.0, "temperature": 2.5},
+    "z_loss": {"z_loss": 0.01},
+}
+
+
+def transformed(z: Any, options: dict[str, float]) -> tuple[Any, Any]:
+    """Logits after cap and temperature, and the z-loss of each row."""
+    if "softcap" in options:
+        z = options["softcap"] * torch.tanh(z / options["softcap"])
+    z = z / options.get("temperature", 1.0)
+    return z, options.get("z_loss", 0.0) * torch.logsumexp(z, dim=1) ** 2
+
+
+@pytest.mark.parametrize("options", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_hessian(kind, smoothing, options):
+    for shape in ((5, 3), (1, 1), (20, 10)):
+        logits, targets = inputs.batch(shape, np.float64)
+        if kind == "soft":
+            targets = inputs.soft_targets(shape, np.float64)
+        weight = np.linspace(0.25, 2, shape[1])
+
+        def row_loss(z: Any, targets: Any = targets, weight: Any = weight) -> Any:
+            z, extra = transformed(z, options)
+            keywords = {"weight": torch.tensor(weight), "label_smoothing": smoothing}
+            loss = torch.nn.functional.cross_entropy(
+                z, torch.tensor(targets), reduction="none", **keywords
+            )
+            return loss + extra
+
+        call = {"class_weight": weight, "label_smoothing": smoothing, "reduction": "none"}
+        actual = xent.cross_entropy(logits, targets, return_hess=True, **call, **options)
+        for one, other in zip(actual, by_autograd(row_loss, logits), strict=True):
+            np.testing.assert_allclose(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("options", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("name", ["focal_loss", "poly1_loss"])
+def test_focal_and_poly1(name, strength, options):
+    """The formulas of their papers, on the likelihoods of torch."""
+    for shape in ((5, 3), (20, 10)):
+        logits, targets = inputs.batch(shape, np.float64)
+        alpha = np.linspace(0.25, 2, shape[1])
+
+        def row_loss(z: Any, targets: Any = targets, alpha: Any = alpha) -> Any:
+            z, extra = transformed(z, options)
+            y = torch.tensor(targets)
+            nll = torch.nn.functional.cross_entropy(z, y, reduction="none")
+            others = -torch.expm1(-nll)
+            loss = others**strength * nll if name == "focal_loss" else nll + strength * others
+            return torch.tensor(alpha)[y] * loss + extra
+
+        given = {"focal_loss": {"gamma": strength, "return_hess": True}}
+        call = given.get(name, {"epsilon": strength, "return_grad": True})
+        actual = getattr(xent, name)(
+            logits, targets, reduction="none", class_weight=alpha, **call, **options
+        )
+        for one, other in zip(actual, by_autograd(row_loss, logits), strict=False):
+            np.testing.assert_allclose(one, other, **CLOSE)

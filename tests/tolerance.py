@@ -189,6 +189,8 @@ def focal_error(loss: FocalLoss, error: RowError) -> LinkError:
     of_inner = of_inner + e / 2 * (np.abs(2 - nll) + np.abs(inner))
     curve = g * (p / q) * (of_power * np.abs(inner) + power * of_inner)
     curve = curve + np.abs(loss.link.curve) * (odds + 1.5 * e)
+    # Where 1 - p itself has flushed, so has all that the curve multiplies.
+    curve = np.where(q < tiny(loss.dtype), np.abs(loss.link.curve), curve)
     return LinkError(value + tiny(loss.dtype) * e, slope, np.where((p == 0) | (q == 0), 0, curve))
 
 

@@ -64,8 +64,7 @@ static INLINE applied apply_vector(const row_memory *m, int64_t i, int n, const 
 
 /* Whole vectors from i up to the last that fits before end; returns where it stopped. */
 static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, const row_result *row, const load_plan *p,
-                                 xent_stream stream, xent_transform transform, xent_form form, int at_target,
-                                 int hessian) {
+                                 xent_stream stream, xent_transform transform, xent_form form, int at_target, int hessian) {
     for (; i + LANES <= end; i += LANES) {
         const int64_t byte = i * STORAGE_BYTES;
         const applied r = apply_vector(m, i, LANES, row, p, stream, transform, form, at_target, hessian);

@@ -32,7 +32,7 @@ typedef struct {
 } row_terms;
 
 typedef struct {
-    vec loss, lse, log_sum;           /* log_sum = lse - m / T */
+    vec loss, lse, log_sum;            /* log_sum = lse - m / T */
     vec scale, floor, push, at_target; /* gradient: scale * exp(t) - push * a_c where exp(t) >= floor; at_target at c = y */
     /* Hessian: p (bend (1 - p) + square p) with p = exp(t) share; 1 - p is `beside` where t = 0; hess_at_target at c = y */
     vec share, beside, bend, square, hess_at_target;
@@ -124,8 +124,8 @@ static INLINE row_result head(const row_sums *sums, const row_terms *terms, cons
     if (indexed) {
         r.at_target = v(mul)(v(sub)(zero, hard), others);
         if (stream != XENT_NO_STREAM)
-            r.at_target = v(fma)(terms->grad_smooth, v(sub)(v(mul)(sums->mass, probability), terms->weight_of_target),
-                                 r.at_target);
+            r.at_target =
+                v(fma)(terms->grad_smooth, v(sub)(v(mul)(sums->mass, probability), terms->weight_of_target), r.at_target);
         if (squared)
             r.at_target = v(fma)(pull_z, probability, r.at_target);
     }

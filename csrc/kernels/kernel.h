@@ -40,17 +40,17 @@ typedef struct {
     int64_t logits_class_step, soft_class_step, out_class_step, hess_class_step; /* bytes, XENT_COLUMNS */
     xent_link link;
     double strength;
-    int non_temporal;           /* the output will not fit the cache */
-    int keep_infinite;          /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
-    const void *class_weight;   /* (classes,) in the compute type, or NULL: all 1 */
-    int index_type;             /* xent_dtype of the class indices */
+    int non_temporal;         /* the output will not fit the cache */
+    int keep_infinite;        /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
+    const void *class_weight; /* (classes,) in the compute type, or NULL: all 1 */
+    int index_type;           /* xent_dtype of the class indices */
     int has_ignore;
-    int64_t ignore;             /* as the bits of the index type, sign-extended */
-    double hard, smooth, z;     /* (1 - label_smoothing), label_smoothing / classes, z_loss */
-    double mix_keep, mix_add;   /* soft targets: a = w (mix_keep t + mix_add) */
+    int64_t ignore;              /* as the bits of the index type, sign-extended */
+    double hard, smooth, z;      /* (1 - label_smoothing), label_smoothing / classes, z_loss */
+    double mix_keep, mix_add;    /* soft targets: a = w (mix_keep t + mix_add) */
     double softcap, temperature; /* softcap 0: none */
-    double scale;               /* d(result) / d(row loss), without the upstream gradient of the row */
-    int no_row_counts;          /* a mean over weights that sum to 0: the gradient is exact zeros */
+    double scale;                /* d(result) / d(row loss), without the upstream gradient of the row */
+    int no_row_counts;           /* a mean over weights that sum to 0: the gradient is exact zeros */
 } xent_plan;
 
 typedef struct {

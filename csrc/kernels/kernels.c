@@ -22,8 +22,9 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
 #include "probe.h"
 
 #define XENT_VARIANTS(USE)                                                                                                  \
-    USE(XENT_NO_STREAM, XENT_PLAIN) USE(XENT_WEIGHTS, XENT_PLAIN) USE(XENT_SOFT, XENT_PLAIN)                                \
-    USE(XENT_NO_STREAM, XENT_TRANSFORMED) USE(XENT_WEIGHTS, XENT_TRANSFORMED) USE(XENT_SOFT, XENT_TRANSFORMED)
+    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_PLAIN) USE(XENT_SOFT, XENT_PLAIN) USE(XENT_NO_STREAM, XENT_TRANSFORMED)                          \
+        USE(XENT_WEIGHTS, XENT_TRANSFORMED) USE(XENT_SOFT, XENT_TRANSFORMED)
 
 #define XENT_DEFINE(S, T)                                                                                                   \
     static void wide_##S##_##T(const xent_plan *plan, const xent_rows *rows) { wide(plan, rows, S, T); }                    \
@@ -44,5 +45,5 @@ static void all_rows(const xent_plan *plan, const xent_rows *rows) {
 #define XENT_TEXT_(x) #x
 #define XENT_TEXT(x) XENT_TEXT_(x)
 
-const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows, memory_read,
-                                                          memory_copy, math_map};
+const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows, memory_read, memory_copy,
+                                                            math_map};

@@ -19,8 +19,13 @@ static inline load_plan prepare_load(const xent_plan *plan) {
     const double cap = plan->softcap > 0 ? plan->softcap : 1;
     const load_plan p = {
         plan->softcap > 0,
-        v(set)((real)cap), v(set)((real)(-2 / (cap * cap))), inverse_high(cap), inverse_low(cap),
-        inverse_high(plan->temperature), inverse_low(plan->temperature), v(set)((real)(1 / plan->temperature)),
+        v(set)((real)cap),
+        v(set)((real)(-2 / (cap * cap))),
+        inverse_high(cap),
+        inverse_low(cap),
+        inverse_high(plan->temperature),
+        inverse_low(plan->temperature),
+        v(set)((real)(1 / plan->temperature)),
     };
     return p;
 }

@@ -51,8 +51,8 @@ static inline v(vec) v(log1p)(v(vec) x) {
 }
 
 /* tanh(x) for every x and NaN, at most 2.7 ulp (f32, f64), and its derivative 1 - tanh(x)^2, at most 5.3 ulp for |x| < 39
- * (f32) or 340 (f64), without the cancellation: with E = exp(-2|x|) and E - 1 kept exact for small x, tanh|x| = -(E - 1) / (E + 1) and the derivative is
- * 4 E / (E + 1)^2. */
+ * (f32) or 340 (f64), without the cancellation: with E = exp(-2|x|) and E - 1 kept exact for small x, tanh|x| = -(E - 1) /
+ * (E + 1) and the derivative is 4 E / (E + 1)^2. */
 typedef struct {
     v(vec) value, slope;
 } v(tanh_parts);

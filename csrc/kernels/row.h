@@ -28,14 +28,13 @@ static inline int row_counts(const xent_plan *plan, const xent_rows *rows, int64
 
 static inline row_numbers read_row(const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t target) {
     const double weight = row_weight(rows, r);
-    const double of_target =
-        rows->index && plan->class_weight ? (double)((const real *)plan->class_weight)[target] : 1;
+    const double of_target = rows->index && plan->class_weight ? (double)((const real *)plan->class_weight)[target] : 1;
     const double upstream =
         plan->scale * (rows->upstream ? number_at(rows->upstream + r * rows->upstream_step) : 1) / plan->temperature;
     const double hard = plan->hard * of_target * weight, smooth = plan->smooth * weight, z = plan->z * weight;
     const row_numbers row = {
-        (real)hard, (real)smooth, (real)z, (real)(hard * upstream), (real)(smooth * upstream), (real)(z * upstream),
-        (real)of_target,
+        (real)hard,           (real)smooth,    (real)z, (real)(hard * upstream), (real)(smooth * upstream),
+        (real)(z * upstream), (real)of_target,
     };
     return row;
 }

@@ -127,8 +127,8 @@ static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_sou
         mass.at[i] = (real)row.mass;
         moment.at[i] = (real)(row.moment / plan->temperature);
     }
-    const row_sums r = {v(load)(&max),  v(load)(&rest),   v(load)(&hits), v(load)(&mass),
-                        v(load)(&moment), v(set)(0), v(first)(0)};
+    const row_sums r = {v(load)(&max),    v(load)(&rest), v(load)(&hits), v(load)(&mass),
+                        v(load)(&moment), v(set)(0),      v(first)(0)};
     return r;
 }
 
@@ -190,9 +190,13 @@ static INLINE void tile_read(tile_rows *t, const tile_memory *m, const xent_plan
     t->counts = v(ne)(v(load)(&counts), v(set)(0));
     t->terms = varied ? (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
                                     v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])}
-                      : (row_terms){v(set)(numbers.hard),        v(set)(numbers.smooth), v(set)(numbers.z),
-                                    v(set)(numbers.grad_hard),   v(set)(numbers.grad_smooth),
-                                    v(set)(numbers.grad_z),      v(set)(numbers.weight_of_target)};
+                      : (row_terms){v(set)(numbers.hard),
+                                    v(set)(numbers.smooth),
+                                    v(set)(numbers.z),
+                                    v(set)(numbers.grad_hard),
+                                    v(set)(numbers.grad_smooth),
+                                    v(set)(numbers.grad_z),
+                                    v(set)(numbers.weight_of_target)};
 }
 
 static INLINE void tile_put(char *at, int64_t step, int lanes, vec value) {
@@ -220,15 +224,15 @@ static INLINE void tile_store(const tile_memory *m, char *at, vec value, int non
 }
 
 static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const tile_rows *rows,
-                              vec max, const row_result *r, const load_plan *p, xent_stream stream,
-                              xent_transform transform, xent_form form, int hessian) {
+                              vec max, const row_result *r, const load_plan *p, xent_stream stream, xent_transform transform,
+                              xent_form form, int hessian) {
     const vec target = v(load)(&rows->target);
     for (int64_t k = 0; k < plan->classes; ++k) {
         vec slope;
         const vec z = transformed(tile_load(m, k), p, transform, &slope);
         const vec a = stream != XENT_NO_STREAM ? tile_stream(m, s, k, stream) : z;
-        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, v(set)((real)k)), r, p, stream, transform, form, 1,
-                               hessian);
+        applied out =
+            apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, v(set)((real)k)), r, p, stream, transform, form, 1, hessian);
         if (!rows->all_count) {
             out.first = v(keep)(rows->counts, out.first);
             out.hess = v(keep)(rows->counts, out.hess);
@@ -313,9 +317,17 @@ static INLINE void transpose_out(char *to, int64_t step, const vec *from, int la
 static INLINE void narrow(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
     const load_plan p = prepare_load(plan);
     vec x[XENT_MOST_NARROW], soft[XENT_MOST_NARROW], out[XENT_MOST_NARROW], hess[XENT_MOST_NARROW];
-    tile_memory m = {(char *)x,   (char *)soft, (char *)out, rows->hess ? (char *)hess : NULL,
-                     sizeof(vec), sizeof(vec),  sizeof(vec), sizeof(vec),
-                     LANES,       1,            0};
+    tile_memory m = {(char *)x,
+                     (char *)soft,
+                     (char *)out,
+                     rows->hess ? (char *)hess : NULL,
+                     sizeof(vec),
+                     sizeof(vec),
+                     sizeof(vec),
+                     sizeof(vec),
+                     LANES,
+                     1,
+                     0};
     for (int64_t r = 0; r < rows->count; r += LANES) {
         m.lanes = lanes_left(rows->count - r);
         transpose_in(x, rows->logits + r * rows->logits_step, rows->logits_step, m.lanes, plan->classes, 0);
@@ -329,29 +341,92 @@ static INLINE void narrow(const xent_plan *plan, const xent_rows *rows, xent_str
     }
 }
 
-/* Columns: the class axis is not the last; lanes are neighbours along the last. */
-static INLINE void columns(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
-    const load_plan p = prepare_load(plan);
-    for (int64_t r = 0; r < rows->count;) {
-        tile_memory m = {rows->logits + r * rows->logits_step,
-                         rows->soft + r * rows->soft_step,
-                         rows->out + r * rows->out_step,
-                         rows->hess ? rows->hess + r * rows->hess_step : NULL,
-                         plan->logits_class_step,
-                         plan->soft_class_step,
-                         plan->out_class_step,
-                         plan->hess_class_step,
-                         lanes_left(rows->count - r),
-                         0,
-                         0};
-        const int64_t line = LANES * STORAGE_BYTES;
-        if (plan->non_temporal && m.out_step % line == 0) {
-            const int64_t past = (int64_t)((uintptr_t)m.out % (uintptr_t)line);
-            if (past && (line - past) / STORAGE_BYTES < m.lanes) /* up to the next whole line */
-                m.lanes = (int)((line - past) / STORAGE_BYTES);
-            m.non_temporal = past == 0;
+/* Columns: the class axis is not the last; lanes are neighbours along the last. Few classes are brought in whole, several
+ * tiles side by side: classes often lie a power of two apart, in lines that push each other out of the cache, so every
+ * line is touched once each way. */
+enum { SIDE = 4 };
+
+static INLINE void columns_in(vec to[SIDE][XENT_MOST_NARROW], const char *from, int64_t step, int64_t lanes, int64_t classes,
+                              int in_compute_type) {
+    const int64_t tile_bytes = LANES * (in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES);
+    for (int64_t k = 0; k < classes; ++k, from += step)
+        for (int w = 0; w < SIDE; ++w) {
+            const char *at = from + w * tile_bytes;
+            const int n = lanes_left(lanes - w * LANES);
+            if (n == LANES) {
+                xent_prefetch(at + SIDE * tile_bytes);
+                to[w][k] = in_compute_type ? v(load)(at) : stored(at);
+            } else if (n) {
+                to[w][k] = in_compute_type ? v(load_first)(at, n, v(set)(0)) : stored_first(at, n, v(set)(0));
+            }
         }
+}
+
+static INLINE void columns_out(char *to, int64_t step, vec from[SIDE][XENT_MOST_NARROW], int64_t lanes, int64_t classes,
+                               int non_temporal) {
+    const int64_t tile_bytes = LANES * STORAGE_BYTES;
+    non_temporal = non_temporal && step % tile_bytes == 0 && (uintptr_t)to % (uintptr_t)tile_bytes == 0;
+    for (int64_t k = 0; k < classes; ++k, to += step)
+        for (int w = 0; w < SIDE; ++w) {
+            const int n = lanes_left(lanes - w * LANES);
+            if (n == LANES && non_temporal)
+                stream_stored(to + w * tile_bytes, from[w][k]);
+            else if (n)
+                store_stored_first(to + w * tile_bytes, n, from[w][k]);
+        }
+}
+
+static INLINE void few_columns(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
+    const load_plan p = prepare_load(plan);
+    vec x[SIDE][XENT_MOST_NARROW], soft[SIDE][XENT_MOST_NARROW], out[SIDE][XENT_MOST_NARROW], hess[SIDE][XENT_MOST_NARROW];
+    for (int64_t r = 0; r < rows->count; r += SIDE * LANES) {
+        const int64_t lanes = rows->count - r;
+        columns_in(x, rows->logits + r * rows->logits_step, plan->logits_class_step, lanes, plan->classes, 0);
+        if (stream == XENT_SOFT)
+            columns_in(soft, rows->soft + r * rows->soft_step, plan->soft_class_step, lanes, plan->classes, 1);
+        for (int w = 0; w < SIDE && w * LANES < lanes; ++w) {
+            const tile_memory m = {(char *)x[w],
+                                   (char *)soft[w],
+                                   (char *)out[w],
+                                   rows->hess ? (char *)hess[w] : NULL,
+                                   sizeof(vec),
+                                   sizeof(vec),
+                                   sizeof(vec),
+                                   sizeof(vec),
+                                   lanes_left(lanes - w * LANES),
+                                   1,
+                                   0};
+            tile(&m, plan, rows, r + w * LANES, &p, stream, transform);
+        }
+        if (plan->form != XENT_NO_OUTPUT)
+            columns_out(rows->out + r * rows->out_step, plan->out_class_step, out, lanes, plan->classes, plan->non_temporal);
+        if (rows->hess)
+            columns_out(rows->hess + r * rows->hess_step, plan->hess_class_step, hess, lanes, plan->classes, 0);
+    }
+}
+
+/* Many classes are read where they lie. */
+static INLINE void columns(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
+    if (plan->classes <= XENT_MOST_NARROW) {
+        few_columns(plan, rows, stream, transform);
+        return;
+    }
+    const load_plan p = prepare_load(plan);
+    for (int64_t r = 0; r < rows->count; r += LANES) {
+        char *out = rows->out ? rows->out + r * rows->out_step : NULL;
+        const tile_memory m = {rows->logits + r * rows->logits_step,
+                               rows->soft ? rows->soft + r * rows->soft_step : NULL,
+                               out,
+                               rows->hess ? rows->hess + r * rows->hess_step : NULL,
+                               plan->logits_class_step,
+                               plan->soft_class_step,
+                               plan->out_class_step,
+                               plan->hess_class_step,
+                               lanes_left(rows->count - r),
+                               0,
+                               plan->non_temporal &&
+                                   ((uintptr_t)out | (uintptr_t)plan->out_class_step) % (uintptr_t)(LANES * STORAGE_BYTES) ==
+                                       0};
         tile(&m, plan, rows, r, &p, stream, transform);
-        r += m.lanes;
     }
 }

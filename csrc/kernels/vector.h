@@ -43,10 +43,9 @@ static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-
 #define f64_constant_LOG_TERMS 7
 #define f64_constant_LARGEST 0x1.fffffffffffffp1023
 #define f64_constant_TINY 0x1p-1022
-static const double f64_exp_terms[] = {0x1.000000000000ap-1,  0x1.55555555554fap-3,  0x1.555555555087dp-5,
-                                       0x1.1111111127be9p-7,  0x1.6c16c1842a0e4p-10, 0x1.a01a012a56626p-13,
-                                       0x1.a0199a0c7067bp-16, 0x1.71df2555820b7p-19, 0x1.28ad72c46d724p-22,
-                                       0x1.ad7f6966eed54p-26};
+static const double f64_exp_terms[] = {
+    0x1.000000000000ap-1,  0x1.55555555554fap-3,  0x1.555555555087dp-5,  0x1.1111111127be9p-7,  0x1.6c16c1842a0e4p-10,
+    0x1.a01a012a56626p-13, 0x1.a0199a0c7067bp-16, 0x1.71df2555820b7p-19, 0x1.28ad72c46d724p-22, 0x1.ad7f6966eed54p-26};
 static const double f64_log_terms[] = {0x1.5555555555592p-1, 0x1.999999997fd76p-2, 0x1.24924941f5034p-2,
                                        0x1.c71c5206028d7p-3, 0x1.74663fa321262p-3, 0x1.39a1a6e05cda7p-3,
                                        0x1.2f06355979b5fp-3};

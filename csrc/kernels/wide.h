@@ -38,8 +38,13 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
                                  v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add)};
         const xent_chunk row = reduce_row(x, &a, next, rows->chunks, plan, &p, stream, transform);
 
-        row_sums sums = {v(set)((real)row.max), v(set)((real)row.rest), v(set)((real)row.hits), v(set)((real)row.mass),
-                         v(set)((real)(row.moment / plan->temperature)), v(set)(0), v(first)(0)};
+        row_sums sums = {v(set)((real)row.max),
+                         v(set)((real)row.rest),
+                         v(set)((real)row.hits),
+                         v(set)((real)row.mass),
+                         v(set)((real)(row.moment / plan->temperature)),
+                         v(set)(0),
+                         v(first)(0)};
         row_numbers numbers = {0};
         if (counts) {
             numbers = read_row(plan, rows, r, target);
@@ -50,8 +55,12 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             }
         }
         const row_terms terms = {
-            v(set)(numbers.hard),      v(set)(numbers.smooth),      v(set)(numbers.z),
-            v(set)(numbers.grad_hard), v(set)(numbers.grad_smooth), v(set)(numbers.grad_z),
+            v(set)(numbers.hard),
+            v(set)(numbers.smooth),
+            v(set)(numbers.z),
+            v(set)(numbers.grad_hard),
+            v(set)(numbers.grad_smooth),
+            v(set)(numbers.grad_z),
             v(set)(numbers.weight_of_target),
         };
         row_result result = head(&sums, &terms, plan, &p, stream, indexed, rows->hess != NULL);

@@ -58,7 +58,8 @@ def array(value: Any, name: str) -> Array:
 def real(value: Any, name: str) -> Array:
     """An array of any real dtype but longdouble."""
     found = array(value, name)
-    if not (found.dtype.kind in "fiub" and found.dtype.itemsize <= 8 or found.dtype.name == "bfloat16"):
+    narrow = found.dtype.kind in "fiub" and found.dtype.itemsize <= 8
+    if not (narrow or found.dtype.name == "bfloat16"):
         raise TypeError(f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits")
     return found
 
