@@ -50,11 +50,12 @@ def problems(draw: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
 def test_any_valid_call_is_within_the_bounds(problem):
     logits, targets, options = problem
     expected = expect("cross_entropy", logits, targets, **options)
-    loss, grad = xent.cross_entropy(logits, targets, return_grad=True, **options)
+    loss, grad, hess = xent.cross_entropy(logits, targets, return_hess=True, **options)
     assert_within(loss, expected.value, expected.value_bound)
     masked_target = np.isinf(expected.value).any() and options["softcap"] is not None
     if not masked_target:
         assert_within(grad, expected.grad, expected.grad_bound)
+        assert_within(hess, expected.hess, expected.hess_bound)
 
 
 ODD_NUMBERS = st.sampled_from(
@@ -72,7 +73,8 @@ ARGUMENTS = {
     **dict.fromkeys(("out", "grad_out", "hess_out"), ODD_ARRAYS),
     **dict.fromkeys(("axis", "ignore_index", "label_smoothing", "z_loss", "softcap"), ODD_NUMBERS),
     **dict.fromkeys(
-        ("temperature", "reduction", "return_grad", "return_lse", "dtype"), ODD_NUMBERS
+        ("temperature", "reduction", "return_grad", "return_hess", "return_lse", "dtype"),
+        ODD_NUMBERS,
     ),
 }
 

@@ -104,8 +104,8 @@
         _mm256_maskstore_##PS((REAL *)p + N / 2, _mm256_cast##PS##_si256(m.hi), a.hi);                                      \
     }                                                                                                                       \
     static inline R P##_shift_half(R a, R y) {                                                                              \
-        return _mm256_castsi256_##PS(_mm256_add_##EPI(_mm256_cast##PS##_si256(a),                                           \
-                                                      _mm256_slli_##EPI(_mm256_cast##PS##_si256(y), MANTISSA)));            \
+        return _mm256_castsi256_##PS(                                                                                       \
+            _mm256_add_##EPI(_mm256_cast##PS##_si256(a), _mm256_slli_##EPI(_mm256_cast##PS##_si256(y), MANTISSA)));         \
     }                                                                                                                       \
     static inline P##_vec P##_shift_exponent(P##_vec a, P##_vec y) {                                                        \
         return (P##_vec){P##_shift_half(a.lo, y.lo), P##_shift_half(a.hi, y.hi)};                                           \
@@ -252,9 +252,7 @@ static inline __m256i f16_bits(f32_vec a) {
 static inline f32_vec f16_numbers(__m256i h) {
     return (f32_vec){_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
 }
-static inline __m256 bf16_half(__m128i h) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
+static inline __m256 bf16_half(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
 static inline f32_vec bf16_numbers(__m256i h) {
     return (f32_vec){bf16_half(_mm256_castsi256_si128(h)), bf16_half(_mm256_extracti128_si256(h, 1))};
 }
@@ -262,8 +260,7 @@ static inline __m256i bf16_rounded(__m256 a) {
     const __m256i u = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-    return _mm256_srli_epi32(
-        _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q))), 16);
+    return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q))), 16);
 }
 static inline __m256i bf16_bits(f32_vec a) {
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(bf16_rounded(a.lo), bf16_rounded(a.hi)), 0xd8);

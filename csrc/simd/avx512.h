@@ -32,8 +32,8 @@
     static inline VEC P##_max(VEC a, VEC b) { return _mm512_max_##PS(a, b); }                                               \
     static inline VEC P##_abs(VEC a) { return _mm512_abs_##PS(a); }                                                         \
     static inline VEC P##_copysign(VEC a, VEC s) {                                                                          \
-        const __m512i sign = _mm512_castps_si512(_mm512_castpd_ps(_mm512_castsi512_pd(                                      \
-            _mm512_slli_##EPI(_mm512_set1_##EPI(1), (unsigned)sizeof(REAL) * 8 - 1))));                                     \
+        const __m512i sign = _mm512_castps_si512(_mm512_castpd_ps(                                                          \
+            _mm512_castsi512_pd(_mm512_slli_##EPI(_mm512_set1_##EPI(1), (unsigned)sizeof(REAL) * 8 - 1))));                 \
         return _mm512_castsi512_##PS(                                                                                       \
             _mm512_ternarylogic_epi32(sign, _mm512_cast##PS##_si512(a), _mm512_cast##PS##_si512(s), 0xac));                 \
     }                                                                                                                       \
@@ -48,12 +48,12 @@
     static inline VEC P##_keep(MASK m, VEC a) { return _mm512_maskz_mov_##PS(m, a); }                                       \
     static inline VEC P##_add_where(MASK m, VEC s, VEC a) { return _mm512_mask_add_##PS(s, m, s, a); }                      \
     static inline VEC P##_shift_exponent(VEC a, VEC y) {                                                                    \
-        return _mm512_castsi512_##PS(_mm512_add_##EPI(_mm512_cast##PS##_si512(a),                                           \
-                                                      _mm512_slli_##EPI(_mm512_cast##PS##_si512(y), MANTISSA)));            \
+        return _mm512_castsi512_##PS(                                                                                       \
+            _mm512_add_##EPI(_mm512_cast##PS##_si512(a), _mm512_slli_##EPI(_mm512_cast##PS##_si512(y), MANTISSA)));         \
     }                                                                                                                       \
     static inline VEC P##_exponent(VEC a) {                                                                                 \
-        __m512i k = _mm512_srli_##EPI(                                                                                      \
-            _mm512_add_##EPI(_mm512_cast##PS##_si512(a), _mm512_set1_##EPI(ONE_MINUS_SQRT_HALF)), MANTISSA);                \
+        __m512i k = _mm512_srli_##EPI(_mm512_add_##EPI(_mm512_cast##PS##_si512(a), _mm512_set1_##EPI(ONE_MINUS_SQRT_HALF)), \
+                                      MANTISSA);                                                                            \
         k = _mm512_or_si512(k, _mm512_set1_##EPI(MAGIC_BITS));                                                              \
         return _mm512_sub_##PS(_mm512_castsi512_##PS(k), _mm512_set1_##PS(TWO_TO_MANTISSA + BIAS));                         \
     }                                                                                                                       \
@@ -163,9 +163,7 @@ static inline __m256i bf16_bits(f32_vec a) {
     }                                                                                                                       \
     static inline void H##_store(void *p, f32_vec a) { _mm256_storeu_si256((__m256i *)p, H##_bits(a)); }                    \
     static inline void H##_stream(void *p, f32_vec a) { _mm256_stream_si256((__m256i *)p, H##_bits(a)); }                   \
-    static inline void H##_store_first(void *p, int n, f32_vec a) {                                                         \
-        _mm256_mask_storeu_epi16(p, f32_first(n), H##_bits(a));                                                             \
-    }
+    static inline void H##_store_first(void *p, int n, f32_vec a) { _mm256_mask_storeu_epi16(p, f32_first(n), H##_bits(a)); }
 XENT_HALF(f16)
 XENT_HALF(bf16)
 #undef XENT_HALF

@@ -33,8 +33,16 @@
         memcpy(&x, &u, sizeof x);                                                                                           \
         return x;                                                                                                           \
     }                                                                                                                       \
-    static inline P##_vec P##_set(REAL x) { P##_vec r; XENT_EACH(N) r.at[i] = x; return r; }                                \
-    static inline P##_vec P##_load(const void *p) { P##_vec r; memcpy(&r, p, sizeof r); return r; }                         \
+    static inline P##_vec P##_set(REAL x) {                                                                                 \
+        P##_vec r;                                                                                                          \
+        XENT_EACH(N) r.at[i] = x;                                                                                           \
+        return r;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_load(const void *p) {                                                                         \
+        P##_vec r;                                                                                                          \
+        memcpy(&r, p, sizeof r);                                                                                            \
+        return r;                                                                                                           \
+    }                                                                                                                       \
     static inline void P##_store(void *p, P##_vec a) { memcpy(p, &a, sizeof a); }                                           \
     /* Non-temporal where the machine has it; p is aligned to the vector. */                                                \
     static inline void P##_stream(void *p, P##_vec a) { memcpy(p, &a, sizeof a); }                                          \
@@ -44,10 +52,22 @@
         return fill;                                                                                                        \
     }                                                                                                                       \
     static inline void P##_store_first(void *p, int n, P##_vec a) { memcpy(p, &a, (size_t)n * sizeof(REAL)); }              \
-    static inline P##_vec P##_add(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] + b.at[i]; return a; }             \
-    static inline P##_vec P##_sub(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] - b.at[i]; return a; }             \
-    static inline P##_vec P##_mul(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] * b.at[i]; return a; }             \
-    static inline P##_vec P##_div(P##_vec a, P##_vec b) { XENT_EACH(N) a.at[i] = a.at[i] / b.at[i]; return a; }             \
+    static inline P##_vec P##_add(P##_vec a, P##_vec b) {                                                                   \
+        XENT_EACH(N) a.at[i] = a.at[i] + b.at[i];                                                                           \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_sub(P##_vec a, P##_vec b) {                                                                   \
+        XENT_EACH(N) a.at[i] = a.at[i] - b.at[i];                                                                           \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_mul(P##_vec a, P##_vec b) {                                                                   \
+        XENT_EACH(N) a.at[i] = a.at[i] * b.at[i];                                                                           \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_div(P##_vec a, P##_vec b) {                                                                   \
+        XENT_EACH(N) a.at[i] = a.at[i] / b.at[i];                                                                           \
+        return a;                                                                                                           \
+    }                                                                                                                       \
     /* a * b + c, rounded once; fnma: c - a * b. */                                                                         \
     static inline P##_vec P##_fma(P##_vec a, P##_vec b, P##_vec c) {                                                        \
         XENT_EACH(N) a.at[i] = FMA(a.at[i], b.at[i], c.at[i]);                                                              \
@@ -68,8 +88,9 @@
     }                                                                                                                       \
     /* |a| with the sign of s. */                                                                                           \
     static inline P##_vec P##_copysign(P##_vec a, P##_vec s) {                                                              \
-        XENT_EACH(N) a.at[i] = P##_from_bits((P##_bits(a.at[i]) << 1 >> 1) |                                                \
-                                             (P##_bits(s.at[i]) & (UINT)((UINT)1 << (sizeof(UINT) * 8 - 1))));              \
+        XENT_EACH(N)                                                                                                        \
+        a.at[i] =                                                                                                           \
+            P##_from_bits((P##_bits(a.at[i]) << 1 >> 1) | (P##_bits(s.at[i]) & (UINT)((UINT)1 << (sizeof(UINT) * 8 - 1)))); \
         return a;                                                                                                           \
     }                                                                                                                       \
     static inline P##_mask P##_lt(P##_vec a, P##_vec b) {                                                                   \
@@ -94,14 +115,32 @@
         XENT_EACH(N) m.at[i] = !(a.at[i] == b.at[i]);                                                                       \
         return m;                                                                                                           \
     }                                                                                                                       \
-    static inline P##_mask P##_both(P##_mask a, P##_mask b) { XENT_EACH(N) a.at[i] = a.at[i] & b.at[i]; return a; }         \
+    static inline P##_mask P##_both(P##_mask a, P##_mask b) {                                                               \
+        XENT_EACH(N) a.at[i] = a.at[i] & b.at[i];                                                                           \
+        return a;                                                                                                           \
+    }                                                                                                                       \
     /* True in lanes 0..n-1. */                                                                                             \
-    static inline P##_mask P##_first(int n) { P##_mask m; XENT_EACH(N) m.at[i] = i < n; return m; }                         \
+    static inline P##_mask P##_first(int n) {                                                                               \
+        P##_mask m;                                                                                                         \
+        XENT_EACH(N) m.at[i] = i < n;                                                                                       \
+        return m;                                                                                                           \
+    }                                                                                                                       \
     /* True in lane n alone; in none when n is outside 0..lanes-1. */                                                       \
-    static inline P##_mask P##_only(int64_t n) { P##_mask m; XENT_EACH(N) m.at[i] = i == n; return m; }                     \
+    static inline P##_mask P##_only(int64_t n) {                                                                            \
+        P##_mask m;                                                                                                         \
+        XENT_EACH(N) m.at[i] = i == n;                                                                                      \
+        return m;                                                                                                           \
+    }                                                                                                                       \
     /* a and not b. */                                                                                                      \
-    static inline P##_mask P##_but(P##_mask a, P##_mask b) { XENT_EACH(N) a.at[i] = a.at[i] & !b.at[i]; return a; }         \
-    static inline int P##_any(P##_mask m) { int any = 0; XENT_EACH(N) any |= m.at[i] != 0; return any; }                    \
+    static inline P##_mask P##_but(P##_mask a, P##_mask b) {                                                                \
+        XENT_EACH(N) a.at[i] = a.at[i] & !b.at[i];                                                                          \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    static inline int P##_any(P##_mask m) {                                                                                 \
+        int any = 0;                                                                                                        \
+        XENT_EACH(N) any |= m.at[i] != 0;                                                                                   \
+        return any;                                                                                                         \
+    }                                                                                                                       \
     static inline P##_vec P##_select(P##_mask m, P##_vec a, P##_vec b) {                                                    \
         XENT_EACH(N) a.at[i] = m.at[i] ? a.at[i] : b.at[i];                                                                 \
         return a;                                                                                                           \

@@ -60,7 +60,9 @@ def real(value: Any, name: str) -> Array:
     found = array(value, name)
     narrow = found.dtype.kind in "fiub" and found.dtype.itemsize <= 8
     if not (narrow or found.dtype.name == "bfloat16"):
-        raise TypeError(f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits")
+        raise TypeError(
+            f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits"
+        )
     return found
 
 
@@ -79,7 +81,9 @@ def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
     found = array(value, name)
     kind = found.dtype
     if dtype is not None and not (isinstance(dtype, str) and dtype == "bfloat16"):
-        raise ValueError(f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {given(dtype)}")
+        raise ValueError(
+            f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {given(dtype)}"
+        )
     if kind.name == "bfloat16" or (dtype is not None and kind.kind == "u" and kind.itemsize == 2):
         bits = np.dtype(np.uint16)
         answer = bits if kind.kind == "u" else kind
@@ -107,7 +111,9 @@ def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
     except TypeError:
         raise TypeError(f"axis: expected an integer, got {given(axis)}") from None
     if not -ndim <= position < ndim:
-        raise np.exceptions.AxisError(f"axis: {position} is out of bounds for {name} with {ndim} axes")
+        raise np.exceptions.AxisError(
+            f"axis: {position} is out of bounds for {name} with {ndim} axes"
+        )
     return position % ndim
 
 
@@ -148,7 +154,9 @@ def ignore(ignore_index: SupportsIndex | None, index: Array | None) -> int | Non
     try:
         value = operator.index(ignore_index)
     except TypeError:
-        raise TypeError(f"ignore_index: expected an integer or None, got {given(ignore_index)}") from None
+        raise TypeError(
+            f"ignore_index: expected an integer or None, got {given(ignore_index)}"
+        ) from None
     if index is None:
         if value >= 0:
             raise ValueError(
@@ -193,7 +201,11 @@ def temperature(value: Any) -> float:
 
 
 def softcap(value: Any) -> float | None:
-    return None if value is None else number(value, "softcap", SMALLEST, LARGEST, "None or a finite number > 0")
+    return (
+        None
+        if value is None
+        else number(value, "softcap", SMALLEST, LARGEST, "None or a finite number > 0")
+    )
 
 
 def reduction(value: Any, accepted: tuple[str, ...] = REDUCTIONS) -> str:
@@ -207,7 +219,9 @@ def class_weight(value: Any, classes: int, dtype: np.dtype[Any]) -> Array | None
         return None
     found = real(value, "class_weight")
     if found.shape != (classes,):
-        raise ValueError(f"class_weight: expected shape ({classes},), one weight a class; got {found.shape}")
+        raise ValueError(
+            f"class_weight: expected shape ({classes},), one weight a class; got {found.shape}"
+        )
     return np.ascontiguousarray(found, dtype)
 
 
@@ -255,7 +269,9 @@ def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     reach = value.itemsize - 1
     for step, size in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True)):
         if size > 1 and step <= reach:
-            raise ValueError(f"{name}: elements of the array share memory (strides {value.strides})")
+            raise ValueError(
+                f"{name}: elements of the array share memory (strides {value.strides})"
+            )
         reach += step * max(size - 1, 0)
     return value
 
@@ -278,7 +294,9 @@ def same_memory(a: Array, b: Array) -> bool:
     )
 
 
-def separate(buffers: dict[str, Array | None], inputs: dict[str, Array | None], in_place: str = "") -> None:
+def separate(
+    buffers: dict[str, Array | None], inputs: dict[str, Array | None], in_place: str = ""
+) -> None:
     """Refuses buffers that overlap an input or each other; `in_place` may be exactly the memory of the logits."""
     outputs = {name: a for name, a in buffers.items() if a is not None and a.size}
     read = {name: a for name, a in inputs.items() if a is not None and a.size}

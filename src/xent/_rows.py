@@ -68,8 +68,15 @@ def run(rows: Rows, ignore_bits: int | None = None) -> float:
     kind = rows.precision
     if rows.logits.dtype == kind.storage and (rows.soft is None or rows.soft.dtype == kind.compute):
         call = core_call(rows, rows.logits, numbers).arrays(
-            rows.index, rows.soft, rows.class_weight, rows.sample_weight, rows.grad_output, rows.loss, rows.lse,
-            rows.out, rows.hess,
+            rows.index,
+            rows.soft,
+            rows.class_weight,
+            rows.sample_weight,
+            rows.grad_output,
+            rows.loss,
+            rows.lse,
+            rows.out,
+            rows.hess,
         )
         if call.readable():
             check(rows, call.run())
@@ -98,12 +105,20 @@ def run_in_blocks(rows: Rows, numbers: dict[str, Any]) -> float:
     for block in blocks(rows.shape, max(1, BLOCK_BYTES // row_bytes)):
         with np.errstate(all="ignore"):
             logits = np.ascontiguousarray(rows.logits[block], kind.storage)
-            soft = None if rows.soft is None else np.ascontiguousarray(rows.soft[block], kind.compute)
+            soft = (
+                None if rows.soft is None else np.ascontiguousarray(rows.soft[block], kind.compute)
+            )
         out = None if rows.out is None else np.empty(logits.shape, kind.storage)
         hess = None if rows.hess is None else np.empty(logits.shape, kind.storage)
         call = core_call(rows, logits, numbers).arrays(
-            part(rows.index, block), soft, rows.class_weight, part(rows.sample_weight, block),
-            part(rows.grad_output, block), part(loss, block), part(rows.lse, block), out,
+            part(rows.index, block),
+            soft,
+            rows.class_weight,
+            part(rows.sample_weight, block),
+            part(rows.grad_output, block),
+            part(loss, block),
+            part(rows.lse, block),
+            out,
             hess,
         )
         call.divisor = whole.divisor

@@ -39,7 +39,9 @@ def softmax_loss(
     axis = arguments.class_axis(axis, x.ndim, "logits")
     index, soft = arguments.targets(targets, x.shape, axis)
     if soft is not None and operation != "cross_entropy":
-        raise TypeError(f"targets: class probabilities are not accepted by {operation}; expected class indices")
+        raise TypeError(
+            f"targets: class probabilities are not accepted by {operation}; expected class indices"
+        )
     rows = Rows(operation, np.moveaxis(x, axis, -1), kind, index, soft)
     shape, classes = rows.shape, rows.logits.shape[-1]
     ignore_bits = arguments.ignore(ignore_index, index)
@@ -53,7 +55,9 @@ def softmax_loss(
             raise ValueError(f"{name}: given, but return_grad is False")
     if hess_out is not None and not return_hess:
         raise ValueError("hess_out: given, but return_hess is False")
-    rows.grad_output, grad_scale = arguments.grad_output(grad_output, reduction, shape, kind.compute)
+    rows.grad_output, grad_scale = arguments.grad_output(
+        grad_output, reduction, shape, kind.compute
+    )
     rows.numbers = {
         "label_smoothing": arguments.label_smoothing(label_smoothing),
         "z_loss": arguments.z_loss(z_loss),
@@ -66,8 +70,12 @@ def softmax_loss(
     loss_shape = shape if reduction == "none" else ()
     buffers = {
         "out": None if out is None else arguments.buffer(out, "out", loss_shape, kind.compute),
-        "grad_out": None if grad_out is None else arguments.buffer(grad_out, "grad_out", x.shape, kind.answer),
-        "hess_out": None if hess_out is None else arguments.buffer(hess_out, "hess_out", x.shape, kind.answer),
+        "grad_out": None
+        if grad_out is None
+        else arguments.buffer(grad_out, "grad_out", x.shape, kind.answer),
+        "hess_out": None
+        if hess_out is None
+        else arguments.buffer(hess_out, "hess_out", x.shape, kind.answer),
     }
     arguments.separate(
         buffers,

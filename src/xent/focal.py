@@ -303,5 +303,7 @@ def poly1_loss(
         out=out,
         grad_out=grad_out,
         dtype=dtype,
-        strength=arguments.number(epsilon, "epsilon", -arguments.LARGEST, arguments.LARGEST, "a finite number"),
+        strength=arguments.number(
+            epsilon, "epsilon", -arguments.LARGEST, arguments.LARGEST, "a finite number"
+        ),
     )

@@ -312,8 +312,16 @@ def cross_entropy(
         and not return_lse
     ):
         result = _core.cross_entropy(
-            logits, targets, ignore_index, label_smoothing, z_loss, temperature, reduction, return_grad,
-            grad_output, grad_out,
+            logits,
+            targets,
+            ignore_index,
+            label_smoothing,
+            z_loss,
+            temperature,
+            reduction,
+            return_grad,
+            grad_output,
+            grad_out,
         )
         if result is not None:
             return result
@@ -411,12 +419,23 @@ def token_log_probs(
     array([[-1.3863, -1.3863]])
     """
     loss = cross_entropy(
-        logits, class_indices(targets, "token_log_probs"), axis=axis, sample_weight=sample_weight,
-        ignore_index=ignore_index, softcap=softcap, temperature=temperature, reduction=reduction, out=out,
+        logits,
+        class_indices(targets, "token_log_probs"),
+        axis=axis,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        softcap=softcap,
+        temperature=temperature,
+        reduction=reduction,
+        out=out,
         dtype=dtype,
     )
     # 0 - loss, not -loss: the log-probability of a sure token is 0.0, never -0.0.
-    return np.subtract(0, loss, out=loss) if isinstance(loss, np.ndarray) else loss.dtype.type(0) - loss
+    return (
+        np.subtract(0, loss, out=loss)
+        if isinstance(loss, np.ndarray)
+        else loss.dtype.type(0) - loss
+    )
 
 
 def perplexity(
@@ -460,8 +479,14 @@ def perplexity(
     100.0
     """
     loss = cross_entropy(
-        logits, class_indices(targets, "perplexity"), axis=axis, sample_weight=sample_weight,
-        ignore_index=ignore_index, softcap=softcap, temperature=temperature, dtype=dtype,
+        logits,
+        class_indices(targets, "perplexity"),
+        axis=axis,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        softcap=softcap,
+        temperature=temperature,
+        dtype=dtype,
     )
     with np.errstate(over="ignore"):
         result: Scalar = np.exp(loss)
@@ -472,5 +497,7 @@ def class_indices(targets: Any, function: str) -> Any:
     """Refuses class probabilities, which `cross_entropy` would take."""
     found = arguments.array(targets, "targets")
     if found.dtype.kind not in "iub":
-        raise TypeError(f"targets: dtype {found.dtype} is not accepted by {function}; expected integers")
+        raise TypeError(
+            f"targets: dtype {found.dtype} is not accepted by {function}; expected integers"
+        )
     return found

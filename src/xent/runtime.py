@@ -9,7 +9,14 @@ from pathlib import Path
 
 from xent import _core
 
-__all__ = ["get_include", "get_library", "get_num_threads", "num_threads", "set_num_threads", "show_config"]
+__all__ = [
+    "get_include",
+    "get_library",
+    "get_num_threads",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+]
 
 MOST_THREADS = 1024
 
