@@ -82,6 +82,13 @@ class Xent:
             return lambda: function(logits, targets, **options)
         return lambda: function(logits, targets)
 
+    def cross_entropy_hessian(self, case: Case, data: Data) -> Call:
+        buffers = {"grad_out": data.grad_out, "hess_out": data.hess_out}
+        options = self._options(case) | buffers
+        return lambda: self.module.cross_entropy(
+            data.logits, data.targets, return_hess=True, **options
+        )
+
     def token_log_probs(self, case: Case, data: Data) -> Call:
         options = self._options(case)
         return lambda: self.module.token_log_probs(
@@ -187,6 +194,25 @@ class NumPy:
             return link(nll, np.exp).mean(), grad
 
         return loss_and_gradient if case.gradient else loss
+
+    def cross_entropy_hessian(self, case: Case, data: Data) -> Call:
+        logits, axis, at = data.logits, case.axis, target_positions(case, data.targets)
+        rows = data.targets.size
+
+        def loss_gradient_and_hessian() -> tuple[np.floating, np.ndarray, np.ndarray]:
+            p = np.subtract(logits, logits.max(axis=axis, keepdims=True), out=data.grad_out)
+            picked = p[at]
+            np.exp(p, out=p)
+            total = p.sum(axis=axis, keepdims=True)
+            p /= total
+            hess = np.subtract(1, p, out=data.hess_out)
+            hess *= p
+            hess /= rows
+            p[at] -= 1
+            p /= rows
+            return (np.log(total).squeeze(axis) - picked).mean(), p, hess
+
+        return loss_gradient_and_hessian
 
     def token_log_probs(self, case: Case, data: Data) -> Call:
         at = target_positions(case, data.targets)
@@ -497,13 +523,13 @@ def available(case: Case, libraries: Sequence[str] = tuple(LIBRARIES)) -> list[s
     return [
         name
         for name in libraries
-        if hasattr(LIBRARIES[name], case.function) and find_spec(name) is not None
+        if hasattr(LIBRARIES[name], case.task) and find_spec(name) is not None
     ]
 
 
 def prepare(library: str, case: Case, data: Data, threads: int) -> Call:
     """Return the library's call for the case, on as many threads as it can be told to use."""
-    return getattr(LIBRARIES[library](threads), case.function)(case, data)
+    return getattr(LIBRARIES[library](threads), case.task)(case, data)
 
 
 def answer(result: Any) -> tuple[np.ndarray, ...]:

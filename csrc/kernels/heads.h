@@ -65,7 +65,8 @@ static INLINE linked follow_link(const xent_plan *plan, vec l, vec p, vec q) {
         r.slope = v(mul)(power, v(fma)(g, share, one));
         const vec inner = v(fma)(v(sub)(g, one), share, v(sub)(v(set)(2), l));
         r.curve = v(mul)(v(mul)(g, power), v(mul)(v(div)(p, q), inner));
-        r.curve = v(select)(none, zero, v(keep)(v(ne)(p, zero), r.curve));
+        /* A power of 0 beats odds that overflow. */
+        r.curve = v(keep)(v(ne)(v(mul)(p, power), zero), v(select)(none, zero, r.curve));
     }
     return r;
 }

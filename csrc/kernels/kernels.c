@@ -25,7 +25,9 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
     USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
     USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
     USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
-    USE(XENT_NO_STREAM, XENT_TRANSFORMED) USE(XENT_WEIGHTS, XENT_TRANSFORMED) USE(XENT_SOFT, XENT_TRANSFORMED)
+    USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
+    USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
+    USE(XENT_SOFT, XENT_TRANSFORMED)
 
 #define XENT_DEFINE(S, T)                                                                                                   \
     static void wide_##S##_##T(const xent_plan *plan, const xent_rows *rows) { wide(plan, rows, S, T); }                    \

@@ -146,7 +146,7 @@ def get_include() -> str:
     >>> os.path.exists(os.path.join(xent.get_include(), "xent.h"))
     True
     """
-    return str(Path(__file__).parent / "include")
+    return str(Path(_core.__file__).parent / "include")
 
 
 def get_library() -> str:
@@ -162,4 +162,4 @@ def get_library() -> str:
     >>> os.path.isdir(xent.get_library())
     True
     """
-    return str(Path(__file__).parent / "lib")
+    return str(Path(_core.__file__).parent / "lib")
