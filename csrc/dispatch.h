@@ -17,7 +17,7 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
 /* threads.c: what the environment and the machine say; NULL, or what is wrong with the environment. */
 const char *xent_threads_start(void);
 
-/* cache.c-like facts of the machine. */
+/* threads.c: bytes of the largest cache, or a guess. */
 int64_t xent_last_level_cache(void);
 
 #endif

@@ -241,11 +241,16 @@ def test_the_good_arguments_are_good(name):
     assert all((arguments[key] != 7).any() for key in BUFFERS if key in arguments)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "focal_loss", "poly1_loss"])
-@pytest.mark.parametrize("buffer", BUFFERS[1:])
+@pytest.mark.parametrize(
+    ("name", "buffer"),
+    [
+        (name, buffer)
+        for name in ("cross_entropy", "focal_loss", "poly1_loss")
+        for buffer in BUFFERS[1:]
+        if buffer in _parameters(name)
+    ],
+)
 def test_a_buffer_for_what_is_not_returned(name, buffer):
-    if buffer not in _parameters(name):
-        pytest.skip(f"{name} has no {buffer}")
     flag = {"grad_out": "return_grad", "hess_out": "return_hess"}[buffer]
     for given in ({}, {"return_grad": True} if buffer == "hess_out" else {}):
         filled = np.full(SHAPE, 7.0)
