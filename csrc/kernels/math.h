@@ -1,4 +1,4 @@
-/* exp, log1p and tanh over a vector, once for both precisions: included with P = f32 and with P = f64.
+/* exp, log, log1p and tanh over a vector, once for both precisions: included with P = f32 and with P = f64.
  *
  * Each is a fixed sequence of correctly rounded operations, so its bits are the same on every instruction set. Errors
  * are the largest seen over all floats of the domain (f32) or over dense and random doubles (f64), in units of the last
@@ -33,14 +33,9 @@ static inline v(vec) v(exp_normal)(v(vec) t) {
 
 static inline v(vec) v(exp)(v(vec) t) { return v(exp_normal)(v(max)(v(set)(c(EXP_LOWEST)), t)); }
 
-/* log(1 + x) for 0 <= x <= 2^126 (f32) or 2^1022 (f64) and NaN, at most 1.4 ulp (f32, f64).
- * 1 + x = 2^k (1 + f) with f taken from x itself, so that nothing of a small x is lost, and
- * log(1 + f) = 2 atanh(s), s = f / (2 + f), arranged as in fdlibm's e_log.c. */
-static inline v(vec) v(log1p)(v(vec) x) {
-    const v(vec) one = v(set)(1), half = v(set)((v(real))0.5);
-    const v(vec) k = v(exponent)(v(add)(one, x));
-    const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
-    const v(vec) f = v(fma)(x, scale, v(sub)(scale, one));
+/* k log 2 + log(1 + f), with log(1 + f) = 2 atanh(s), s = f / (2 + f), arranged as in fdlibm's e_log.c. */
+static inline v(vec) v(log_parts)(v(vec) f, v(vec) k) {
+    const v(vec) half = v(set)((v(real))0.5);
     const v(vec) s = v(div)(f, v(add)(v(set)(2), f));
     const v(vec) z = v(mul)(s, s), square = v(mul)(half, v(mul)(f, f));
     v(vec) q = v(set)(v(log_terms)[c(LOG_TERMS) - 1]);
@@ -48,6 +43,26 @@ static inline v(vec) v(log1p)(v(vec) x) {
         q = v(fma)(q, z, v(set)(v(log_terms)[i]));
     const v(vec) tail = v(fma)(s, v(fma)(q, z, square), v(mul)(k, v(set)(c(LN2_LOW))));
     return v(fma)(k, v(set)(c(LN2)), v(sub)(f, v(sub)(square, tail)));
+}
+
+/* log(1 + x) for -1 < x <= 2^126 (f32) or 2^1022 (f64) and NaN, at most 1.4 ulp (f32, f64).
+ * 1 + x = 2^k (1 + f) with f taken from x itself, so that nothing of a small x is lost. */
+static inline v(vec) v(log1p)(v(vec) x) {
+    const v(vec) one = v(set)(1), k = v(exponent)(v(add)(one, x));
+    const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
+    return v(log_parts)(v(fma)(x, scale, v(sub)(scale, one)), k);
+}
+
+/* log(x) for 0 <= x <= 2^126 (f32) or 2^1022 (f64), subnormal numbers included, at most 1.0 ulp (f32, f64). -inf of 0; NaN
+ * of NaN and of negative numbers. */
+static inline v(vec) v(log)(v(vec) x) {
+    const v(vec) zero = v(set)(0), one = v(set)(1);
+    const v(mask) small = v(lt)(x, v(set)(c(TINY)));
+    const v(vec) normal = v(select)(small, v(mul)(x, v(set)(c(LIFT))), x), k = v(exponent)(normal);
+    const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
+    const v(vec) f = v(fma)(normal, scale, v(set)(-1));
+    const v(vec) log = v(log_parts)(f, v(sub)(k, v(keep)(small, v(set)(c(LIFT_EXPONENT)))));
+    return v(select)(v(eq)(x, zero), v(set)((v(real)) - INFINITY), v(select)(v(lt)(x, zero), v(set)((v(real))NAN), log));
 }
 
 /* tanh(x) for every x and NaN, at most 2.7 ulp (f32, f64), and its derivative 1 - tanh(x)^2, at most 5.3 ulp for |x| < 39

@@ -32,6 +32,7 @@ static void math_map(xent_function function, const void *from, void *to, int64_t
         const int count = lanes_left(n - i);
         const vec x = v(load_first)((const real *)from + i, count, v(set)(0));
         const vec y = function == XENT_EXP     ? v(exp)(x)
+                      : function == XENT_LOG   ? v(log)(x)
                       : function == XENT_LOG1P ? v(log1p)(x)
                       : function == XENT_TANH  ? v(tanh)(x).value
                                                : v(tanh)(x).slope;

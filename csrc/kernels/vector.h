@@ -15,7 +15,8 @@
 #define c(name) XENT_JOIN(v(constant), name)
 
 /* 1.5 * 2^(mantissa bits): adding it leaves the nearest integer in the low bits. EXP_LOWEST lies below the logarithm of
- * the smallest normal number (-87.34, -708.40) and rounds to its exponent; TANH_LOWEST is where tanh has long been 1. */
+ * the smallest normal number (-87.34, -708.40) and rounds to its exponent; TANH_LOWEST is where tanh has long been 1; LIFT
+ * makes a subnormal number normal. */
 #define f32_constant_MAGIC 0x1.8p23f
 #define f32_constant_LOG2E 0x1.715476p+0f
 #define f32_constant_LN2 0x1.62e43p-1f
@@ -27,6 +28,8 @@
 #define f32_constant_LOG_TERMS 4
 #define f32_constant_LARGEST 0x1.fffffep127f
 #define f32_constant_TINY 0x1p-126f
+#define f32_constant_LIFT 0x1p32f
+#define f32_constant_LIFT_EXPONENT 32
 static const float f32_exp_terms[] = {0x1.fffffb9a58e21p-2f, 0x1.5554915420452p-3f, 0x1.5558f17bd9dc7p-5f,
                                       0x1.1239e2a4f545fp-7f, 0x1.6a243550adbe7p-10f};
 static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-2f, 0x1.2438d2dd13bdfp-2f,
@@ -43,6 +46,8 @@ static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-
 #define f64_constant_LOG_TERMS 7
 #define f64_constant_LARGEST 0x1.fffffffffffffp1023
 #define f64_constant_TINY 0x1p-1022
+#define f64_constant_LIFT 0x1p64
+#define f64_constant_LIFT_EXPONENT 64
 static const double f64_exp_terms[] = {
     0x1.000000000000ap-1,  0x1.55555555554fap-3,  0x1.555555555087dp-5,  0x1.1111111127be9p-7,  0x1.6c16c1842a0e4p-10,
     0x1.a01a012a56626p-13, 0x1.a0199a0c7067bp-16, 0x1.71df2555820b7p-19, 0x1.28ad72c46d724p-22, 0x1.ad7f6966eed54p-26};

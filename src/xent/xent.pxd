@@ -39,6 +39,7 @@ cdef extern from "xent.h" nogil:
 
     ctypedef enum xent_function:
         XENT_EXP
+        XENT_LOG
         XENT_LOG1P
         XENT_TANH
         XENT_TANH_SLOPE
