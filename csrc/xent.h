@@ -56,12 +56,16 @@ typedef enum {
 } xent_status;
 
 typedef enum {
-    XENT_CROSS_ENTROPY, /* out: gradient with respect to the logits; hess: diagonal of the Hessian */
-    XENT_FOCAL_LOSS,    /* (1 - p_y)^strength times it; class indices */
-    XENT_POLY1_LOSS,    /* strength (1 - p_y) added to it; class indices */
-    XENT_LOGSUMEXP,     /* lse alone */
-    XENT_SOFTMAX,       /* out: probabilities */
-    XENT_LOG_SOFTMAX    /* out: their logarithms */
+    XENT_CROSS_ENTROPY,             /* out: gradient with respect to the logits; hess: diagonal of the Hessian */
+    XENT_FOCAL_LOSS,                /* (1 - p_y)^strength times it; class indices */
+    XENT_POLY1_LOSS,                /* strength (1 - p_y) added to it; class indices */
+    XENT_NLL_LOSS,                  /* cross-entropy where `logits` holds log-probabilities; */
+    XENT_CATEGORICAL_CROSS_ENTROPY, /* or probabilities, clipped to [eps, 1 - eps] if eps > 0 */
+    XENT_DISTILLATION_LOSS,         /* temperature^2 KL(softmax(soft / temperature) || softmax(logits / temperature)) */
+    XENT_ENTROPY,                   /* of the softmax of the logits */
+    XENT_LOGSUMEXP,                 /* lse alone */
+    XENT_SOFTMAX,                   /* out: probabilities */
+    XENT_LOG_SOFTMAX                /* out: their logarithms */
 } xent_operation;
 
 typedef enum { XENT_NONE, XENT_SUM, XENT_MEAN } xent_reduction;
@@ -84,7 +88,8 @@ typedef struct {
 
     xent_array logits;
     xent_array index; /* class indices, of type `index_type`; or else */
-    xent_array soft;  /* class probabilities, compute type */
+    xent_array
+        soft; /* class probabilities, compute type; XENT_DISTILLATION_LOSS: the teacher's logits, stored as `logits` */
     xent_dtype index_type;
     const void *class_weight; /* (classes,), compute type, or NULL */
     xent_array sample_weight;
@@ -98,6 +103,7 @@ typedef struct {
     int64_t ignore_index;   /* the bits of index_type, sign-extended to 64 */
     double label_smoothing; /* [0, 1] */
     double strength;        /* of XENT_FOCAL_LOSS (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
+    double eps;             /* of XENT_CATEGORICAL_CROSS_ENTROPY; 0: no clipping */
     double z_loss;
     double softcap;     /* > 0; 0: none */
     double temperature; /* > 0 */

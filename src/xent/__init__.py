@@ -3,7 +3,9 @@
 from importlib.metadata import version as _version
 
 from xent.focal import focal_loss, poly1_loss
+from xent.information import distillation_loss, entropy
 from xent.losses import cross_entropy, perplexity, token_log_probs
+from xent.probabilities import categorical_cross_entropy, nll_loss
 from xent.runtime import (
     get_include,
     get_library,
@@ -17,13 +19,17 @@ from xent.special import log_softmax, logsumexp, softmax
 __version__ = _version("xent")
 
 __all__ = [
+    "categorical_cross_entropy",
     "cross_entropy",
+    "distillation_loss",
+    "entropy",
     "focal_loss",
     "get_include",
     "get_library",
     "get_num_threads",
     "log_softmax",
     "logsumexp",
+    "nll_loss",
     "num_threads",
     "perplexity",
     "poly1_loss",

@@ -29,6 +29,10 @@ cdef object operations = {
     "cross_entropy": XENT_CROSS_ENTROPY,
     "focal_loss": XENT_FOCAL_LOSS,
     "poly1_loss": XENT_POLY1_LOSS,
+    "nll_loss": XENT_NLL_LOSS,
+    "categorical_cross_entropy": XENT_CATEGORICAL_CROSS_ENTROPY,
+    "distillation_loss": XENT_DISTILLATION_LOSS,
+    "entropy": XENT_ENTROPY,
     "logsumexp": XENT_LOGSUMEXP,
     "softmax": XENT_SOFTMAX,
     "log_softmax": XENT_LOG_SOFTMAX,
@@ -130,7 +134,8 @@ cdef class Call:
         return self
 
     def numbers(self, object ignore_index=None, double label_smoothing=0.0, double z_loss=0.0, object softcap=None,
-                double temperature=1.0, str reduction="none", double grad_scale=1.0, double strength=0.0):
+                double temperature=1.0, str reduction="none", double grad_scale=1.0, double strength=0.0,
+                double eps=0.0):
         """`ignore_index` as the bits of the index type, sign-extended."""
         self.call.has_ignore = ignore_index is not None
         self.call.ignore_index = 0 if ignore_index is None else ignore_index
@@ -141,6 +146,7 @@ cdef class Call:
         self.call.reduction = names[reduction]
         self.call.grad_scale = grad_scale
         self.call.strength = strength
+        self.call.eps = eps
         return self
 
     def readable(self):

@@ -28,6 +28,10 @@ cdef extern from "xent.h" nogil:
         XENT_CROSS_ENTROPY
         XENT_FOCAL_LOSS
         XENT_POLY1_LOSS
+        XENT_NLL_LOSS
+        XENT_CATEGORICAL_CROSS_ENTROPY
+        XENT_DISTILLATION_LOSS
+        XENT_ENTROPY
         XENT_LOGSUMEXP
         XENT_SOFTMAX
         XENT_LOG_SOFTMAX
@@ -73,6 +77,7 @@ cdef extern from "xent.h" nogil:
         int64_t ignore_index
         double label_smoothing
         double strength
+        double eps
         double z_loss
         double softcap
         double temperature
