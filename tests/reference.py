@@ -473,9 +473,14 @@ class NllLoss(RowLoss):
     """-Σ a_c x_c of log-probabilities x, whatever they are."""
 
     @cached_property
+    def log_p(self) -> np.ndarray:
+        """As they came."""
+        return self.given.astype(WIDE)
+
+    @cached_property
     def cost(self) -> np.ndarray:
         """Linear in x."""
-        return self.weighted(-self.given.astype(WIDE))
+        return self.weighted(-self.log_p)
 
     @property
     def slopes(self) -> np.ndarray:
@@ -496,9 +501,14 @@ class CategoricalCrossEntropy(RowLoss):
         self.spoilt = np.isnan(given).any(axis=-1)
 
     @cached_property
+    def log_p(self) -> np.ndarray:
+        """Of the probabilities as they are used."""
+        return np.log(self.p)
+
+    @cached_property
     def cost(self) -> np.ndarray:
         """As for `nll_loss`."""
-        return np.where(self.spoilt, np.nan, self.weighted(-np.log(self.p)))
+        return np.where(self.spoilt, np.nan, self.weighted(-self.log_p))
 
     @property
     def slopes(self) -> np.ndarray:
