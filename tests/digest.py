@@ -171,10 +171,8 @@ def _score(name: str) -> Callable[[tuple[int, ...], Any], Any]:
     return lambda shape, dtype: getattr(xent, name)(_logits(shape, dtype), _targets(shape))
 
 
-# What a loss from (log-)probabilities can be told.
-LIKELIHOOD = (
-    *("plain", "none", "sum", "grad_output", "class_weight", "sample_weight", "label_smoothing"),
-)
+# What changes the form of a loss from (log-)probabilities.
+LIKELIHOOD = ("none", "grad_output", "class_weight", "label_smoothing")
 
 
 def _likelihood(
@@ -245,12 +243,12 @@ CALLS: dict[str, Callable[[tuple[int, ...], Any], Any]] = (
     }
     | {
         f"entropy, {case}": _entropy(case)
-        for case in ("none", "grad_output", "sample_weight", "softcap", "temperature")
+        for case in ("none", "grad_output", "softcap", "temperature")
     }
     | {
         f"distillation_loss, T={temperature}, {case}": _distillation(case, temperature)
         for temperature in (1.0, 2.5)
-        for case in ("none", "grad_output", "sample_weight")
+        for case in ("none", "grad_output")
     }
     | {
         "logsumexp, b": _weighted_logsumexp(False),
