@@ -4,7 +4,7 @@ Every library is a class with one method per function of `xent`. A method takes 
 its data and returns a call without arguments, which is what the clock sees: conversions,
 compilation and everything else that a training loop does once happen before. The call does
 not return before its answer is complete. A missing method means that the library has nothing
-for that function; `options`, where a class has them, are the only ones its methods know.
+for that function.
 
 Arrays are handed over without a copy where the library can (`torch.from_numpy`), results go
 into the caller's buffers where it lets them (`out=`), and integer targets have the dtype
@@ -18,13 +18,14 @@ import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from cases import ATOL, RTOL, Case, Data
+from cases import ATOL, WITHOUT_TARGETS, Case, Data
 
 Call = Callable[[], Any]
 
@@ -69,82 +70,52 @@ def transformed(case: Case, logits: Any, tanh: Callable[[Any], Any]) -> Any:
     return logits / temperature if temperature else logits
 
 
-class Xent:
-    """The library under test."""
+class Library:
+    """How a library answers a case: with the method that its task names."""
+
+    #: Options that its methods know; None: all.
+    options: frozenset[str] | None = None
+
+    @classmethod
+    def knows(cls, case: Case) -> bool:
+        return hasattr(cls, case.task) and (
+            cls.options is None or case.options.keys() <= cls.options
+        )
+
+    def call(self, case: Case, data: Data) -> Call:
+        return getattr(self, case.task)(case, data)
+
+
+class Xent(Library):
+    """The library under test, whose functions are all called alike."""
 
     def __init__(self, threads: int) -> None:
         self.module = importlib.import_module("xent")
         self.module.set_num_threads(threads)
 
-    def cross_entropy(self, case: Case, data: Data) -> Call:
-        return self._loss(self.module.cross_entropy, case, data)
+    @classmethod
+    def knows(cls, case: Case) -> bool:
+        return True
 
-    def focal_loss(self, case: Case, data: Data) -> Call:
-        return self._loss(self.module.focal_loss, case, data)
-
-    def poly1_loss(self, case: Case, data: Data) -> Call:
-        return self._loss(self.module.poly1_loss, case, data)
-
-    def nll_loss(self, case: Case, data: Data) -> Call:
-        return self._loss(self.module.nll_loss, case, data)
-
-    def categorical_cross_entropy(self, case: Case, data: Data) -> Call:
-        return self._loss(self.module.categorical_cross_entropy, case, data)
-
-    def distillation_loss(self, case: Case, data: Data) -> Call:
-        return self._loss(self.module.distillation_loss, case, data)
-
-    def entropy(self, case: Case, data: Data) -> Call:
-        options = self._options(case)
+    def call(self, case: Case, data: Data) -> Call:
+        function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
+        options = dict(case.options)
+        if case.axis != -1 or case.function in WITHOUT_TARGETS:
+            options["axis"] = case.axis
         if case.gradient:
-            options |= {"return_grad": True, "grad_out": data.grad_out}
-        return lambda: self.module.entropy(data.logits, **options)
-
-    def _loss(self, function: Callable[..., Any], case: Case, data: Data) -> Call:
-        # Spelled out, because unpacking ** would be a visible part of a microsecond.
-        logits, targets, grad_out = data.logits, data.targets, data.grad_out
-        options = self._options(case)
-        if case.gradient and options:
-            return lambda: function(logits, targets, return_grad=True, grad_out=grad_out, **options)
-        if case.gradient:
+            options["return_hess" if case.hessian else "return_grad"] = True
+        buffers = {"out": data.out, "grad_out": data.grad_out, "hess_out": data.hess_out}
+        options |= {name: buffer for name, buffer in buffers.items() if buffer is not None}
+        # Spelled out, because unpacking would be a visible part of a microsecond.
+        if not options:
+            return lambda: function(logits, targets)
+        if options.keys() == {"return_grad", "grad_out"}:
+            grad_out = data.grad_out
             return lambda: function(logits, targets, return_grad=True, grad_out=grad_out)
-        if options:
-            return lambda: function(logits, targets, **options)
-        return lambda: function(logits, targets)
-
-    def cross_entropy_hessian(self, case: Case, data: Data) -> Call:
-        buffers = {"grad_out": data.grad_out, "hess_out": data.hess_out}
-        options = self._options(case) | buffers
-        return lambda: self.module.cross_entropy(
-            data.logits, data.targets, return_hess=True, **options
-        )
-
-    def token_log_probs(self, case: Case, data: Data) -> Call:
-        options = self._options(case)
-        return lambda: self.module.token_log_probs(
-            data.logits, data.targets, out=data.out, **options
-        )
-
-    def perplexity(self, case: Case, data: Data) -> Call:
-        options = self._options(case)
-        return lambda: self.module.perplexity(data.logits, data.targets, **options)
-
-    def logsumexp(self, case: Case, data: Data) -> Call:
-        return lambda: self.module.logsumexp(data.logits, axis=case.axis, out=data.out)
-
-    def softmax(self, case: Case, data: Data) -> Call:
-        return lambda: self.module.softmax(data.logits, axis=case.axis, out=data.out)
-
-    def log_softmax(self, case: Case, data: Data) -> Call:
-        return lambda: self.module.log_softmax(data.logits, axis=case.axis, out=data.out)
-
-    @staticmethod
-    def _options(case: Case) -> dict[str, Any]:
-        axis = {} if case.axis == -1 else {"axis": case.axis}
-        return {**axis, **case.options}
+        return partial(function, *(logits,) if targets is None else (logits, targets), **options)
 
 
-class NumPy:
+class NumPy(Library):
     """The usual shifted formula with one temporary, or none where there is a buffer to use."""
 
     def __init__(self, threads: int) -> None:
@@ -170,7 +141,7 @@ class NumPy:
 
         def transformed() -> np.ndarray:
             """Logits in the compute dtype, after cap and temperature; no copy if that is all."""
-            z = data.logits.astype(dtype, copy=False)
+            z = data.logits.astype(dtype) if converted else data.logits
             if softcap:
                 z = z / softcap
                 np.tanh(z, out=z)
@@ -186,9 +157,9 @@ class NumPy:
                 picked = (1 - smoothing) * picked + smoothing * shifted.mean(axis=axis)
             return picked
 
-        def mean_loss(nll: np.ndarray, lse: np.ndarray) -> np.floating:
+        def mean_loss(nll: np.ndarray, lse: np.ndarray | None) -> np.floating:
             value = link.value(nll, np.exp)
-            return (value + z_loss * lse**2 if z_loss else value).mean()
+            return (value if lse is None else value + z_loss * lse**2).mean()
 
         def loss() -> np.floating:
             z = transformed()
@@ -197,7 +168,7 @@ class NumPy:
             terms = row_terms(shifted)
             np.exp(shifted, out=shifted)
             total = np.log(shifted.sum(axis=axis))
-            return mean_loss(total - terms, total + largest.squeeze(axis))
+            return mean_loss(total - terms, total + largest.squeeze(axis) if z_loss else None)
 
         def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
             z = transformed()
@@ -206,13 +177,14 @@ class NumPy:
             terms = row_terms(grad)
             np.exp(grad, out=grad)
             total = grad.sum(axis=axis, keepdims=True)
-            log_total = np.log(total)
-            lse = log_total + largest
-            nll = log_total.squeeze(axis) - terms
-            slope = link.slope(nll)
-            weight = np.expand_dims(slope, axis) if np.ndim(slope) else slope
+            log_total = np.log(total).squeeze(axis)
+            nll, lse = log_total - terms, None
+            slope = weight = link.slope(nll)
             if z_loss:
-                weight = weight + 2 * z_loss * lse
+                lse = log_total + largest.squeeze(axis)
+                weight = slope + 2 * z_loss * lse
+            if isinstance(weight, np.ndarray):
+                weight = np.expand_dims(weight, axis)
             if case.soft:
                 grad *= weight / total
                 grad -= targets
@@ -228,47 +200,35 @@ class NumPy:
                 grad *= np.subtract(1, z, out=z)
             if converted:
                 data.grad_out[...] = grad
-            return mean_loss(nll, lse.squeeze(axis)), data.grad_out if converted else grad
+            return mean_loss(nll, lse), data.grad_out if converted else grad
 
         return loss_and_gradient if case.gradient else loss
 
     def nll_loss(self, case: Case, data: Data) -> Call:
-        log_probs, targets, axis, grad = data.logits, data.targets, case.axis, data.grad_out
+        return self._of_probabilities(lambda log_probs: log_probs, case, data)
+
+    def categorical_cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._of_probabilities(np.log, case, data)
+
+    def _of_probabilities(
+        self, log: Callable[[np.ndarray], np.ndarray], case: Case, data: Data
+    ) -> Call:
+        probs, targets, grad, axis = data.logits, data.targets, data.grad_out, case.axis
         share = 1 / prod(case.row_shape)
         at = None if case.soft else target_positions(case, targets)
 
         def loss() -> np.floating:
-            picked = np.vecdot(targets, log_probs, axis=axis) if case.soft else log_probs[at]
-            return -picked.mean()
+            rows = np.vecdot(targets, log(probs), axis=axis) if case.soft else log(probs[at])
+            return -rows.mean()
 
         def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
             if case.soft:
                 np.multiply(targets, -share, out=grad)
+                if log is np.log:
+                    np.divide(grad, probs, out=grad)
             else:
                 grad.fill(0)
-                grad[at] = -share
-            return loss(), grad
-
-        return loss_and_gradient if case.gradient else loss
-
-    def categorical_cross_entropy(self, case: Case, data: Data) -> Call:
-        probs, targets, axis = data.logits, data.targets, case.axis
-        share = 1 / prod(case.row_shape)
-        at = None if case.soft else target_positions(case, targets)
-
-        def loss() -> np.floating:
-            if case.soft:
-                return -np.vecdot(targets, np.log(probs), axis=axis).mean()
-            return -np.log(probs[at]).mean()
-
-        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
-            if case.soft:
-                grad = np.divide(targets, probs, out=data.grad_out)
-                grad *= -share
-            else:
-                grad = data.grad_out
-                grad.fill(0)
-                grad[at] = -share / probs[at]
+                grad[at] = -share / probs[at] if log is np.log else -share
             return loss(), grad
 
         return loss_and_gradient if case.gradient else loss
@@ -375,7 +335,7 @@ class NumPy:
         return log_softmax
 
 
-class SciPy:
+class SciPy(Library):
     """`scipy.special`; `log_softmax` rather than `logsumexp`, since it is the faster one."""
 
     options = frozenset({"label_smoothing"})
@@ -436,7 +396,7 @@ class SciPy:
         return lambda: self.special.log_softmax(data.logits, axis=case.axis)
 
 
-class Torch:
+class Torch(Library):
     """`torch.nn.functional` and autograd, on tensors that share NumPy's memory."""
 
     def __init__(self, threads: int) -> None:
@@ -566,7 +526,7 @@ class Torch:
         return len(case.shape) > 2 and case.axis == -1
 
 
-class Jax:
+class Jax(Library):
     """Jitted functions, compiled before the clock starts; the formulas are optax's."""
 
     def __init__(self, threads: int) -> None:
@@ -692,7 +652,7 @@ class Jax:
         return logits, self.jax.device_put(targets)
 
 
-class ScikitLearn:
+class ScikitLearn(Library):
     """The multinomial loss of scikit-learn's boosting: gradient and Hessian of every row."""
 
     options = frozenset({"reduction"})
@@ -717,7 +677,7 @@ class ScikitLearn:
 
 
 #: Library classes by the name of the module they need; the first is the one under test.
-LIBRARIES = {
+LIBRARIES: dict[str, type[Library]] = {
     "xent": Xent,
     "numpy": NumPy,
     "scipy": SciPy,
@@ -730,17 +690,13 @@ LIBRARIES = {
 def available(case: Case, libraries: Sequence[str] = tuple(LIBRARIES)) -> list[str]:
     """Names of the installed libraries that have something for the case."""
     return [
-        name
-        for name in libraries
-        if hasattr(LIBRARIES[name], case.task)
-        and case.options.keys() <= getattr(LIBRARIES[name], "options", case.options.keys())
-        and find_spec(name) is not None
+        name for name in libraries if LIBRARIES[name].knows(case) and find_spec(name) is not None
     ]
 
 
 def prepare(library: str, case: Case, data: Data, threads: int) -> Call:
     """Return the library's call for the case, on as many threads as it can be told to use."""
-    return getattr(LIBRARIES[library](threads), case.task)(case, data)
+    return LIBRARIES[library](threads).call(case, data)
 
 
 def answer(result: Any) -> tuple[np.ndarray | None, ...]:
@@ -752,7 +708,7 @@ def answer(result: Any) -> tuple[np.ndarray | None, ...]:
 
 
 def assert_equal(library: str, case: Case, actual: Any, expected: Sequence[np.ndarray]) -> None:
-    """Raise AssertionError unless a call's result agrees with `xent`'s, within RTOL and ATOL.
+    """Raise AssertionError unless a call's result agrees with `xent`'s, within `rtol` and ATOL.
 
     None stands for a part that the library does not compute.
     """
@@ -763,7 +719,7 @@ def assert_equal(library: str, case: Case, actual: Any, expected: Sequence[np.nd
         np.testing.assert_allclose(
             got.reshape(want.shape),
             want,
-            rtol=RTOL[case.dtype],
+            rtol=case.rtol,
             atol=ATOL[case.dtype] * scale,
             err_msg=f"{library} and xent disagree on {case.name}",
         )
