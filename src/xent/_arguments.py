@@ -16,6 +16,8 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 REDUCTIONS = ("none", "sum", "mean")
+# First arguments, whose memory a gradient may take.
+INPUTS = ("logits", "probs", "log_probs", "x")
 
 # Arrays that np.asarray would densify, compute or copy behind the user's back, by the package their type comes from.
 FOREIGN = {
@@ -196,6 +198,11 @@ def z_loss(value: Any) -> float:
     return number(value, "z_loss", 0.0, LARGEST, "a finite number >= 0")
 
 
+def eps(value: Any) -> float | None:
+    expected = "None or a number in [0, 0.5)"
+    return None if value is None else number(value, "eps", 0.0, math.nextafter(0.5, 0), expected)
+
+
 def temperature(value: Any) -> float:
     return number(value, "temperature", SMALLEST, LARGEST, "a finite number > 0")
 
@@ -225,11 +232,14 @@ def class_weight(value: Any, classes: int, dtype: np.dtype[Any]) -> Array | None
     return np.ascontiguousarray(found, dtype)
 
 
-def broadcast(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
-    """One number a row, given in any shape that broadcasts to the loss."""
+def broadcast(
+    value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None
+) -> Array | None:
+    """One number a row, given in any shape that broadcasts to the loss; of no dtype, as it is."""
     if value is None:
         return None
-    found = real(value, name).astype(dtype, copy=False)
+    found = real(value, name)
+    found = found if dtype is None else found.astype(dtype, copy=False)
     try:
         return np.broadcast_to(found, shape)
     except ValueError:
@@ -238,10 +248,24 @@ def broadcast(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any
         ) from None
 
 
+def like(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
+    """An array of any real dtype and of exactly this shape, that of the argument `of`."""
+    found = real(value, name)
+    if found.shape != shape:
+        raise ValueError(f"{name}: shape {found.shape} is not that of {of}, {shape}")
+    return found
+
+
+def bad_probability(name: str, position: tuple[int, ...], value: float) -> ValueError:
+    """The exception for a probability outside [0, 1]."""
+    where = ", ".join(map(str, position))
+    return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= {name} <= 1")
+
+
 def grad_output(
-    value: Any, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    value: Any, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None
 ) -> tuple[Array | None, float]:
-    """The upstream gradient as (one number a row or None, factor of the whole)."""
+    """The upstream gradient as (one number a row or None, factor of the whole); of no dtype, as it is."""
     if value is None:
         return None, 1.0
     found = real(value, "grad_output")
@@ -250,7 +274,7 @@ def grad_output(
             raise ValueError(
                 f"grad_output: expected the shape of the loss, {shape}, for reduction='none'; got {found.shape}"
             )
-        return found.astype(dtype, copy=False), 1.0
+        return found if dtype is None else found.astype(dtype, copy=False), 1.0
     if found.shape != ():
         raise ValueError(
             f"grad_output: expected a scalar for reduction={reduction!r}, got {given(found)}"
@@ -302,7 +326,7 @@ def separate(
     read = {name: a for name, a in inputs.items() if a is not None and a.size}
     for position, (name, out) in enumerate(outputs.items()):
         for other, source in read.items():
-            if name == in_place and other in ("logits", "x") and same_memory(out, source):
+            if name == in_place and other in INPUTS and same_memory(out, source):
                 continue
             if overlap(out, source):
                 raise ValueError(f"{name}: the array overlaps the memory of {other}")

@@ -7,11 +7,16 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Array",
+    "BinaryLogitsOptions",
+    "BinaryOptions",
     "CrossEntropyOptions",
+    "ElementOptions",
     "FocalOptions",
+    "KlOptions",
     "LossOptions",
     "Poly1Options",
     "Scalar",
+    "SigmoidFocalOptions",
     "TokenOptions",
 ]
 
@@ -56,3 +61,39 @@ class Poly1Options(LossOptions, total=False):
     """And `poly1_loss`."""
 
     epsilon: float
+
+
+class ElementOptions(TypedDict, total=False):
+    """What every elementwise loss takes besides the arguments its type depends on."""
+
+    sample_weight: ArrayLike | None
+    grad_output: ArrayLike | None
+    grad_out: NDArray[Any] | None
+    dtype: Literal["bfloat16"] | None
+
+
+class BinaryOptions(ElementOptions, total=False):
+    """And `binary_cross_entropy`."""
+
+    eps: float | None
+    label_smoothing: float
+
+
+class BinaryLogitsOptions(ElementOptions, total=False):
+    """And `binary_cross_entropy_with_logits`."""
+
+    pos_weight: ArrayLike | None
+    label_smoothing: float
+
+
+class SigmoidFocalOptions(ElementOptions, total=False):
+    """And `sigmoid_focal_loss`."""
+
+    alpha: float | None
+    gamma: float
+
+
+class KlOptions(ElementOptions, total=False):
+    """And `kl_div`."""
+
+    log_target: bool

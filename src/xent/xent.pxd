@@ -20,6 +20,7 @@ cdef extern from "xent.h" nogil:
     ctypedef enum xent_status:
         XENT_OK
         XENT_BAD_TARGET
+        XENT_BAD_PROBABILITY
         XENT_NO_MEMORY
         XENT_BAD_LAYOUT
         XENT_INTERRUPTED
@@ -28,6 +29,10 @@ cdef extern from "xent.h" nogil:
         XENT_CROSS_ENTROPY
         XENT_FOCAL_LOSS
         XENT_POLY1_LOSS
+        XENT_BINARY_CROSS_ENTROPY
+        XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS
+        XENT_SIGMOID_FOCAL_LOSS
+        XENT_KL_DIV
         XENT_LOGSUMEXP
         XENT_SOFTMAX
         XENT_LOG_SOFTMAX
@@ -36,6 +41,7 @@ cdef extern from "xent.h" nogil:
         XENT_NONE
         XENT_SUM
         XENT_MEAN
+        XENT_BATCH_MEAN
 
     ctypedef enum xent_function:
         XENT_EXP
@@ -76,6 +82,11 @@ cdef extern from "xent.h" nogil:
         double z_loss
         double softcap
         double temperature
+        xent_array pos_weight
+        double eps
+        double alpha
+        int log_target
+        double *block_sums
         xent_reduction reduction
         double grad_scale
         int threads
