@@ -11,7 +11,11 @@
 enum { STACK_CHUNKS = 64 };
 
 /* The losses, which have targets and a mean, as against the softmax family. */
-static int is_loss(const xent_call *call) { return call->operation <= XENT_POLY1_LOSS; }
+static int is_loss(const xent_call *call) { return call->operation <= XENT_ENTROPY; }
+
+static int soft_bytes(const xent_call *call) {
+    return call->operation == XENT_DISTILLATION_LOSS ? storage_bytes(call) : compute_bytes(call);
+}
 
 static double load_number(const char *p, int bytes) {
     if (bytes == 8) {
@@ -230,7 +234,7 @@ static int lane_axis(const xent_call *call) {
         const xent_array *array;
         int64_t class_step, size;
     } arrays[] = {{&call->logits, call->logits_class_step, storage_bytes(call)},
-                  {&call->soft, call->soft_class_step, compute_bytes(call)},
+                  {&call->soft, call->soft_class_step, soft_bytes(call)},
                   {&call->out, call->out_class_step, storage_bytes(call)},
                   {&call->hess, call->hess_class_step, storage_bytes(call)}};
     for (int axis = -1; axis < call->ndim; ++axis) {
@@ -251,13 +255,16 @@ static int64_t class_step(int64_t step, int64_t size) { return step ? step : siz
 
 static xent_plan plan_of(const xent_call *call, int lanes) {
     const int indexed = call->index.data != NULL, loss = is_loss(call);
+    const int distils = call->operation == XENT_DISTILLATION_LOSS, entropy = call->operation == XENT_ENTROPY;
+    const int probabilities = call->operation == XENT_CATEGORICAL_CROSS_ENTROPY;
+    const int given = probabilities || call->operation == XENT_NLL_LOSS;
     const double e = call->label_smoothing;
     xent_plan plan = {
         .layout = lanes >= 0                          ? XENT_COLUMNS
                   : call->classes <= XENT_MOST_NARROW ? XENT_NARROW
                                                       : XENT_WIDE,
         .logits_class_step = class_step(call->logits_class_step, storage_bytes(call)),
-        .soft_class_step = class_step(call->soft_class_step, compute_bytes(call)),
+        .soft_class_step = class_step(call->soft_class_step, soft_bytes(call)),
         .out_class_step = class_step(call->out_class_step, storage_bytes(call)),
         .hess_class_step = class_step(call->hess_class_step, storage_bytes(call)),
         .link = call->operation == XENT_FOCAL_LOSS   ? XENT_FOCAL
@@ -266,7 +273,11 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
         .strength = call->strength,
         .classes = call->classes,
         .stream = XENT_NO_STREAM,
-        .transform = call->softcap > 0 || call->temperature != 1 ? XENT_TRANSFORMED : XENT_PLAIN,
+        .transform = given                                                    ? XENT_GIVEN
+                     : distils || call->softcap > 0 || call->temperature != 1 ? XENT_TRANSFORMED
+                                                                              : XENT_PLAIN,
+        .probabilities = probabilities,
+        .clip = call->eps,
         .keep_infinite = !loss,
         .class_weight = call->class_weight,
         .index_type = (int)call->index_type,
@@ -284,7 +295,12 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
                 : call->operation == XENT_LOG_SOFTMAX ? XENT_LOGARITHMS
                                                       : XENT_EXPONENTIALS,
     };
-    if (loss && (!indexed || e > 0))
+    if (entropy)
+        plan.stream = XENT_OWN;
+    else if (distils) {
+        plan.stream = XENT_TEACHER;
+        plan.smooth = call->temperature * call->temperature;
+    } else if (loss && (!indexed || e > 0))
         plan.stream = indexed ? XENT_WEIGHTS : XENT_SOFT;
     if (call->reduction == XENT_MEAN && loss) {
         plan.no_row_counts = call->divisor == 0;

@@ -57,11 +57,15 @@ typedef enum {
 } xent_status;
 
 typedef enum {
-    XENT_CROSS_ENTROPY, /* out: gradient with respect to the logits; hess: diagonal of the Hessian */
-    XENT_FOCAL_LOSS,    /* (1 - p_y)^strength times it; class indices */
-    XENT_POLY1_LOSS,    /* strength (1 - p_y) added to it; class indices */
+    XENT_CROSS_ENTROPY,             /* out: gradient with respect to the logits; hess: diagonal of the Hessian */
+    XENT_FOCAL_LOSS,                /* (1 - p_y)^strength times it; class indices */
+    XENT_POLY1_LOSS,                /* strength (1 - p_y) added to it; class indices */
+    XENT_NLL_LOSS,                  /* cross-entropy where `logits` holds log-probabilities; */
+    XENT_CATEGORICAL_CROSS_ENTROPY, /* or probabilities, clipped to [eps, 1 - eps] if eps > 0 */
+    XENT_DISTILLATION_LOSS,         /* temperature^2 KL(softmax(soft / temperature) || softmax(logits / temperature)) */
+    XENT_ENTROPY,                   /* of the softmax of the logits */
     /* Elementwise: every axis is one of the loss, `classes` is unused, `soft` are the targets; any strides. */
-    XENT_BINARY_CROSS_ENTROPY,             /* `logits` are probabilities */
+    XENT_BINARY_CROSS_ENTROPY,             /* `logits` are probabilities; unclipped, their logarithms are at least -100 */
     XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS, /* and the Hessian */
     XENT_SIGMOID_FOCAL_LOSS,               /* (1 - p_t)^strength times it, without pos_weight; and the Hessian */
     XENT_KL_DIV,                           /* `logits` are log-probabilities */
@@ -91,7 +95,8 @@ typedef struct {
 
     xent_array logits;
     xent_array index; /* class indices, of type `index_type`; or else */
-    xent_array soft;  /* class probabilities, compute type */
+    xent_array
+        soft; /* class probabilities, compute type; XENT_DISTILLATION_LOSS: the teacher's logits, stored as `logits` */
     xent_dtype index_type;
     const void *class_weight; /* (classes,), compute type, or NULL */
     xent_array sample_weight;
@@ -104,17 +109,16 @@ typedef struct {
     int has_ignore;         /* rows whose class index is `ignore_index` count for nothing */
     int64_t ignore_index;   /* the bits of index_type, sign-extended to 64 */
     double label_smoothing; /* [0, 1] */
-    double strength;        /* of XENT_FOCAL_LOSS (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
+    double strength;        /* of the focal losses (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
+    double eps;             /* of the losses of probabilities, which are clipped to [eps, 1 - eps]; 0: no clipping */
     double z_loss;
     double softcap;     /* > 0; 0: none */
     double temperature; /* > 0 */
     /* Of elementwise losses. */
     xent_array pos_weight; /* XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS: multiplies the targets' share; compute type */
-    double eps;         /* XENT_BINARY_CROSS_ENTROPY: probabilities are clipped to [eps, 1 - eps]; < 0: logarithms at -100 */
-    double alpha;       /* XENT_SIGMOID_FOCAL_LOSS: weight of targets 1, and 1 - alpha of targets 0; < 0: none */
-    int log_target;     /* XENT_KL_DIV: targets are logarithms */
-    double *block_sums; /* two numbers for every 4,096 elements or part thereof: where sums are left. `xent_run` brings its
-                           own */
+    double alpha;          /* XENT_SIGMOID_FOCAL_LOSS: weight of targets 1, and 1 - alpha of targets 0; < 0: none */
+    int log_target;        /* XENT_KL_DIV: targets are logarithms */
+    double *block_sums;    /* room for two sums of every 4,096 elements or part thereof; `xent_run` brings its own */
     xent_reduction reduction;
     double grad_scale; /* upstream gradient of the result (XENT_SUM, XENT_MEAN) */
 
@@ -130,8 +134,7 @@ typedef struct {
 } xent_call;
 
 /* Cross-entropy, f32, mean, temperature 1, no arrays. */
-#define XENT_CALL_DEFAULTS                                                                                                  \
-    ((xent_call){.temperature = 1.0, .grad_scale = 1.0, .eps = -1.0, .alpha = -1.0, .reduction = XENT_MEAN})
+#define XENT_CALL_DEFAULTS ((xent_call){.temperature = 1.0, .grad_scale = 1.0, .alpha = -1.0, .reduction = XENT_MEAN})
 
 /* The three steps of a call. `xent_prepare` checks every class index and finds the divisor, and writes to no output;
  * `xent_compute` writes the rows' results; `xent_finish` sums `loss`, or `block_sums`, in one fixed order. They may be

@@ -2,6 +2,9 @@
  *
  *   gradient      scale exp(t) - push a_c, at_target at c = y, times dz/dx; softmax is the gradient with pull = 1
  *   Hessian       p (bend (1 - p) + square p), hess_at_target at c = y, times (dz/dx)^2, plus gradient times d2z/dx2
+ *   entropy       scale exp(t) (t - center)
+ *   distillation  scale exp(t) - a_c, two products alike, so that equal rows give zeros
+ *   given         -(push a_c) dz/dx, -at_target dz/dx at c = y
  *   log_softmax   t - log_sum
  *
  * A product exp(t) scale below the smallest normal number is 0: compared before the multiplication, so that no subnormal
@@ -19,9 +22,23 @@ static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const ro
     applied r = {v(sub)(t, row->log_sum), one};
     if (form == XENT_LOGARITHMS)
         return r;
-    const vec e = v(exp)(cooled(t, p, transform));
-    vec g = v(keep)(v(nlt)(e, row->floor), v(mul)(e, row->scale));
-    if (stream != XENT_NO_STREAM)
+    if (transform == XENT_GIVEN) {
+        const vec zero = v(set)(0);
+        vec weight = stream != XENT_NO_STREAM ? v(mul)(row->push, a) : zero;
+        if (at_target)
+            weight = v(select)(at, row->at_target, weight);
+        const vec g = v(keep)(v(ne)(weight, zero), v(sub)(zero, v(div)(weight, slope)));
+        r.first = v(keep)(v(nlt)(v(abs)(g), tiny), g);
+        return r;
+    }
+    const vec exponent = cooled(t, p, transform), e = v(exp)(exponent);
+    vec g = v(mul)(e, row->scale);
+    if (stream == XENT_OWN)
+        g = v(mul)(g, v(sub)(exponent, row->center));
+    g = v(keep)(v(nlt)(e, row->floor), g);
+    if (stream == XENT_TEACHER)
+        g = v(sub)(g, a);
+    else if (is_weighted(stream))
         g = v(fnma)(row->push, a, g);
     if (at_target)
         g = v(select)(at, row->at_target, g);
@@ -57,7 +74,9 @@ static INLINE applied apply_vector(const row_memory *m, int64_t i, int n, const 
                                    int hessian) {
     vec slope;
     const vec z = load_logits(m->x, i, n, p, transform, &slope);
-    const vec a = stream != XENT_NO_STREAM ? load_stream(m->a, i, n, stream) : z;
+    const vec a = stream == XENT_TEACHER ? teacher_probability(teacher_logits(m->a->teacher, i, n), m->a, p, transform)
+                  : is_weighted(stream)  ? load_stream(m->a, i, n, stream)
+                                         : z;
     return apply_to(v(sub)(z, m->max), z, slope, a, v(only)(m->target - i), row, p, stream, transform, form, at_target,
                     hessian);
 }
@@ -80,7 +99,7 @@ static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, co
 
 static INLINE void apply_part(const row_memory *m, int64_t i, int n, const row_result *row, const load_plan *p,
                               xent_stream stream, xent_transform transform, xent_form form, int hessian) {
-    const applied r = apply_vector(m, i, n, row, p, stream, transform, form, 1, hessian);
+    const applied r = apply_vector(m, i, n, row, p, stream, transform, form, may_be_indexed(stream), hessian);
     store_stored_first(m->out + i * STORAGE_BYTES, n, r.first);
     if (hessian)
         store_stored_first(m->hess + i * STORAGE_BYTES, n, r.hess);
@@ -93,7 +112,7 @@ static INLINE void apply_row(const row_memory *m, int64_t classes, const row_res
     i = i < classes ? i : classes;
     if (i)
         apply_part(m, 0, (int)i, row, p, stream, transform, form, hessian);
-    if (m->target >= i) { /* up to the vector that holds the target, and that vector */
+    if (may_be_indexed(stream) && m->target >= i) { /* up to the vector that holds the target, and that vector */
         i = apply_span(m, i, i + (m->target - i) / LANES * LANES, row, p, stream, transform, form, 0, hessian);
         i = apply_span(m, i, i + LANES <= classes ? i + LANES : i, row, p, stream, transform, form, 1, hessian);
     }

@@ -23,10 +23,10 @@ static INLINE element binary(vec given, vec t, const xent_element_plan *plan, in
     const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t);
     const vec low = v(set)((real)plan->eps), high = v(set)((real)(1 - plan->eps));
     const mask inside = v(but)(v(nlt)(given, low), v(lt)(high, given));
-    const vec p = plan->eps < 0 ? given : v(select)(inside, given, v(select)(v(lt)(given, low), low, high));
+    const vec p = plan->eps <= 0 ? given : v(select)(inside, given, v(select)(v(lt)(given, low), low, high));
     element r = {zero, zero, zero};
     vec log_p = v(log)(p), log_others = v(select)(v(eq)(p, one), v(set)((real)-INFINITY), v(log1p)(v(sub)(zero, p)));
-    if (plan->eps < 0) { /* in this order NaN stays */
+    if (plan->eps <= 0) { /* in this order NaN stays */
         log_p = v(max)(v(set)(-100), log_p);
         log_others = v(max)(v(set)(-100), log_others);
     }
@@ -34,10 +34,10 @@ static INLINE element binary(vec given, vec t, const xent_element_plan *plan, in
     if (!derivatives)
         return r;
     vec bend = v(mul)(p, v(sub)(one, p));
-    if (plan->eps < 0)
+    if (plan->eps <= 0)
         bend = v(max)(v(set)((real)1e-12), bend);
     r.grad = v(div)(v(sub)(p, t), bend);
-    if (plan->eps >= 0) {
+    if (plan->eps > 0) {
         /* Where t = p is 0 or 1, one of the two terms is there alone. */
         r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(p, t)), v(sub)(tf, t), r.grad);
         r.grad = v(keep)(inside, r.grad);

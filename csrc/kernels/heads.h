@@ -17,11 +17,20 @@
  *
  *   d2 loss / dz_c^2 = pull p_c (1 - p_c) + 2 z p_c^2 + hard F'' (p_c - [c = y])^2
  *
+ * Entropy and distillation have smooth alone: with M = sum p_c (z_c - m) / T, and with the teacher's q, m', L' beside it,
+ *
+ *   entropy           smooth (L - M),                          gradient  -smooth p_c ((z_c - m) / T - M)
+ *   distillation      smooth (sum q_c ((z'_c - m') - (z_c - m)) / T + L - L'),    smooth (p_c - q_c)
+ *
+ * Where the row brings (log-)probabilities there is no softmax: m = L = 0, B = sum a_c log p_c, and the gradient is
+ * -(smooth a_c + hard [c = y]) dz/dx.
+ *
  * Lanes are rows. */
 
 typedef struct {
     vec max, rest, hits, mass, moment; /* as in xent_chunk; rest + hits counts every class */
-    vec gap;                           /* (m - z_y) / T >= 0 */
+    vec teacher_max, teacher_rest, teacher_hits;
+    vec gap; /* (m - z_y) / T >= 0 */
     mask target_is_max;
 } row_sums;
 
@@ -34,9 +43,16 @@ typedef struct {
 typedef struct {
     vec loss, lse, log_sum;            /* log_sum = lse - m / T */
     vec scale, floor, push, at_target; /* gradient: scale * exp(t) - push * a_c where exp(t) >= floor; at_target at c = y */
+    vec center;                        /* entropy: scale * exp(t) (t - center) */
+    vec teacher_share;                 /* distillation: a_c = exp(t') teacher_share, smooth included */
     /* Hessian: p (bend (1 - p) + square p) with p = exp(t) share; 1 - p is `beside` where t = 0; hess_at_target at c = y */
     vec share, beside, bend, square, hess_at_target;
 } row_result;
+
+/* Which rows have a diagonal Hessian to offer. */
+static INLINE int has_hessian(xent_stream stream, xent_transform transform) {
+    return stream < XENT_OWN && transform != XENT_GIVEN;
+}
 
 /* F(l), F'(l), F''(l) of l = -log p, with q = 1 - p given apart so that nothing cancels: dp/dl = -p.
  *   focal    q^g l,  q^g (1 + g p l / q),  g q^g (p / q) (2 - l + (g - 1) p l / q)     (Lin et al., arXiv:1708.02002)
@@ -78,11 +94,27 @@ static INLINE void find_gap(row_sums *sums, vec z, const load_plan *p, xent_tran
     sums->target_is_max = v(eq)(t, v(set)(0));
 }
 
+/* Without a softmax: the sums are all there is to know. */
+static INLINE row_result given_head(const row_sums *sums, const row_terms *terms, xent_stream stream, int indexed) {
+    const vec zero = v(set)(0);
+    row_result r = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
+    if (indexed) {
+        r.loss = v(keep)(v(ne)(terms->hard, zero), v(mul)(terms->hard, sums->gap));
+        r.at_target = terms->grad_hard;
+    }
+    if (stream != XENT_NO_STREAM) {
+        r.loss = v(fnma)(terms->smooth, sums->moment, r.loss);
+        r.at_target = v(fma)(terms->grad_smooth, terms->weight_of_target, r.at_target);
+    }
+    r.push = terms->grad_smooth;
+    return r;
+}
+
 static INLINE row_result head(const row_sums *sums, const row_terms *terms, const xent_plan *plan, const load_plan *p,
                               xent_stream stream, int indexed, int hessian) {
     const vec one = v(set)(1), zero = v(set)(0), tiny = v(set)(c(TINY));
     const int squared = plan->z != 0, gradient = plan->form != XENT_NO_OUTPUT;
-    row_result r = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
+    row_result r = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
     const mask empty = v(eq)(v(add)(sums->rest, sums->hits), zero); /* every class is masked */
     const vec rest = v(select)(empty, v(set)((real)NAN), v(add)(sums->rest, v(sub)(sums->hits, one)));
     const vec total = v(add)(rest, one);
@@ -104,6 +136,25 @@ static INLINE row_result head(const row_sums *sums, const row_terms *terms, cons
         if (plan->link != XENT_LIKELIHOOD)
             link = follow_link(plan, nll, probability, others);
         r.loss = v(keep)(v(ne)(terms->hard, zero), v(mul)(terms->hard, link.value));
+    }
+    if (stream == XENT_OWN) {
+        r.center = v(div)(sums->moment, total);
+        r.loss = v(mul)(terms->smooth, v(sub)(r.log_sum, r.center));
+        r.scale = v(sub)(zero, v(div)(terms->grad_smooth, total));
+        r.floor = v(select)(v(eq)(r.scale, r.scale), tiny, r.scale); /* NaN if the scale is: nothing is flushed then */
+        return r;
+    }
+    if (stream == XENT_TEACHER) {
+        const vec teacher = v(add)(sums->teacher_rest, sums->teacher_hits);
+        const vec teacher_rest =
+            v(select)(v(eq)(teacher, zero), v(set)((real)NAN), v(add)(sums->teacher_rest, v(sub)(sums->teacher_hits, one)));
+        const vec teacher_total = v(add)(teacher_rest, one);
+        r.loss =
+            v(mul)(terms->smooth, v(add)(v(div)(sums->moment, teacher_total), v(sub)(r.log_sum, v(log1p)(teacher_rest))));
+        r.teacher_share = v(div)(terms->grad_smooth, teacher_total);
+        r.scale = v(div)(terms->grad_smooth, total);
+        r.floor = v(max)(tiny, v(div)(tiny, v(abs)(r.scale)));
+        return r;
     }
     if (stream != XENT_NO_STREAM)
         r.loss = v(fma)(terms->smooth, v(sub)(v(mul)(sums->mass, r.log_sum), sums->moment), r.loss);

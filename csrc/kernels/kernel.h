@@ -13,10 +13,12 @@
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16, XENT_MOST_NARROW = 64 };
 
-/* Where the second stream a_c of a row comes from; what it adds is in heads.h. */
-typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_STREAMS } xent_stream;
-/* What happens to a logit on its way in: nothing, or cap and temperature. */
-typedef enum { XENT_PLAIN, XENT_TRANSFORMED, XENT_TRANSFORMS } xent_transform;
+/* Where the second stream a_c of a row comes from: nowhere, class weights, soft targets, the row's own exponentials
+ * (entropy), or those of another row, the teacher's (distillation). What it adds is in heads.h. */
+typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_OWN, XENT_TEACHER, XENT_STREAMS } xent_stream;
+/* What happens to a logit on its way in: nothing, cap and temperature, or it is a log-probability (or a probability) and no
+ * softmax is taken. */
+typedef enum { XENT_PLAIN, XENT_TRANSFORMED, XENT_GIVEN, XENT_TRANSFORMS } xent_transform;
 /* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), or log_softmax. */
 typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
 /* What becomes of the negative log-likelihood of the target: itself, (1 - p)^strength times it, or strength (1 - p) more. */
@@ -28,7 +30,9 @@ typedef enum { XENT_WIDE, XENT_NARROW, XENT_COLUMNS, XENT_LAYOUTS } xent_layout;
  * left to right. */
 typedef struct {
     double max, rest, hits; /* sum of exp(z - max) where z < max, and how often z == max */
-    double mass, moment;    /* sum of a_c, sum of a_c (z_c - max) */
+    double mass,
+        moment; /* sum of a_c, sum of a_c (z_c - max); with a teacher, of exp(z' - max') ((z' - max') - (z - max)) */
+    double teacher_max, teacher_rest, teacher_hits;
 } xent_chunk;
 
 typedef struct {
@@ -49,6 +53,8 @@ typedef struct {
     double hard, smooth, z;      /* (1 - label_smoothing), label_smoothing / classes, z_loss */
     double mix_keep, mix_add;    /* soft targets: a = w (mix_keep t + mix_add) */
     double softcap, temperature; /* softcap 0: none */
+    int probabilities;           /* XENT_GIVEN: probabilities, not their logarithms */
+    double clip;                 /* and these are clipped to [clip, 1 - clip]; 0: not */
     double scale;                /* d(result) / d(row loss), without the upstream gradient of the row */
     int no_row_counts;           /* a mean over weights that sum to 0: the gradient is exact zeros */
 } xent_plan;
@@ -77,7 +83,7 @@ typedef struct {
     xent_element element;
     int derivatives;          /* 0, 1, 2 */
     double mix_keep, mix_add; /* targets: mix_keep t + mix_add */
-    double eps, alpha, gamma; /* eps, alpha < 0: none */
+    double eps, alpha, gamma; /* none: eps 0, alpha < 0 */
     int log_target;
     double scale; /* d(result) / d(element's loss), without weight and upstream gradient */
 } xent_element_plan;

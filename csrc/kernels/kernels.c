@@ -26,22 +26,45 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
     USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
     USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
     USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
+    USE(XENT_OWN, XENT_PLAIN)                                                                                               \
     USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
     USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_SOFT, XENT_TRANSFORMED)
+    USE(XENT_SOFT, XENT_TRANSFORMED)                                                                                        \
+    USE(XENT_OWN, XENT_TRANSFORMED)                                                                                         \
+    USE(XENT_TEACHER, XENT_TRANSFORMED)                                                                                     \
+    USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
+    USE(XENT_SOFT, XENT_GIVEN)
 
 #define XENT_DEFINE(S, T)                                                                                                   \
     static void wide_##S##_##T(const xent_plan *plan, const xent_rows *rows) { wide(plan, rows, S, T); }                    \
-    static void narrow_##S##_##T(const xent_plan *plan, const xent_rows *rows) { narrow(plan, rows, S, T); }                \
-    static void columns_##S##_##T(const xent_plan *plan, const xent_rows *rows) { columns(plan, rows, S, T); }
+    static void local_##S##_##T(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r,              \
+                                const load_plan *p) {                                                                       \
+        tile(m, plan, rows, r, p, S, T, 1);                                                                                 \
+    }                                                                                                                       \
+    static void direct_##S##_##T(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r,             \
+                                 const load_plan *p) {                                                                      \
+        tile(m, plan, rows, r, p, S, T, 0);                                                                                 \
+    }
 XENT_VARIANTS(XENT_DEFINE)
 
-typedef void rows_kernel(const xent_plan *plan, const xent_rows *rows);
+typedef struct {
+    void (*wide)(const xent_plan *plan, const xent_rows *rows);
+    tile_kernel *local, *direct;
+} variant;
 
 static void all_rows(const xent_plan *plan, const xent_rows *rows) {
-#define XENT_ENTRY(S, T) [S][T] = {wide_##S##_##T, narrow_##S##_##T, columns_##S##_##T},
-    static rows_kernel *const variants[XENT_STREAMS][XENT_TRANSFORMS][XENT_LAYOUTS] = {XENT_VARIANTS(XENT_ENTRY)};
-    variants[plan->stream][plan->transform][plan->layout](plan, rows);
+#define XENT_ENTRY(S, T) [S][T] = {wide_##S##_##T, local_##S##_##T, direct_##S##_##T},
+    static const variant variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_VARIANTS(XENT_ENTRY)};
+    const variant *use = &variants[plan->stream][plan->transform];
+    if (plan->layout == XENT_WIDE)
+        use->wide(plan, rows);
+    else if (plan->layout == XENT_NARROW)
+        narrow(plan, rows, use->local);
+    else if (plan->classes <= XENT_MOST_NARROW)
+        few_columns(plan, rows, use->local);
+    else
+        columns(plan, rows, use->direct);
 }
 
 #define XENT_TABLE_(isa, dtype) xent_kernels_##isa##_##dtype

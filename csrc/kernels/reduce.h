@@ -23,6 +23,11 @@ enum { GROUPS = 64 / LANES };
 
 static inline int lanes_left(int64_t left) { return left >= LANES ? LANES : left <= 0 ? 0 : (int)left; }
 
+static INLINE vec teacher_logits(const char *teacher, int64_t i, int n) {
+    const char *at = teacher + i * STORAGE_BYTES;
+    return n == LANES ? stored(at) : stored_first(at, n, v(set)((real)-INFINITY));
+}
+
 /* The cap is monotonic, so the maximum is taken of the stored logits and capped once. */
 static INLINE real block_max(const char *x, int64_t n, const load_plan *p, xent_transform transform) {
     const vec lowest = v(set)(-c(LARGEST));
@@ -37,83 +42,163 @@ static INLINE real block_max(const char *x, int64_t n, const load_plan *p, xent_
     return transform == XENT_PLAIN ? max : v(get)(transformed(v(set)(max), p, transform, &slope));
 }
 
+/* The sums of one class in each lane: `rest`, `moment` and so on are of one virtual lane. */
 typedef struct {
-    vec rest[GROUPS], mass[GROUPS], moment[GROUPS], hits;
+    vec rest, hits, mass, moment, teacher_rest, teacher_hits;
+} lane_sums;
+
+/* exp(t / T) of a row joins its sums, those equal to the maximum apart. Returns what does not count: exp(t) is under the
+ * smallest normal number. */
+static INLINE vec add_exponential(vec t, vec *rest, vec *hits, const load_plan *p, xent_transform transform, int holds_max,
+                                  mask *counts) {
+    const vec exponent = cooled(t, p, transform), e = v(exp_normal)(exponent);
+    *counts = v(nlt)(exponent, v(set)(c(EXP_LEAST)));
+    mask others = *counts;
+    if (holds_max) {
+        const mask hit = v(eq)(t, v(set)(0));
+        others = v(but)(others, hit);
+        *hits = v(add_where)(hit, *hits, v(set)(1));
+    }
+    *rest = v(add_where)(others, *rest, e);
+    return e;
+}
+
+/* One class of each lane: z its logit, `a` its second stream (of a teacher: z'). */
+static INLINE void add_class(lane_sums *s, vec z, vec a, vec max, vec teacher_max, const load_plan *p, xent_stream stream,
+                             xent_transform transform, int holds_max) {
+    const vec zero = v(set)(0), t = transform == XENT_GIVEN ? z : v(sub)(z, max);
+    mask counts;
+    vec e = zero;
+    if (transform != XENT_GIVEN)
+        e = add_exponential(t, &s->rest, &s->hits, p, transform, holds_max, &counts);
+    /* 0 * -inf is 0 here: a masked class without weight costs nothing. */
+    if (is_weighted(stream)) {
+        s->moment = v(select)(v(ne)(a, zero), v(fma)(a, t, s->moment), s->moment);
+        s->mass = v(add)(s->mass, a);
+    } else if (stream == XENT_OWN) {
+        s->moment = v(select)(counts, v(fma)(e, t, s->moment), s->moment);
+    } else if (stream == XENT_TEACHER) {
+        const vec of_teacher = v(sub)(a, teacher_max);
+        e = add_exponential(of_teacher, &s->teacher_rest, &s->teacher_hits, p, transform, holds_max, &counts);
+        s->moment = v(select)(counts, v(fma)(e, v(sub)(of_teacher, t), s->moment), s->moment);
+    }
+}
+
+typedef struct {
+    vec rest[GROUPS], mass[GROUPS], moment[GROUPS], teacher_rest[GROUPS], hits, teacher_hits;
 } block_sums;
 
 static INLINE void add_group(block_sums *s, int g, const char *x, const stream_source *a, int64_t i, int n, vec max,
-                             const load_plan *p, xent_stream stream, xent_transform transform, int holds_max) {
+                             vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform,
+                             int holds_max) {
     vec slope;
-    const vec t = v(sub)(load_logits(x, i, n, p, transform, &slope), max);
-    const vec exponent = cooled(t, p, transform), e = v(exp_normal)(exponent);
-    mask counts = v(nlt)(exponent, v(set)(c(EXP_LEAST)));
-    if (holds_max) {
-        const mask hit = v(eq)(t, v(set)(0));
-        counts = v(but)(counts, hit);
-        s->hits = v(add_where)(hit, s->hits, v(set)(1));
-    }
-    s->rest[g] = v(add_where)(counts, s->rest[g], e);
-    if (stream != XENT_NO_STREAM) {
-        const vec w = load_stream(a, i, n, stream);
-        /* 0 * -inf is 0 here: a masked class without weight costs nothing. */
-        s->moment[g] = v(select)(v(ne)(w, v(set)(0)), v(fma)(w, t, s->moment[g]), s->moment[g]);
-        s->mass[g] = v(add)(s->mass[g], w);
-    }
+    const vec z = load_logits(x, i, n, p, transform, &slope);
+    const vec second = stream == XENT_TEACHER ? teacher_logits(a->teacher, i, n)
+                       : is_weighted(stream)  ? load_stream(a, i, n, stream)
+                                              : z;
+    lane_sums lane = {s->rest[g], s->hits, s->mass[g], s->moment[g], s->teacher_rest[g], s->teacher_hits};
+    add_class(&lane, z, second, max, teacher_max, p, stream, transform, holds_max);
+    s->rest[g] = lane.rest;
+    s->hits = lane.hits;
+    s->mass[g] = lane.mass;
+    s->moment[g] = lane.moment;
+    s->teacher_rest[g] = lane.teacher_rest;
+    s->teacher_hits = lane.teacher_hits;
+}
+
+/* Whole numbers: their order is free. */
+static INLINE double count_hits(vec hits) {
+    vec all[GROUPS];
+    for (int g = 0; g < GROUPS; ++g)
+        all[g] = g == 0 ? hits : v(set)(0);
+    return (double)v(sum_tree)(all);
 }
 
 static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_source *a, int64_t at, int64_t n,
                              const char *ahead, const load_plan *p, xent_stream stream, xent_transform transform,
                              int holds_max) {
-    const vec max = v(set)((real)chunk->max);
+    const vec max = v(set)((real)chunk->max), teacher_max = v(set)((real)chunk->teacher_max);
     block_sums s;
     for (int g = 0; g < GROUPS; ++g)
-        s.rest[g] = s.mass[g] = s.moment[g] = v(set)(0);
-    s.hits = v(set)(0);
+        s.rest[g] = s.mass[g] = s.moment[g] = s.teacher_rest[g] = v(set)(0);
+    s.hits = s.teacher_hits = v(set)(0);
     int64_t i = 0;
     for (; i + 64 <= n; i += 64) {
         for (int line = 0; line < 64 * STORAGE_BYTES; line += 64)
             xent_prefetch(ahead + i * STORAGE_BYTES + line);
         for (int g = 0; g < GROUPS; ++g)
-            add_group(&s, g, x, a, at + i + g * LANES, LANES, max, p, stream, transform, holds_max);
+            add_group(&s, g, x, a, at + i + g * LANES, LANES, max, teacher_max, p, stream, transform, holds_max);
     }
     for (int g = 0; g < GROUPS && i < n; ++g, i += LANES)
-        add_group(&s, g, x, a, at + i, lanes_left(n - i), max, p, stream, transform, holds_max);
-    chunk->rest += (double)v(sum_tree)(s.rest);
-    if (holds_max) {
-        vec hits[GROUPS];
-        for (int g = 0; g < GROUPS; ++g)
-            hits[g] = g == 0 ? s.hits : v(set)(0);
-        chunk->hits += (double)v(sum_tree)(hits);
-    }
-    if (stream != XENT_NO_STREAM) {
+        add_group(&s, g, x, a, at + i, lanes_left(n - i), max, teacher_max, p, stream, transform, holds_max);
+    if (transform != XENT_GIVEN)
+        chunk->rest += (double)v(sum_tree)(s.rest);
+    if (holds_max && transform != XENT_GIVEN)
+        chunk->hits += count_hits(s.hits);
+    if (is_weighted(stream))
         chunk->mass += (double)v(sum_tree)(s.mass);
+    if (stream != XENT_NO_STREAM)
         chunk->moment += (double)v(sum_tree)(s.moment);
+    if (stream == XENT_TEACHER) {
+        chunk->teacher_rest += (double)v(sum_tree)(s.teacher_rest);
+        if (holds_max)
+            chunk->teacher_hits += count_hits(s.teacher_hits);
     }
 }
 
-/* Moves what a chunk has summed to a new maximum. */
-static inline void rebase(xent_chunk *chunk, double max, double temperature) {
+/* Moves what a chunk has summed to a new maximum. With the moment of exponentials f goes to nothing before a distance of
+ * -inf in it counts. */
+static inline void rebase(xent_chunk *chunk, double max, double temperature, xent_stream stream) {
     const double step = chunk->max - max, sum = chunk->rest + chunk->hits;
-    chunk->rest = sum != 0 ? sum * shrink(step / temperature) : 0;
+    const double f = sum != 0 ? shrink(step / temperature) : 0;
+    if (stream == XENT_OWN)
+        chunk->moment = f != 0 ? (chunk->moment + sum * step) * f : 0;
+    if (stream == XENT_TEACHER && chunk->teacher_rest + chunk->teacher_hits != 0)
+        chunk->moment -= (chunk->teacher_rest + chunk->teacher_hits) * step;
+    chunk->rest = sum != 0 ? sum * f : 0;
     chunk->hits = 0;
     if (chunk->mass != 0)
         chunk->moment += chunk->mass * step;
     chunk->max = max;
 }
 
+static inline void rebase_teacher(xent_chunk *chunk, double max, double temperature) {
+    const double step = chunk->teacher_max - max, sum = chunk->teacher_rest + chunk->teacher_hits;
+    const double f = sum != 0 ? shrink(step / temperature) : 0;
+    chunk->moment = f != 0 ? (chunk->moment + sum * step) * f : 0;
+    chunk->teacher_rest = sum != 0 ? sum * f : 0;
+    chunk->teacher_hits = 0;
+    chunk->teacher_max = max;
+}
+
+/* Nothing summed yet. Without a softmax nothing is relative to a maximum. */
+static INLINE xent_chunk empty_chunk(xent_transform transform) {
+    const double lowest = -(double)c(LARGEST);
+    return (xent_chunk){transform == XENT_GIVEN ? 0 : lowest, 0, 0, 0, 0, lowest, 0, 0};
+}
+
 /* `next` is where the bytes after the row's last will be read from: the start of the next row. */
 static INLINE xent_chunk reduce_chunk(const char *x, const stream_source *a, int64_t begin, int64_t end, int64_t classes,
                                       const char *next, double temperature, const load_plan *p, xent_stream stream,
                                       xent_transform transform) {
-    xent_chunk chunk = {-(double)c(LARGEST), 0, 0, 0, 0};
+    xent_chunk chunk = empty_chunk(transform);
     for (int64_t at = begin; at < end; at += XENT_BLOCK) {
         const int64_t n = end - at < XENT_BLOCK ? end - at : XENT_BLOCK;
         const int64_t ahead = at + PREFETCH_BLOCKS * XENT_BLOCK;
         const char *prefetch = ahead < classes ? x + ahead * STORAGE_BYTES : next + (ahead - classes) * STORAGE_BYTES;
+        if (transform == XENT_GIVEN) {
+            add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 0);
+            continue;
+        }
         const double m = (double)block_max(x + at * STORAGE_BYTES, n, p, transform);
         if (m > chunk.max)
-            rebase(&chunk, m, temperature);
-        if (m == chunk.max)
+            rebase(&chunk, m, temperature, stream);
+        if (stream == XENT_TEACHER) {
+            const double teacher = (double)block_max(a->teacher + at * STORAGE_BYTES, n, p, XENT_PLAIN);
+            if (teacher > chunk.teacher_max)
+                rebase_teacher(&chunk, teacher, temperature);
+        }
+        if (m == chunk.max || stream == XENT_TEACHER)
             add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 1);
         else
             add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 0);
@@ -128,23 +213,30 @@ static inline void add_exactly(double *s, double *low, double x) {
     *s = t;
 }
 
-static inline xent_chunk merge_chunks(const xent_chunk *chunks, int64_t n, double temperature) {
+static INLINE xent_chunk merge_chunks(const xent_chunk *chunks, int64_t n, double temperature, xent_stream stream) {
     if (n == 1)
         return chunks[0];
-    xent_chunk row = {-(double)c(LARGEST), 0, 0, 0, 0};
-    double rest_low = 0, mass_low = 0, moment_low = 0;
-    for (int64_t k = 0; k < n; ++k)
+    xent_chunk row = empty_chunk(XENT_PLAIN);
+    double rest_low = 0, mass_low = 0, moment_low = 0, teacher_low = 0;
+    for (int64_t k = 0; k < n; ++k) {
         row.max = chunks[k].max > row.max ? chunks[k].max : row.max;
+        row.teacher_max = chunks[k].teacher_max > row.teacher_max ? chunks[k].teacher_max : row.teacher_max;
+    }
     for (int64_t k = 0; k < n; ++k) {
         xent_chunk chunk = chunks[k];
         if (chunk.max < row.max)
-            rebase(&chunk, row.max, temperature);
+            rebase(&chunk, row.max, temperature, stream);
+        if (stream == XENT_TEACHER && chunk.teacher_max < row.teacher_max)
+            rebase_teacher(&chunk, row.teacher_max, temperature);
         row.hits += chunk.hits;
+        row.teacher_hits += chunk.teacher_hits;
         add_exactly(&row.rest, &rest_low, chunk.rest);
+        add_exactly(&row.teacher_rest, &teacher_low, chunk.teacher_rest);
         add_exactly(&row.mass, &mass_low, chunk.mass);
         add_exactly(&row.moment, &moment_low, chunk.moment);
     }
     row.rest += rest_low;
+    row.teacher_rest += teacher_low;
     row.mass += mass_low;
     row.moment = isfinite(row.moment) ? row.moment + moment_low : row.moment;
     return row;
@@ -154,10 +246,12 @@ static INLINE xent_chunk reduce_row(const char *x, const stream_source *a, const
                                     const xent_plan *plan, const load_plan *p, xent_stream stream,
                                     xent_transform transform) {
     const int64_t n = XENT_ROWS_NEED_CHUNKS(plan->classes);
+    if (transform == XENT_GIVEN && stream == XENT_NO_STREAM)
+        return empty_chunk(transform);
     for (int64_t k = 0; k < n; ++k) {
         const int64_t begin = k * XENT_CHUNK;
         const int64_t end = plan->classes - begin < XENT_CHUNK ? plan->classes : begin + XENT_CHUNK;
         chunks[k] = reduce_chunk(x, a, begin, end, plan->classes, next, plan->temperature, p, stream, transform);
     }
-    return merge_chunks(chunks, n, plan->temperature);
+    return merge_chunks(chunks, n, plan->temperature, stream);
 }

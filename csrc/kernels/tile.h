@@ -17,7 +17,12 @@ static INLINE vec tile_load(const tile_memory *m, int64_t k) {
     return m->lanes == LANES ? stored(at) : stored_first(at, m->lanes, v(set)(0));
 }
 
+/* Of a teacher, its logits. */
 static INLINE vec tile_stream(const tile_memory *m, const stream_source *s, int64_t k, xent_stream stream) {
+    if (stream == XENT_TEACHER) {
+        const char *z = m->soft + k * m->soft_step;
+        return m->local ? v(load)(z) : m->lanes == LANES ? stored(z) : stored_first(z, m->lanes, v(set)(0));
+    }
     const vec weight = s->weight ? v(set)(s->weight[k]) : v(set)(1);
     if (stream == XENT_WEIGHTS)
         return weight;
@@ -37,44 +42,52 @@ static INLINE vec sum_lanes(vec *s, int64_t n) {
     return s[0];
 }
 
-typedef struct {
-    vec rest, hits, mass, moment;
-} tile_sums;
-
 /* One block of up to 1,024 classes, relative to `max`. */
-static INLINE tile_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
-                                   const load_plan *p, xent_stream stream, xent_transform transform) {
-    const vec zero = v(set)(0), one = v(set)(1);
-    vec rest[64], mass[64], moment[64], slope;
-    tile_sums sums = {zero, zero, zero, zero};
+static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
+                                   vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
+    const vec zero = v(set)(0);
+    vec rest[64], mass[64], moment[64], teacher[64], slope;
+    lane_sums sums = {zero, zero, zero, zero, zero, zero};
     const int64_t virtual_lanes = n < 1 ? 1 : n < 64 ? n : 64;
     for (int64_t i = 0; i < virtual_lanes; ++i)
-        rest[i] = mass[i] = moment[i] = zero;
+        rest[i] = mass[i] = moment[i] = teacher[i] = zero;
     for (int64_t i = 0; i < n; ++i) {
-        const vec t = v(sub)(transformed(tile_load(m, begin + i), p, transform, &slope), max);
-        const vec exponent = cooled(t, p, transform), e = v(exp_normal)(exponent);
-        const mask hit = v(eq)(t, zero);
-        sums.hits = v(add_where)(hit, sums.hits, one);
-        rest[i % 64] = v(add_where)(v(but)(v(nlt)(exponent, v(set)(c(EXP_LEAST))), hit), rest[i % 64], e);
-        if (stream != XENT_NO_STREAM) {
-            const vec a = tile_stream(m, s, begin + i, stream);
-            moment[i % 64] = v(select)(v(ne)(a, zero), v(fma)(a, t, moment[i % 64]), moment[i % 64]);
-            mass[i % 64] = v(add)(mass[i % 64], a);
-        }
+        const vec z = transformed(tile_load(m, begin + i), p, transform, &slope);
+        const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_stream(m, s, begin + i, stream) : z;
+        lane_sums lane = {rest[i % 64], sums.hits, mass[i % 64], moment[i % 64], teacher[i % 64], sums.teacher_hits};
+        add_class(&lane, z, a, max, teacher_max, p, stream, transform, 1);
+        rest[i % 64] = lane.rest;
+        sums.hits = lane.hits;
+        mass[i % 64] = lane.mass;
+        moment[i % 64] = lane.moment;
+        teacher[i % 64] = lane.teacher_rest;
+        sums.teacher_hits = lane.teacher_hits;
     }
-    sums.rest = sum_lanes(rest, virtual_lanes);
-    if (stream != XENT_NO_STREAM) {
+    if (transform != XENT_GIVEN)
+        sums.rest = sum_lanes(rest, virtual_lanes);
+    if (is_weighted(stream))
         sums.mass = sum_lanes(mass, virtual_lanes);
+    if (stream != XENT_NO_STREAM)
         sums.moment = sum_lanes(moment, virtual_lanes);
-    }
+    if (stream == XENT_TEACHER)
+        sums.teacher_rest = sum_lanes(teacher, virtual_lanes);
     return sums;
 }
 
 static INLINE vec tile_max(const tile_memory *m, int64_t begin, int64_t n, const load_plan *p, xent_transform transform) {
     vec max = v(set)(-c(LARGEST)), slope;
+    if (transform == XENT_GIVEN)
+        return v(set)(0);
     for (int64_t i = 0; i < n; ++i)
         max = v(max)(tile_load(m, begin + i), max);
     return transformed(v(add)(max, v(set)(0)), p, transform, &slope); /* -0 becomes +0 */
+}
+
+static INLINE vec teacher_tile_max(const tile_memory *m, int64_t begin, int64_t n) {
+    vec max = v(set)(-c(LARGEST));
+    for (int64_t i = 0; i < n; ++i)
+        max = v(max)(tile_stream(m, NULL, begin + i, XENT_TEACHER), max);
+    return v(add)(max, v(set)(0));
 }
 
 typedef struct {
@@ -95,21 +108,32 @@ static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_sou
     for (int64_t k = 0; k < n; ++k) {
         xent_chunk chunk[LANES];
         for (int i = 0; i < LANES; ++i)
-            chunk[i] = (xent_chunk){-(double)c(LARGEST), 0, 0, 0, 0};
+            chunk[i] = empty_chunk(transform);
         const int64_t end = plan->classes - k * XENT_CHUNK < XENT_CHUNK ? plan->classes : (k + 1) * XENT_CHUNK;
         for (int64_t at = k * XENT_CHUNK; at < end; at += XENT_BLOCK) {
             const int64_t classes = end - at < XENT_BLOCK ? end - at : XENT_BLOCK;
             lane_numbers max = lanes_of(tile_max(m, at, classes, p, transform));
+            lane_numbers teacher_max = max;
+            if (stream == XENT_TEACHER)
+                teacher_max = lanes_of(teacher_tile_max(m, at, classes));
             for (int i = 0; i < LANES; ++i) {
                 if ((double)max.at[i] > chunk[i].max)
-                    rebase(&chunk[i], (double)max.at[i], plan->temperature);
+                    rebase(&chunk[i], (double)max.at[i], plan->temperature, stream);
                 max.at[i] = (real)chunk[i].max;
+                if (stream != XENT_TEACHER)
+                    continue;
+                if ((double)teacher_max.at[i] > chunk[i].teacher_max)
+                    rebase_teacher(&chunk[i], (double)teacher_max.at[i], plan->temperature);
+                teacher_max.at[i] = (real)chunk[i].teacher_max;
             }
-            const tile_sums sums = tile_block(m, s, at, classes, v(load)(&max), p, stream, transform);
+            const lane_sums sums = tile_block(m, s, at, classes, v(load)(&max), v(load)(&teacher_max), p, stream, transform);
             const lane_numbers rest = lanes_of(sums.rest), hits = lanes_of(sums.hits), mass = lanes_of(sums.mass),
-                               moment = lanes_of(sums.moment);
+                               moment = lanes_of(sums.moment), teacher_rest = lanes_of(sums.teacher_rest),
+                               teacher_hits = lanes_of(sums.teacher_hits);
             for (int i = 0; i < LANES; ++i) {
                 chunk[i].rest += (double)rest.at[i];
+                chunk[i].teacher_rest += (double)teacher_rest.at[i];
+                chunk[i].teacher_hits += (double)teacher_hits.at[i];
                 chunk[i].hits += (double)hits.at[i];
                 chunk[i].mass += (double)mass.at[i];
                 chunk[i].moment += (double)moment.at[i];
@@ -118,29 +142,37 @@ static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_sou
         for (int i = 0; i < LANES; ++i)
             chunks[i * n + k] = chunk[i];
     }
-    lane_numbers max, rest, hits, mass, moment;
+    lane_numbers max, rest, hits, mass, moment, teacher_max, teacher_rest, teacher_hits;
     for (int i = 0; i < LANES; ++i) {
-        const xent_chunk row = merge_chunks(chunks + i * n, n, plan->temperature);
+        const xent_chunk row = merge_chunks(chunks + i * n, n, plan->temperature, stream);
         max.at[i] = (real)row.max;
         rest.at[i] = (real)row.rest;
         hits.at[i] = (real)row.hits;
         mass.at[i] = (real)row.mass;
         moment.at[i] = (real)(row.moment / plan->temperature);
+        teacher_max.at[i] = (real)row.teacher_max;
+        teacher_rest.at[i] = (real)row.teacher_rest;
+        teacher_hits.at[i] = (real)row.teacher_hits;
     }
-    const row_sums r = {v(load)(&max),    v(load)(&rest), v(load)(&hits), v(load)(&mass),
-                        v(load)(&moment), v(set)(0),      v(first)(0)};
+    const row_sums r = {
+        v(load)(&max),         v(load)(&rest),         v(load)(&hits),         v(load)(&mass), v(load)(&moment),
+        v(load)(&teacher_max), v(load)(&teacher_rest), v(load)(&teacher_hits), v(set)(0),      v(first)(0)};
     return r;
 }
 
 /* Rows of one block: the f64 totals are the block's own, so nothing need be widened. */
 static INLINE row_sums tile_reduce(const tile_memory *m, const stream_source *s, const xent_plan *plan, xent_chunk *chunks,
                                    const load_plan *p, xent_stream stream, xent_transform transform) {
-    if (plan->classes > XENT_BLOCK)
+    if (plan->classes > XENT_BLOCK && (transform != XENT_GIVEN || stream != XENT_NO_STREAM))
         return tile_reduce_blocks(m, s, plan, chunks, p, stream, transform);
-    const vec max = tile_max(m, 0, plan->classes, p, transform);
-    const tile_sums sums = tile_block(m, s, 0, plan->classes, max, p, stream, transform);
-    row_sums r = {max, sums.rest, sums.hits, sums.mass, sums.moment, v(set)(0), v(first)(0)};
-    if (stream != XENT_NO_STREAM && transform != XENT_PLAIN) {
+    const vec max = tile_max(m, 0, plan->classes, p, transform), zero = v(set)(0);
+    const vec teacher_max = stream == XENT_TEACHER ? teacher_tile_max(m, 0, plan->classes) : zero;
+    lane_sums sums = {zero, zero, zero, zero, zero, zero};
+    if (transform != XENT_GIVEN || stream != XENT_NO_STREAM)
+        sums = tile_block(m, s, 0, plan->classes, max, teacher_max, p, stream, transform);
+    row_sums r = {max,         sums.rest,         sums.hits,         sums.mass, sums.moment,
+                  teacher_max, sums.teacher_rest, sums.teacher_hits, zero,      v(first)(0)};
+    if (stream != XENT_NO_STREAM && transform == XENT_TRANSFORMED) {
         lane_numbers moment = lanes_of(sums.moment);
         for (int i = 0; i < LANES; ++i)
             moment.at[i] = (real)((double)moment.at[i] / plan->temperature);
@@ -230,9 +262,11 @@ static INLINE void tile_apply(const tile_memory *m, const stream_source *s, cons
     for (int64_t k = 0; k < plan->classes; ++k) {
         vec slope;
         const vec z = transformed(tile_load(m, k), p, transform, &slope);
-        const vec a = stream != XENT_NO_STREAM ? tile_stream(m, s, k, stream) : z;
-        applied out =
-            apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, v(set)((real)k)), r, p, stream, transform, form, 1, hessian);
+        const vec a = stream == XENT_TEACHER ? teacher_probability(tile_stream(m, s, k, stream), s, p, transform)
+                      : is_weighted(stream)  ? tile_stream(m, s, k, stream)
+                                             : z;
+        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, v(set)((real)k)), r, p, stream, transform, form,
+                               may_be_indexed(stream), hessian);
         if (!rows->all_count) {
             out.first = v(keep)(rows->counts, out.first);
             out.hess = v(keep)(rows->counts, out.hess);
@@ -245,20 +279,22 @@ static INLINE void tile_apply(const tile_memory *m, const stream_source *s, cons
 
 /* Lanes whose row holds +inf but no NaN. */
 static INLINE mask tile_infinite(const tile_memory *m, int64_t classes, vec max) {
-    mask nan = v(first)(0);
     const vec zero = v(set)(0);
     vec bad = zero;
     for (int64_t k = 0; k < classes; ++k) {
         const vec z = tile_load(m, k);
         bad = v(select)(v(ne)(z, z), v(set)(1), bad);
     }
-    nan = v(ne)(bad, zero);
-    return v(but)(v(eq)(max, v(set)((real)INFINITY)), nan);
+    return v(but)(v(eq)(max, v(set)((real)INFINITY)), v(ne)(bad, zero));
 }
 
-static INLINE void tile(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, const load_plan *p,
-                        xent_stream stream, xent_transform transform) {
-    const stream_source s = {plan->class_weight, NULL, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add)};
+static INLINE void tile(const tile_memory *where, const xent_plan *plan, const xent_rows *rows, int64_t r,
+                        const load_plan *p, xent_stream stream, xent_transform transform, int local) {
+    tile_memory memory = *where;
+    memory.local = local;
+    const tile_memory *const m = &memory;
+    stream_source s = {
+        .weight = plan->class_weight, .keep = v(set)((real)plan->mix_keep), .add = v(set)((real)plan->mix_add)};
     const int indexed = rows->index != NULL;
     tile_rows own;
     tile_read(&own, m, plan, rows, r);
@@ -267,7 +303,10 @@ static INLINE void tile(const tile_memory *m, const xent_plan *plan, const xent_
         vec slope;
         find_gap(&sums, transformed(own.at_target, p, transform, &slope), p, transform);
     }
-    row_result result = head(&sums, &own.terms, plan, p, stream, indexed, m->hess != NULL);
+    row_result result = transform == XENT_GIVEN ? given_head(&sums, &own.terms, stream, indexed)
+                                                : head(&sums, &own.terms, plan, p, stream, indexed, m->hess != NULL);
+    s.teacher_max = sums.teacher_max;
+    s.teacher_share = result.teacher_share;
     if (plan->keep_infinite && v(any)(v(eq)(sums.max, v(set)((real)INFINITY)))) {
         const mask infinite = tile_infinite(m, plan->classes, sums.max);
         result.log_sum = v(select)(infinite, v(set)(0), result.log_sum);
@@ -277,9 +316,9 @@ static INLINE void tile(const tile_memory *m, const xent_plan *plan, const xent_
         tile_put(rows->lse + r * rows->lse_step, rows->lse_step, m->lanes, result.lse);
     if (rows->loss)
         tile_put(rows->loss + r * rows->loss_step, rows->loss_step, m->lanes, v(keep)(own.counts, result.loss));
-    if (plan->form == XENT_LOGARITHMS)
+    if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS)
         tile_apply(m, &s, plan, &own, sums.max, &result, p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
-    else if (m->hess)
+    else if (m->hess && has_hessian(stream, transform))
         tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 1);
     else if (plan->form == XENT_EXPONENTIALS)
         tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 0);
@@ -314,7 +353,13 @@ static INLINE void transpose_out(char *to, int64_t step, const vec *from, int la
     }
 }
 
-static INLINE void narrow(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
+typedef void tile_kernel(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, const load_plan *p);
+
+/* How the second stream is stored: soft targets in the compute type, a teacher's logits like the row's own. */
+static inline int soft_in_compute_type(const xent_plan *plan) { return plan->stream == XENT_SOFT; }
+static inline int has_second_row(const xent_plan *plan) { return plan->stream == XENT_SOFT || plan->stream == XENT_TEACHER; }
+
+static void narrow(const xent_plan *plan, const xent_rows *rows, tile_kernel *local) {
     const load_plan p = prepare_load(plan);
     vec x[XENT_MOST_NARROW], soft[XENT_MOST_NARROW], out[XENT_MOST_NARROW], hess[XENT_MOST_NARROW];
     tile_memory m = {(char *)x,
@@ -331,9 +376,10 @@ static INLINE void narrow(const xent_plan *plan, const xent_rows *rows, xent_str
     for (int64_t r = 0; r < rows->count; r += LANES) {
         m.lanes = lanes_left(rows->count - r);
         transpose_in(x, rows->logits + r * rows->logits_step, rows->logits_step, m.lanes, plan->classes, 0);
-        if (stream == XENT_SOFT)
-            transpose_in(soft, rows->soft + r * rows->soft_step, rows->soft_step, m.lanes, plan->classes, 1);
-        tile(&m, plan, rows, r, &p, stream, transform);
+        if (has_second_row(plan))
+            transpose_in(soft, rows->soft + r * rows->soft_step, rows->soft_step, m.lanes, plan->classes,
+                         soft_in_compute_type(plan));
+        local(&m, plan, rows, r, &p);
         if (plan->form != XENT_NO_OUTPUT)
             transpose_out(rows->out + r * rows->out_step, rows->out_step, out, m.lanes, plan->classes);
         if (m.hess)
@@ -376,14 +422,15 @@ static INLINE void columns_out(char *to, int64_t step, vec from[SIDE][XENT_MOST_
         }
 }
 
-static INLINE void few_columns(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
+static void few_columns(const xent_plan *plan, const xent_rows *rows, tile_kernel *local) {
     const load_plan p = prepare_load(plan);
     vec x[SIDE][XENT_MOST_NARROW], soft[SIDE][XENT_MOST_NARROW], out[SIDE][XENT_MOST_NARROW], hess[SIDE][XENT_MOST_NARROW];
     for (int64_t r = 0; r < rows->count; r += SIDE * LANES) {
         const int64_t lanes = rows->count - r;
         columns_in(x, rows->logits + r * rows->logits_step, plan->logits_class_step, lanes, plan->classes, 0);
-        if (stream == XENT_SOFT)
-            columns_in(soft, rows->soft + r * rows->soft_step, plan->soft_class_step, lanes, plan->classes, 1);
+        if (has_second_row(plan))
+            columns_in(soft, rows->soft + r * rows->soft_step, plan->soft_class_step, lanes, plan->classes,
+                       soft_in_compute_type(plan));
         for (int w = 0; w < SIDE && w * LANES < lanes; ++w) {
             const tile_memory m = {(char *)x[w],
                                    (char *)soft[w],
@@ -396,7 +443,7 @@ static INLINE void few_columns(const xent_plan *plan, const xent_rows *rows, xen
                                    lanes_left(lanes - w * LANES),
                                    1,
                                    0};
-            tile(&m, plan, rows, r + w * LANES, &p, stream, transform);
+            local(&m, plan, rows, r + w * LANES, &p);
         }
         if (plan->form != XENT_NO_OUTPUT)
             columns_out(rows->out + r * rows->out_step, plan->out_class_step, out, lanes, plan->classes, plan->non_temporal);
@@ -406,11 +453,7 @@ static INLINE void few_columns(const xent_plan *plan, const xent_rows *rows, xen
 }
 
 /* Many classes are read where they lie. */
-static INLINE void columns(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
-    if (plan->classes <= XENT_MOST_NARROW) {
-        few_columns(plan, rows, stream, transform);
-        return;
-    }
+static void columns(const xent_plan *plan, const xent_rows *rows, tile_kernel *direct) {
     const load_plan p = prepare_load(plan);
     for (int64_t r = 0; r < rows->count; r += LANES) {
         char *out = rows->out ? rows->out + r * rows->out_step : NULL;
@@ -427,6 +470,6 @@ static INLINE void columns(const xent_plan *plan, const xent_rows *rows, xent_st
                                plan->non_temporal &&
                                    ((uintptr_t)out | (uintptr_t)plan->out_class_step) % (uintptr_t)(LANES * STORAGE_BYTES) ==
                                        0};
-        tile(&m, plan, rows, r, &p, stream, transform);
+        direct(&m, plan, rows, r, &p);
     }
 }

@@ -34,8 +34,12 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
                 continue;
         }
         const char *next = r + 1 < rows->count ? x + rows->logits_step : x;
-        const stream_source a = {plan->class_weight, (const real *)(rows->soft + r * rows->soft_step),
-                                 v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add)};
+        const char *second = rows->soft ? rows->soft + r * rows->soft_step : NULL;
+        stream_source a = {.weight = plan->class_weight,
+                           .soft = (const real *)second,
+                           .teacher = second,
+                           .keep = v(set)((real)plan->mix_keep),
+                           .add = v(set)((real)plan->mix_add)};
         const xent_chunk row = reduce_row(x, &a, next, rows->chunks, plan, &p, stream, transform);
 
         row_sums sums = {v(set)((real)row.max),
@@ -43,6 +47,9 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
                          v(set)((real)row.hits),
                          v(set)((real)row.mass),
                          v(set)((real)(row.moment / plan->temperature)),
+                         v(set)((real)row.teacher_max),
+                         v(set)((real)row.teacher_rest),
+                         v(set)((real)row.teacher_hits),
                          v(set)(0),
                          v(first)(0)};
         row_numbers numbers = {0};
@@ -63,7 +70,10 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             v(set)(numbers.grad_z),
             v(set)(numbers.weight_of_target),
         };
-        row_result result = head(&sums, &terms, plan, &p, stream, indexed, rows->hess != NULL);
+        row_result result = transform == XENT_GIVEN ? given_head(&sums, &terms, stream, indexed)
+                                                    : head(&sums, &terms, plan, &p, stream, indexed, rows->hess != NULL);
+        a.teacher_max = sums.teacher_max;
+        a.teacher_share = result.teacher_share;
         if (plan->keep_infinite && row.max == INFINITY && !has_nan(x, plan->classes)) {
             result.log_sum = v(set)(0);
             result.lse = sums.max;
@@ -78,9 +88,9 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             continue;
         const row_memory m = {
             x, out, rows->hess ? rows->hess + r * rows->hess_step : NULL, &a, sums.max, target, plan->non_temporal};
-        if (plan->form == XENT_LOGARITHMS)
+        if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS)
             apply_row(&m, plan->classes, &result, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
-        else if (m.hess)
+        else if (m.hess && has_hessian(stream, transform))
             apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 1);
         else
             apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 0);

@@ -9,7 +9,9 @@ from xent.binary import (
 )
 from xent.divergence import kl_div
 from xent.focal import focal_loss, poly1_loss
+from xent.information import distillation_loss, entropy
 from xent.losses import cross_entropy, perplexity, token_log_probs
+from xent.probabilities import categorical_cross_entropy, nll_loss
 from xent.runtime import (
     get_include,
     get_library,
@@ -25,7 +27,10 @@ __version__ = _version("xent")
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "categorical_cross_entropy",
     "cross_entropy",
+    "distillation_loss",
+    "entropy",
     "focal_loss",
     "get_include",
     "get_library",
@@ -33,6 +38,7 @@ __all__ = [
     "kl_div",
     "log_softmax",
     "logsumexp",
+    "nll_loss",
     "num_threads",
     "perplexity",
     "poly1_loss",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -16,8 +16,6 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 REDUCTIONS = ("none", "sum", "mean")
-# First arguments, whose memory a gradient may take.
-INPUTS = ("logits", "probs", "log_probs", "x")
 
 # Arrays that np.asarray would densify, compute or copy behind the user's back, by the package their type comes from.
 FOREIGN = {
@@ -78,6 +76,14 @@ class Precision:
     bfloat16: bool = False
 
 
+def precision(dtype: np.dtype[Any]) -> Precision:
+    """Of NumPy's own real dtypes."""
+    if dtype.kind != "f":
+        dtype = np.dtype(np.float64)
+    native = dtype.newbyteorder("=")
+    return Precision(native, np.dtype(np.float32) if native.itemsize == 2 else native, native)
+
+
 def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
     """Floating or integer input (bfloat16 as uint16), and its precision."""
     found = array(value, name)
@@ -93,15 +99,11 @@ def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
         return stored, Precision(bits, np.dtype(np.float32), answer, True)
     if dtype is not None:
         raise ValueError(f"dtype: 'bfloat16' reads uint16 {name}, got dtype {kind}")
-    if kind.kind in "iub":
-        double = np.dtype(np.float64)
-        return found, Precision(double, double, double)
-    if kind.kind != "f" or kind.itemsize > 8:
+    if kind.kind not in "fiub" or kind.itemsize > 8:
         raise TypeError(
             f"{name}: dtype {kind} is not accepted; expected float16, bfloat16, float32, float64, integers or bool"
         )
-    native = kind.newbyteorder("=")
-    return found, Precision(native, np.dtype(np.float32) if kind.itemsize == 2 else native, native)
+    return found, precision(kind)
 
 
 def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
@@ -136,6 +138,43 @@ def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None
         f"targets: shape {found.shape} does not fit logits of shape {shape} with the classes on axis "
         f"{axis}; expected {loss_shape} for class indices or {shape} for class probabilities"
     )
+
+
+def teacher(
+    value: Any, student: Array, kind: Precision, dtype: Any
+) -> tuple[Array, Array, Precision]:
+    """(student's logits, teacher's, the precision both are computed in), the student's being judged already."""
+    found, other = logits(value, "teacher_logits", dtype)
+    if found.shape != student.shape:
+        raise ValueError(
+            f"teacher_logits: expected the shape of student_logits, {student.shape}; got {found.shape}"
+        )
+    if other == kind:
+        return student, found, kind
+    if dtype is not None:
+        raise ValueError("teacher_logits: expected uint16, as student_logits, for dtype='bfloat16'")
+    # Converted a block at a time: bfloat16 by its own dtype, no longer as bits.
+    student = student.view(kind.answer) if kind.bfloat16 else student
+    found = found.view(other.answer) if other.bfloat16 else found
+    wide = [np.dtype(np.float32) if k.bfloat16 else k.storage for k in (kind, other)]
+    return student, found, replace(precision(np.promote_types(*wide)), answer=kind.answer)
+
+
+def bad_probability(name: str, position: tuple[int, ...], value: float) -> ValueError:
+    """The exception for a probability outside [0, 1]."""
+    where = ", ".join(map(str, position))
+    return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
+
+
+def probabilities(value: Array, kind: Precision, name: str) -> None:
+    """Refuses numbers outside [0, 1]; NaN passes."""
+    rows = value.reshape(1) if value.ndim == 0 else value
+    for i, row in enumerate(rows):
+        x = (row.astype(np.uint32) << 16).view(np.float32) if kind.bfloat16 else row
+        outside = np.argwhere((x < 0) | (x > 1))
+        if outside.size:
+            position = (i, *(int(k) for k in outside[0]))[: value.ndim]
+            raise bad_probability(name, position, x[tuple(outside[0])])
 
 
 def bad_target(index: Array, row: int, classes: int, ignore_index: int | None) -> IndexError:
@@ -186,6 +225,13 @@ def number(value: Any, name: str, low: float, high: float, expected: str) -> flo
     return found
 
 
+def eps(value: Any) -> float:
+    """Bounds of clipped probabilities; 0: not clipped."""
+    if value is None:
+        return 0.0
+    return number(value, "eps", SMALLEST, 0.5, "None or a number in (0, 0.5]")
+
+
 # Beyond these a division by the number leaves the range of float32.
 SMALLEST, LARGEST = 1e-30, 1e30
 
@@ -196,11 +242,6 @@ def label_smoothing(value: Any) -> float:
 
 def z_loss(value: Any) -> float:
     return number(value, "z_loss", 0.0, LARGEST, "a finite number >= 0")
-
-
-def eps(value: Any) -> float | None:
-    expected = "None or a number in [0, 0.5)"
-    return None if value is None else number(value, "eps", 0.0, math.nextafter(0.5, 0), expected)
 
 
 def temperature(value: Any) -> float:
@@ -256,12 +297,6 @@ def like(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
     return found
 
 
-def bad_probability(name: str, position: tuple[int, ...], value: float) -> ValueError:
-    """The exception for a probability outside [0, 1]."""
-    where = ", ".join(map(str, position))
-    return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= {name} <= 1")
-
-
 def grad_output(
     value: Any, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None
 ) -> tuple[Array | None, float]:
@@ -280,6 +315,20 @@ def grad_output(
             f"grad_output: expected a scalar for reduction={reduction!r}, got {given(found)}"
         )
     return None, float(found)
+
+
+def factors(value: Any, a: Array) -> tuple[Array, Array | None]:
+    """`a` and its factors, broadcast against each other."""
+    if value is None:
+        return a, None
+    found = real(value, "b")
+    try:
+        shape = np.broadcast_shapes(a.shape, found.shape)
+    except ValueError:
+        raise ValueError(
+            f"b: shape {found.shape} does not broadcast with that of a, {a.shape}"
+        ) from None
+    return np.broadcast_to(a, shape), np.broadcast_to(found, shape)
 
 
 def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -319,14 +368,17 @@ def same_memory(a: Array, b: Array) -> bool:
 
 
 def separate(
-    buffers: dict[str, Array | None], inputs: dict[str, Array | None], in_place: str = ""
+    buffers: dict[str, Array | None],
+    inputs: dict[str, Array | None],
+    in_place: tuple[str, str] = ("", ""),
 ) -> None:
-    """Refuses buffers that overlap an input or each other; `in_place` may be exactly the memory of the logits."""
+    """Refuses buffers that overlap an input or each other; `in_place` names a buffer that may be exactly the memory of an
+    input."""
     outputs = {name: a for name, a in buffers.items() if a is not None and a.size}
     read = {name: a for name, a in inputs.items() if a is not None and a.size}
     for position, (name, out) in enumerate(outputs.items()):
         for other, source in read.items():
-            if name == in_place and other in INPUTS and same_memory(out, source):
+            if (name, other) == in_place and same_memory(out, source):
                 continue
             if overlap(out, source):
                 raise ValueError(f"{name}: the array overlaps the memory of {other}")

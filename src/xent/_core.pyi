@@ -43,12 +43,12 @@ class Call:
         reduction: str = "none",
         grad_scale: float = 1.0,
         strength: float = 0.0,
+        eps: float = 0.0,
     ) -> Call: ...
     def elementwise(
         self,
         pos_weight: NDArray[Any] | None = None,
         block_sums: NDArray[Any] | None = None,
-        eps: float | None = None,
         alpha: float | None = None,
         log_target: bool = False,
     ) -> Call: ...

@@ -29,6 +29,10 @@ cdef object operations = {
     "cross_entropy": XENT_CROSS_ENTROPY,
     "focal_loss": XENT_FOCAL_LOSS,
     "poly1_loss": XENT_POLY1_LOSS,
+    "nll_loss": XENT_NLL_LOSS,
+    "categorical_cross_entropy": XENT_CATEGORICAL_CROSS_ENTROPY,
+    "distillation_loss": XENT_DISTILLATION_LOSS,
+    "entropy": XENT_ENTROPY,
     "binary_cross_entropy": XENT_BINARY_CROSS_ENTROPY,
     "binary_cross_entropy_with_logits": XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS,
     "sigmoid_focal_loss": XENT_SIGMOID_FOCAL_LOSS,
@@ -134,7 +138,8 @@ cdef class Call:
         return self
 
     def numbers(self, object ignore_index=None, double label_smoothing=0.0, double z_loss=0.0, object softcap=None,
-                double temperature=1.0, str reduction="none", double grad_scale=1.0, double strength=0.0):
+                double temperature=1.0, str reduction="none", double grad_scale=1.0, double strength=0.0,
+                double eps=0.0):
         """`ignore_index` as the bits of the index type, sign-extended."""
         self.call.has_ignore = ignore_index is not None
         self.call.ignore_index = 0 if ignore_index is None else ignore_index
@@ -145,17 +150,17 @@ cdef class Call:
         self.call.reduction = names[reduction]
         self.call.grad_scale = grad_scale
         self.call.strength = strength
+        self.call.eps = eps
         return self
 
-    def elementwise(self, cnp.ndarray pos_weight=None, cnp.ndarray block_sums=None, object eps=None,
-                    object alpha=None, bint log_target=False):
+    def elementwise(self, cnp.ndarray pos_weight=None, cnp.ndarray block_sums=None, object alpha=None,
+                    bint log_target=False):
         """What elementwise losses have besides. `block_sums`: two float64 for every 4,096 elements."""
         if pos_weight is not None:
             self.set_array(8, &self.call.pos_weight, pos_weight)
         if block_sums is not None:
             self.call.block_sums = <double *>cnp.PyArray_DATA(block_sums)
             self.keep.append(block_sums)
-        self.call.eps = -1.0 if eps is None else eps
         self.call.alpha = -1.0 if alpha is None else alpha
         self.call.log_target = log_target
         return self

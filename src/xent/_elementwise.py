@@ -181,6 +181,7 @@ def elementwise_loss(
     pos_weight: Any = None,
     label_smoothing: float = 0.0,
     strength: float = 0.0,
+    eps: float = 0.0,
     reductions: tuple[str, ...] = arguments.REDUCTIONS,
     **parameters: Any,
 ) -> Any:
@@ -216,7 +217,7 @@ def elementwise_loss(
         "pos_weight": positive,
         "grad_output": upstream,
     }
-    arguments.separate(buffers, read, in_place="grad_out")
+    arguments.separate(buffers, read, in_place=("grad_out", name))
 
     results: list[Any] = []
     for asked, given in ((with_grad, grad_out), (return_hess, hess_out)):
@@ -231,6 +232,7 @@ def elementwise_loss(
         "reduction": reduction,
         "grad_scale": grad_scale,
         "strength": strength,
+        "eps": eps,
     }
     total = run(
         Elements(

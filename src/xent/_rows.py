@@ -39,6 +39,12 @@ class Rows:
     numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def soft_dtype(self) -> np.dtype[Any]:
+        """As the core reads soft targets, or the teacher's logits."""
+        teacher = self.operation == "distillation_loss"
+        return self.precision.storage if teacher else self.precision.compute
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.logits.shape[:-1])
 
@@ -66,7 +72,12 @@ def run(rows: Rows, ignore_bits: int | None = None) -> float:
     """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
     numbers = {**rows.numbers, "ignore_index": ignore_bits}
     kind = rows.precision
-    if rows.logits.dtype == kind.storage and (rows.soft is None or rows.soft.dtype == kind.compute):
+    outputs = (rows.out, rows.hess)
+    if (
+        rows.logits.dtype == kind.storage
+        and (rows.soft is None or rows.soft.dtype == rows.soft_dtype)
+        and all(a is None or a.dtype == kind.storage for a in outputs)
+    ):
         call = core_call(rows, rows.logits, numbers).arrays(
             rows.index,
             rows.soft,
@@ -106,7 +117,9 @@ def run_in_blocks(rows: Rows, numbers: dict[str, Any]) -> float:
         with np.errstate(all="ignore"):
             logits = np.ascontiguousarray(rows.logits[block], kind.storage)
             soft = (
-                None if rows.soft is None else np.ascontiguousarray(rows.soft[block], kind.compute)
+                None
+                if rows.soft is None
+                else np.ascontiguousarray(rows.soft[block], rows.soft_dtype)
             )
         out = None if rows.out is None else np.empty(logits.shape, kind.storage)
         hess = None if rows.hess is None else np.empty(logits.shape, kind.storage)
@@ -123,10 +136,11 @@ def run_in_blocks(rows: Rows, numbers: dict[str, Any]) -> float:
         )
         call.divisor = whole.divisor
         call.compute()
-        if rows.out is not None:
-            rows.out[block] = out
-        if rows.hess is not None:
-            rows.hess[block] = hess
+        with np.errstate(all="ignore"):
+            if rows.out is not None:
+                rows.out[block] = out
+            if rows.hess is not None:
+                rows.hess[block] = hess
     if reduced:
         whole.finish()
     return float(whole.result)

@@ -9,6 +9,9 @@ import numpy as np
 from xent import _arguments as arguments
 from xent._rows import Rows, run
 
+# What takes class probabilities in the place of class indices.
+SOFT = ("cross_entropy", "nll_loss", "categorical_cross_entropy")
+
 
 def softmax_loss(
     operation: str,
@@ -16,32 +19,41 @@ def softmax_loss(
     targets: Any,
     *,
     axis: int,
-    class_weight: Any,
     sample_weight: Any,
-    ignore_index: int | None,
-    z_loss: float,
-    softcap: float | None,
-    temperature: float,
     reduction: str,
     return_grad: bool,
     grad_output: Any,
     out: Any,
     grad_out: Any,
     dtype: Any,
+    name: str = "logits",
+    teacher: Any = None,
+    class_weight: Any = None,
+    ignore_index: int | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
     label_smoothing: float = 0.0,
     return_hess: bool = False,
     return_lse: bool = False,
     hess_out: Any = None,
     strength: float = 0.0,
+    eps: float = 0.0,
 ) -> Any:
-    """The loss, or the tuple of what was asked for, as the public functions describe it."""
-    x, kind = arguments.logits(logits, "logits", dtype)
-    axis = arguments.class_axis(axis, x.ndim, "logits")
-    index, soft = arguments.targets(targets, x.shape, axis)
-    if soft is not None and operation != "cross_entropy":
-        raise TypeError(
-            f"targets: class probabilities are not accepted by {operation}; expected class indices"
-        )
+    """The loss, or the tuple of what was asked for, as the public functions describe it. `name` is what they call their
+    logits; without targets there may be the logits of a teacher."""
+    x, kind = arguments.logits(logits, name, dtype)
+    axis = arguments.class_axis(axis, x.ndim, name)
+    index = soft = None
+    if operation == "distillation_loss":
+        x, soft, kind = arguments.teacher(teacher, x, kind, dtype)
+        soft = np.moveaxis(soft, axis, -1)
+    elif operation != "entropy":
+        index, soft = arguments.targets(targets, x.shape, axis)
+        if soft is not None and operation not in SOFT:
+            raise TypeError(
+                f"targets: class probabilities are not accepted by {operation}; expected class indices"
+            )
     rows = Rows(operation, np.moveaxis(x, axis, -1), kind, index, soft)
     shape, classes = rows.shape, rows.logits.shape[-1]
     ignore_bits = arguments.ignore(ignore_index, index)
@@ -50,9 +62,9 @@ def softmax_loss(
     rows.class_weight = arguments.class_weight(class_weight, classes, kind.compute)
     rows.sample_weight = arguments.broadcast(sample_weight, "sample_weight", shape, kind.compute)
     with_grad = bool(return_grad) or bool(return_hess)
-    for name, value in (("grad_output", grad_output), ("grad_out", grad_out)):
+    for given, value in (("grad_output", grad_output), ("grad_out", grad_out)):
         if value is not None and not with_grad:
-            raise ValueError(f"{name}: given, but return_grad is False")
+            raise ValueError(f"{given}: given, but return_grad is False")
     if hess_out is not None and not return_hess:
         raise ValueError("hess_out: given, but return_hess is False")
     rows.grad_output, grad_scale = arguments.grad_output(
@@ -66,6 +78,7 @@ def softmax_loss(
         "reduction": reduction,
         "grad_scale": grad_scale,
         "strength": strength,
+        "eps": eps,
     }
     loss_shape = shape if reduction == "none" else ()
     buffers = {
@@ -80,23 +93,25 @@ def softmax_loss(
     arguments.separate(
         buffers,
         {
-            "logits": x,
-            "targets": index if soft is None else soft,
+            name: x,
+            "teacher_logits" if teacher is not None else "targets": index if soft is None else soft,
             "class_weight": rows.class_weight,
             "sample_weight": rows.sample_weight,
             "grad_output": rows.grad_output,
         },
-        in_place="grad_out",
+        in_place=("grad_out", name),
     )
+    if operation == "categorical_cross_entropy":
+        arguments.probabilities(x, kind, name)
 
     results: list[Any] = []
     if with_grad:
         grad = np.empty(x.shape, kind.answer) if grad_out is None else grad_out
-        rows.out = np.moveaxis(np.asarray(grad).view(kind.storage), axis, -1)
+        rows.out = np.moveaxis(stored(grad, kind), axis, -1)
         results.append(grad)
     if return_hess:
         hess = np.empty(x.shape, kind.answer) if hess_out is None else hess_out
-        rows.hess = np.moveaxis(np.asarray(hess).view(kind.storage), axis, -1)
+        rows.hess = np.moveaxis(stored(hess, kind), axis, -1)
         results.append(hess)
     if return_lse:
         rows.lse = np.empty(shape, kind.compute)
@@ -114,3 +129,8 @@ def softmax_loss(
         results.append(rows.lse[()])
     loss = loss[()] if out is None else out
     return (loss, *results) if results else loss
+
+
+def stored(answer: Any, kind: arguments.Precision) -> arguments.Array:
+    """An array of the answer's dtype as the core writes it."""
+    return np.asarray(answer).view(kind.storage) if kind.bfloat16 else np.asarray(answer)

@@ -9,11 +9,15 @@ __all__ = [
     "Array",
     "BinaryLogitsOptions",
     "BinaryOptions",
+    "CategoricalOptions",
     "CrossEntropyOptions",
+    "DistillationOptions",
     "ElementOptions",
+    "EntropyOptions",
     "FocalOptions",
     "KlOptions",
     "LossOptions",
+    "NllOptions",
     "Poly1Options",
     "Scalar",
     "SigmoidFocalOptions",
@@ -25,19 +29,58 @@ Scalar = np.floating[Any]
 Array = NDArray[np.floating[Any]]
 
 
-class TokenOptions(TypedDict, total=False):
-    """What `token_log_probs` takes besides the arguments its type depends on."""
+class RowOptions(TypedDict, total=False):
+    """What every function of rows takes besides the arguments its type depends on."""
 
     axis: int
     sample_weight: ArrayLike | None
-    ignore_index: int | None
-    softcap: float | None
-    temperature: float
     dtype: Literal["bfloat16"] | None
 
 
+class GradientOptions(RowOptions, total=False):
+    """And those with a gradient."""
+
+    grad_output: ArrayLike | None
+    grad_out: NDArray[Any] | None
+
+
+class DistillationOptions(GradientOptions, total=False):
+    """And `distillation_loss`."""
+
+    temperature: float
+
+
+class EntropyOptions(GradientOptions, total=False):
+    """And `entropy`."""
+
+    softcap: float | None
+    temperature: float
+
+
+class NllOptions(GradientOptions, total=False):
+    """And `nll_loss`."""
+
+    class_weight: ArrayLike | None
+    ignore_index: int | None
+    label_smoothing: float
+
+
+class CategoricalOptions(NllOptions, total=False):
+    """And `categorical_cross_entropy`."""
+
+    eps: float | None
+
+
+class TokenOptions(RowOptions, total=False):
+    """And `token_log_probs`."""
+
+    ignore_index: int | None
+    softcap: float | None
+    temperature: float
+
+
 class LossOptions(TokenOptions, total=False):
-    """What every softmax loss takes besides the arguments its type depends on."""
+    """And every softmax loss."""
 
     class_weight: ArrayLike | None
     z_loss: float

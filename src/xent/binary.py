@@ -96,7 +96,8 @@ def binary_cross_entropy(
     targets : array_like of the same shape
         Probabilities of the positive class, of any real dtype, bool included.
     eps : float, optional
-        Clips to [eps, 1 - eps], 0 <= eps < 0.5.
+        Clips probabilities to [eps, 1 - eps], 0 < eps <= 0.5, in the dtype of the computation. Keras does so with
+        ``eps=1e-7``.
     label_smoothing : float, default 0.0
         e in [0, 1]: targets become t (1 - e) + e / 2.
     sample_weight : array_like, optional

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xent import _arguments as arguments
-from xent._rows import Rows, run
+from xent import _core
+from xent._rows import BLOCK_BYTES, Rows, blocks, run
 from xent._typing import Array, Scalar
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
@@ -32,24 +33,84 @@ def _classes_last(x: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[
     return moved.reshape(*moved.shape[: len(kept)], -1) if len(axes) != 1 else moved
 
 
+def _log(s: Array) -> Array:
+    """log |s| of float64, exact near 1."""
+    size = np.abs(np.atleast_1d(s))
+    lift = np.where(size > 2.0**1000, 64.0, 0.0)
+    size = np.ldexp(size, -lift.astype(int))
+    near = size > 0.5
+    near_one = _core.math("log1p", np.where(near, size - 1, 0.0))
+    far = _core.math("log", size) + lift * np.log(2.0)
+    return np.where(near, near_one, far).reshape(np.shape(s))
+
+
+def _weighted(
+    x: np.ndarray[Any, Any], b: np.ndarray[Any, Any], kind: arguments.Precision
+) -> tuple[Array, Array]:
+    """(log |sum of b exp(x)|, its sign) over the last axis, in float64: lse + log |sum of b softmax|, block by block."""
+    shape = x.shape[:-1]
+    lse, sign = np.empty(shape), np.empty(shape)
+    for block in blocks(shape, max(1, BLOCK_BYTES // (8 * max(1, x.shape[-1])))):
+        with np.errstate(all="ignore"):
+            a = (
+                x[block]
+                if not kind.bfloat16
+                else (x[block].astype(np.uint32) << 16).view(np.float32)
+            )
+            weight = np.asarray(b[block], np.float64)
+            a = np.where(weight == 0, -np.inf, a.astype(np.float64))
+            top = logsumexp(a, -1)
+            infinite = np.isposinf(top)
+            share = np.where(
+                infinite[..., None], np.isposinf(a), softmax(a, -1) if a.shape[-1] else a
+            )
+            s = np.sum(weight * share, axis=-1)
+            s = np.where(np.isneginf(top), 0.0, s)
+            lse[block] = np.where(s == 0, np.where(infinite, np.nan, -np.inf), top + _log(s))
+            sign[block] = np.where(np.isnan(lse[block]), np.nan, np.sign(s))
+    return lse, sign
+
+
 @overload
 def logsumexp(
     a: ArrayLike,
     axis: None = None,
-    *,
+    b: ArrayLike | None = None,
     keepdims: Literal[False] = False,
+    return_sign: Literal[False] = False,
+    *,
     out: None = None,
 ) -> Scalar: ...
 @overload
 def logsumexp(
     a: ArrayLike,
     axis: int | tuple[int, ...] | None = None,
-    *,
+    b: ArrayLike | None = None,
     keepdims: bool = False,
+    return_sign: Literal[False] = False,
+    *,
     out: Array | None = None,
 ) -> Array: ...
-def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = None) -> Any:
-    r"""Logarithm of the sum of exponentials, :math:`\log \sum_c e^{a_c}`, without overflow.
+@overload
+def logsumexp(
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    *,
+    return_sign: Literal[True],
+    out: Array | None = None,
+) -> tuple[Array, Array]: ...
+def logsumexp(
+    a: Any,
+    axis: Any = None,
+    b: Any = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    *,
+    out: Any = None,
+) -> Any:
+    r"""Logarithm of a sum of exponentials, :math:`\log \sum_c b_c e^{a_c}`, without overflow.
 
     Parameters
     ----------
@@ -57,8 +118,13 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
         float16 and bfloat16 (computed in float32), float32, float64, integers and bools (computed in float64).
     axis : None, int or tuple of ints, default None
         The axes to sum over; None is all.
+    b : array_like, optional
+        Factors of the exponentials, broadcastable to `a`; 0 leaves an element out, negative ones subtract. With factors the
+        sum is computed in float64, block by block.
     keepdims : bool, default False
         Leave the axes summed over as axes of size 1.
+    return_sign : bool, default False
+        Also return the sign of the sum; without it a negative sum gives NaN.
     out : ndarray, optional
         Where to write the result: its shape and dtype exactly.
 
@@ -66,6 +132,8 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
     -------
     result : array, or scalar
         ``-inf`` where nothing, or only ``-inf``, is summed; ``inf`` where ``inf`` is; NaN where NaN is.
+    sign : array, or scalar
+        With `return_sign`: 1, 0 or -1, of the same shape and dtype.
 
     Raises
     ------
@@ -86,7 +154,9 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
     array([0.693147, 5.      ])
     """
     x, kind = arguments.logits(a, "a")
+    x, factors = arguments.factors(b, x)
     if x.ndim == 0:
+        factors = None if factors is None else factors.reshape(1)
         x = x.reshape(1)
         shape: tuple[int, ...] = ()
         kept_shape: tuple[int, ...] = ()
@@ -100,16 +170,28 @@ def logsumexp(a: Any, axis: Any = None, *, keepdims: bool = False, out: Any = No
     final = kept_shape if keepdims else shape
     if out is not None:
         out = arguments.buffer(out, "out", final, kind.answer)
-        arguments.separate({"out": out}, {"a": x})
-    rows = Rows("logsumexp", _classes_last(x, axes), kind)
-    rows.lse = np.empty(shape, kind.compute)
-    run(rows)
-    result = rows.lse.reshape(final)
-    if out is not None:
-        out[...] = result
-        return out
+        arguments.separate({"out": out}, {"a": x, "b": factors})
+    classes_last = _classes_last(x, axes)
+    if factors is None:
+        rows = Rows("logsumexp", classes_last, kind)
+        rows.lse = np.empty(shape, kind.compute)
+        run(rows)
+        lse, sign = (
+            rows.lse,
+            np.where(np.isnan(rows.lse), np.nan, np.where(np.isneginf(rows.lse), 0, 1)),
+        )
+    else:
+        lse, sign = _weighted(classes_last, _classes_last(factors, axes), kind)
+        if not return_sign:
+            lse = np.where(sign < 0, np.nan, lse)
+    result = lse.reshape(final)
     with np.errstate(over="ignore"):
-        return result.astype(kind.answer, copy=False)[()]
+        if out is None:
+            result = result.astype(kind.answer, copy=False)[()]
+        else:
+            out[...] = result
+            result = out
+    return (result, sign.reshape(final).astype(kind.answer)[()]) if return_sign else result
 
 
 def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
@@ -119,7 +201,7 @@ def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
     axes = (0,) if scalar and axis is None else _axes(axis, values.ndim, "x")
     if out is not None:
         out = arguments.buffer(out, "out", values.shape, kind.answer)
-        arguments.separate({"out": out}, {"x": values}, in_place="out")
+        arguments.separate({"out": out}, {"x": values}, in_place=("out", "x"))
     if any(whole.shape[d] == 0 for d in axes):
         raise ValueError(f"x: shape {values.shape} has no elements along the axis of the classes")
     result = np.empty(values.shape, kind.answer) if out is None else out

@@ -29,6 +29,10 @@ cdef extern from "xent.h" nogil:
         XENT_CROSS_ENTROPY
         XENT_FOCAL_LOSS
         XENT_POLY1_LOSS
+        XENT_NLL_LOSS
+        XENT_CATEGORICAL_CROSS_ENTROPY
+        XENT_DISTILLATION_LOSS
+        XENT_ENTROPY
         XENT_BINARY_CROSS_ENTROPY
         XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS
         XENT_SIGMOID_FOCAL_LOSS
@@ -79,11 +83,11 @@ cdef extern from "xent.h" nogil:
         int64_t ignore_index
         double label_smoothing
         double strength
+        double eps
         double z_loss
         double softcap
         double temperature
         xent_array pos_weight
-        double eps
         double alpha
         int log_target
         double *block_sums

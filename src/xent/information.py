@@ -1,0 +1,255 @@
+"""Entropy of a distribution, and divergence of one from another."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack, overload
+
+from numpy.typing import ArrayLike
+
+from xent._softmax import softmax_loss
+from xent._typing import Array, DistillationOptions, EntropyOptions, Scalar
+
+__all__ = ["distillation_loss", "entropy"]
+
+
+@overload
+def entropy(
+    logits: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"],
+    return_grad: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[EntropyOptions],
+) -> Scalar: ...
+@overload
+def entropy(
+    logits: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"],
+    return_grad: Literal[True],
+    out: None = None,
+    **options: Unpack[EntropyOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def entropy(
+    logits: ArrayLike,
+    *,
+    reduction: Literal["none"] = "none",
+    return_grad: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[EntropyOptions],
+) -> Array: ...
+@overload
+def entropy(
+    logits: ArrayLike,
+    *,
+    reduction: Literal["none"] = "none",
+    return_grad: Literal[True],
+    out: Array | None = None,
+    **options: Unpack[EntropyOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def entropy(
+    logits: ArrayLike,
+    *,
+    reduction: str = "none",
+    return_grad: bool = False,
+    out: Array | None = None,
+    **options: Unpack[EntropyOptions],
+) -> Any: ...
+def entropy(
+    logits: Any,
+    *,
+    axis: int = -1,
+    sample_weight: Any = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    reduction: str = "none",
+    return_grad: bool = False,
+    grad_output: Any = None,
+    out: Any = None,
+    grad_out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Entropy of the softmax of each row, in nats.
+
+    .. math:: H = -\sum_c p_c \log p_c = \mathrm{lse} - \sum_c p_c z_c, \qquad p = \mathrm{softmax}(z)
+
+    computed relative to the largest logit, where every term has one sign, so that sure rows keep their digits. The gradient
+    is :math:`-p_c\, (\log p_c + H)`.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C, ...)
+        As in `cross_entropy`. A masked class (``-inf``) adds nothing.
+    axis, sample_weight, softcap, temperature, dtype
+        As in `cross_entropy`.
+    reduction : {"none", "sum", "mean"}, default "none"
+        The mean divides by the number of rows, or by the sum of their weights.
+    return_grad, grad_output, out, grad_out
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    entropy, or (entropy, grad)
+        As `cross_entropy`: between 0 and log C.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`.
+
+    References
+    ----------
+    C. E. Shannon, "A mathematical theory of communication", Bell System Technical Journal 27 (1948).
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> xent.entropy(np.array([[0.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, -np.inf]])).round(6)
+    array([1.386294, 0.002468])
+    """
+    return softmax_loss(
+        "entropy",
+        logits,
+        None,
+        axis=axis,
+        sample_weight=sample_weight,
+        softcap=softcap,
+        temperature=temperature,
+        reduction=reduction,
+        return_grad=return_grad,
+        grad_output=grad_output,
+        out=out,
+        grad_out=grad_out,
+        dtype=dtype,
+    )
+
+
+@overload
+def distillation_loss(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[DistillationOptions],
+) -> Scalar: ...
+@overload
+def distillation_loss(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    out: None = None,
+    **options: Unpack[DistillationOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def distillation_loss(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[DistillationOptions],
+) -> Array: ...
+@overload
+def distillation_loss(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    out: Array | None = None,
+    **options: Unpack[DistillationOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def distillation_loss(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    out: Array | None = None,
+    **options: Unpack[DistillationOptions],
+) -> Any: ...
+def distillation_loss(
+    student_logits: Any,
+    teacher_logits: Any,
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    grad_output: Any = None,
+    out: Any = None,
+    grad_out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Divergence of a student's softmax from its teacher's, both at a temperature.
+
+    .. math::
+        \ell = T^2\, \mathrm{KL}(q \,\|\, p) = T^2 \sum_c q_c\, (\log q_c - \log p_c), \qquad
+        q = \mathrm{softmax}(z'/T),\quad p = \mathrm{softmax}(z/T)
+
+    with the factor :math:`T^2` that keeps gradients of the same size at every temperature. Neither softmax is stored.
+
+    Parameters
+    ----------
+    student_logits : array_like, shape (..., C, ...)
+        The logits :math:`z` that learn, as in `cross_entropy`.
+    teacher_logits : array_like, shape of `student_logits`
+        The logits :math:`z'` learnt from. If the dtypes differ, both are computed in the one NumPy promotes them to.
+    temperature : float, default 1.0
+        T > 0.
+    axis, sample_weight, dtype
+        As in `cross_entropy`; ``dtype="bfloat16"`` means both.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the number of rows (PyTorch's ``kl_div(reduction="batchmean")``), or by the sum of their weights.
+    return_grad, grad_output, out, grad_out
+        As in `cross_entropy`; the gradient is the student's, :math:`T (p - q)`: exactly 0 where the two rows are equal.
+
+    Returns
+    -------
+    loss, or (loss, grad)
+        As `cross_entropy`. A class masked (``-inf``) in the teacher adds nothing, one masked in the student alone makes the
+        row ``inf``. Rows that are nearly equal may come out slightly below 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`.
+
+    References
+    ----------
+    G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> student, teacher = np.array([[1.0, 2.0, 3.0]]), np.array([[3.0, 2.0, 1.0]])
+    >>> round(float(xent.distillation_loss(student, teacher)), 6)
+    1.150421
+    >>> float(xent.distillation_loss(student, student, temperature=4.0))
+    0.0
+    """
+    return softmax_loss(
+        "distillation_loss",
+        student_logits,
+        None,
+        teacher=teacher_logits,
+        name="student_logits",
+        axis=axis,
+        sample_weight=sample_weight,
+        temperature=temperature,
+        reduction=reduction,
+        return_grad=return_grad,
+        grad_output=grad_output,
+        out=out,
+        grad_out=grad_out,
+        dtype=dtype,
+    )
