@@ -166,17 +166,6 @@ def bad_probability(name: str, position: tuple[int, ...], value: float) -> Value
     return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
 
 
-def probabilities(value: Array, kind: Precision, name: str) -> None:
-    """Refuses numbers outside [0, 1]; NaN passes."""
-    rows = value.reshape(1) if value.ndim == 0 else value
-    for i, row in enumerate(rows):
-        x = (row.astype(np.uint32) << 16).view(np.float32) if kind.bfloat16 else row
-        outside = np.argwhere((x < 0) | (x > 1))
-        if outside.size:
-            position = (i, *(int(k) for k in outside[0]))[: value.ndim]
-            raise bad_probability(name, position, x[tuple(outside[0])])
-
-
 def bad_target(index: Array, row: int, classes: int, ignore_index: int | None) -> IndexError:
     """The exception for the target at flat position `row`."""
     position = np.unravel_index(row, index.shape)

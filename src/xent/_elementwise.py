@@ -154,13 +154,27 @@ def broadcast(value: Any, name: str, shape: tuple[int, ...], kind: Precision) ->
 
 
 def check(e: Elements, name: str, position: int, start: int = 0) -> None:
-    if position < 0:
-        return
-    where = tuple(int(i) for i in np.unravel_index(start + position, e.x.shape))
-    value = e.x[where]
-    if e.precision.bfloat16:
-        value = np.uint32(int(value) << 16).view(np.float32)
-    raise arguments.bad_probability(name, where, float(value))
+    if position >= 0:
+        raise bad_probability(e.x, e.precision, name, start + position)
+
+
+def bad_probability(x: Array, kind: Precision, name: str, position: int) -> ValueError:
+    where = tuple(int(i) for i in np.unravel_index(position, x.shape))
+    value = np.uint32(int(x[where]) << 16).view(np.float32) if kind.bfloat16 else x[where]
+    return arguments.bad_probability(name, where, float(value))
+
+
+def judge_probabilities(x: Array, kind: Precision, name: str) -> None:
+    """Refuses numbers outside [0, 1]; NaN passes."""
+    pieces: Iterator[tuple[int, Array]] = iter(((0, x),))
+    if x.dtype != kind.storage:
+        flat = Flat(x, kind.storage)
+        pieces = ((part.start, flat[part]) for part in parts(x.size))
+    for start, piece in pieces:
+        call = Call("binary_cross_entropy", piece.shape, 1, piece, kind.bfloat16)
+        position = call.numbers().elementwise().prepare()
+        if position >= 0:
+            raise bad_probability(x, kind, name, start + position)
 
 
 def elementwise_loss(
