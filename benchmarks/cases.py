@@ -25,6 +25,15 @@ ATOL = {"float32": 1e-6, "float64": 1e-14}
 ELEMENTWISE_RESULT = frozenset({"softmax", "log_softmax"})
 #: Functions of the logits alone.
 WITHOUT_TARGETS = frozenset({"logsumexp", "softmax", "log_softmax"})
+#: Functions whose elements each have a target of their own.
+ELEMENTWISE = frozenset(
+    {
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "sigmoid_focal_loss",
+        "kl_div",
+    }
+)
 #: Functions that return one number per row.
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
 
@@ -109,7 +118,7 @@ class Case:
         itemsize = np.dtype(self.dtype).itemsize
         logits, rows = prod(self.shape) * itemsize, prod(self.row_shape)
         total = logits
-        if self.soft:
+        if self.soft or self.function in ELEMENTWISE:
             total += logits
         elif self.function not in WITHOUT_TARGETS:
             total += rows * np.dtype(np.int64).itemsize
@@ -134,9 +143,15 @@ class Case:
             shape[-2] += 1
         logits = rng.standard_normal(shape, dtype=np.dtype(self.dtype))
         logits *= 3  # the spread of a trained model: a few classes hold most of the mass
+        if self.function == "binary_cross_entropy":
+            logits = 1 / (1 + np.exp(-logits))
+        if self.function == "kl_div":
+            logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return logits[..., :-1, :] if self.layout == "shifted" else logits
 
     def _targets(self, rng: np.random.Generator) -> np.ndarray:
+        if self.function in ELEMENTWISE and not self.soft:
+            return (rng.random(self.shape) < 0.5).astype(self.dtype)
         if not self.soft:
             return rng.integers(self.classes, size=self.row_shape)
         weights = rng.standard_exponential(self.shape, dtype=np.dtype(self.dtype))
@@ -193,6 +208,18 @@ CASES: tuple[Case, ...] = (
     # Boosted trees: gradient and Hessian of each round.
     Case("hess-1000000x10", "cross_entropy", (1_000_000, 10), gradient=True, hessian=True),
     Case("hess-8192x1000", "cross_entropy", (8192, 1000), gradient=True, hessian=True),
+    # Labels of pixels, anchors, clicks: every element is a decision of its own.
+    *loss_and_gradient((5_000_000,), function="binary_cross_entropy_with_logits", label="logits"),
+    *loss_and_gradient((5_000_000,), function="binary_cross_entropy", label="binary"),
+    *loss_and_gradient((5_000_000,), function="sigmoid_focal_loss", label="sigmoid_focal"),
+    *loss_and_gradient((50_000, 100), function="kl_div", soft=True, label="kl_div"),
+    Case(
+        "hess-5000000-logits",
+        "binary_cross_entropy_with_logits",
+        (5_000_000,),
+        gradient=True,
+        hessian=True,
+    ),
     # The special functions.
     Case("logsumexp-512x50257", "logsumexp", (512, 50257)),
     Case("softmax-512x50257", "softmax", (512, 50257)),

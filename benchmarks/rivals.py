@@ -54,6 +54,11 @@ def poly1_slope(nll: np.ndarray, epsilon: float = 2.0) -> np.ndarray:
     return 1 + epsilon * np.exp(-nll)
 
 
+def sigmoid_focal(ce: Any, q: Any, t: Any, alpha: float = 0.25, gamma: float = 2.0) -> Any:
+    """Torchvision's formula, of the cross-entropy and q = 1 - p of the target; any arrays."""
+    return (alpha * t + (1 - alpha) * (1 - t)) * q**gamma * ce
+
+
 class Xent:
     """The library under test."""
 
@@ -69,6 +74,24 @@ class Xent:
 
     def poly1_loss(self, case: Case, data: Data) -> Call:
         return self._loss(self.module.poly1_loss, case, data)
+
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._loss(self.module.binary_cross_entropy, case, data)
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        return self._loss(self.module.binary_cross_entropy_with_logits, case, data)
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(self.module.sigmoid_focal_loss, case, data)
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        return self._loss(self.module.kl_div, case, data)
+
+    def binary_cross_entropy_with_logits_hessian(self, case: Case, data: Data) -> Call:
+        buffers = {"grad_out": data.grad_out, "hess_out": data.hess_out}
+        return lambda: self.module.binary_cross_entropy_with_logits(
+            data.logits, data.targets, return_hess=True, **buffers
+        )
 
     def _loss(self, function: Callable[..., Any], case: Case, data: Data) -> Call:
         # Spelled out, because unpacking ** would be a visible part of a microsecond.
@@ -213,6 +236,77 @@ class NumPy:
             return (np.log(total).squeeze(axis) - picked).mean(), p, hess
 
         return loss_gradient_and_hessian
+
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        p, t = data.logits, data.targets
+
+        def loss() -> np.floating:
+            log_p, log_others = np.log(p), np.log1p(-p)
+            return -(t * np.maximum(log_p, -100) + (1 - t) * np.maximum(log_others, -100)).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            grad = np.subtract(p, t, out=data.grad_out)
+            grad /= np.maximum(p * (1 - p), 1e-12)
+            grad /= p.size
+            return loss(), grad
+
+        return loss_and_gradient if case.gradient else loss
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def loss() -> np.floating:
+            return (np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            grad = np.exp(np.negative(z, out=data.grad_out), out=data.grad_out)
+            grad += 1
+            np.divide(1, grad, out=grad)
+            grad -= t
+            grad /= z.size
+            return loss(), grad
+
+        return loss_and_gradient if case.gradient else loss
+
+    def binary_cross_entropy_with_logits_hessian(self, case: Case, data: Data) -> Call:
+        first = self.binary_cross_entropy_with_logits(case, data)
+
+        def loss_gradient_and_hessian() -> tuple[Any, ...]:
+            value, grad = first()
+            p = np.multiply(grad, grad.size, out=data.hess_out)
+            p += data.targets
+            p *= (1 - p) / grad.size
+            return value, grad, p
+
+        return loss_gradient_and_hessian
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def parts() -> tuple[np.ndarray, np.ndarray]:
+            p = 1 / (1 + np.exp(-z))
+            ce = np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
+            return ce, t + p - 2 * t * p
+
+        def loss_and_gradient(gamma: float = 2.0) -> tuple[np.floating, np.ndarray]:
+            ce, q = parts()
+            # Of hard targets: dq/dz = (1 - 2t) q (1 - q), dce/dz = (1 - 2t) q.
+            slope = (1 - 2 * t) * (q + gamma * (1 - q) * ce)
+            grad = np.divide(sigmoid_focal(slope, q, t), z.size, out=data.grad_out)
+            return sigmoid_focal(ce, q, t).mean(), grad
+
+        return loss_and_gradient if case.gradient else lambda: sigmoid_focal(*parts(), t).mean()
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        x, t = data.logits, data.targets
+
+        def loss() -> np.floating:
+            return (t * (np.log(t) - x)).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            return loss(), np.divide(t, -x.size, out=data.grad_out)
+
+        return loss_and_gradient if case.gradient else loss
 
     def token_log_probs(self, case: Case, data: Data) -> Call:
         at = target_positions(case, data.targets)
@@ -360,6 +454,27 @@ class Torch:
     def poly1_loss(self, case: Case, data: Data) -> Call:
         return self._of_likelihood(poly1, case, data)
 
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._loss(self.torch.nn.functional.binary_cross_entropy, case, data)
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        return self._loss(self.torch.nn.functional.binary_cross_entropy_with_logits, case, data)
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        row_losses = self.torch.nn.functional.binary_cross_entropy_with_logits
+
+        def mean_loss(z: Any, t: Any) -> Any:
+            p = self.torch.sigmoid(z)
+            q = 1 - (p * t + (1 - p) * (1 - t))
+            return sigmoid_focal(row_losses(z, t, reduction="none"), q, t).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        # Torch's own "mean" warns that it is one over all elements.
+        kl_div = self.torch.nn.functional.kl_div
+        return self._loss(lambda x, t: kl_div(x, t, reduction="none").mean(), case, data)
+
     def _of_likelihood(self, link: Callable[..., Any], case: Case, data: Data) -> Call:
         exp, row_losses = self.torch.exp, self._cross_entropy(case, reduction="none")
         return self._loss(
@@ -445,6 +560,34 @@ class Jax:
     def poly1_loss(self, case: Case, data: Data) -> Call:
         return self._of_likelihood(poly1, case, data)
 
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        numpy = self.jax.numpy
+
+        def mean_loss(p: Any, t: Any) -> Any:
+            logs = (numpy.maximum(a, -100) for a in (numpy.log(p), numpy.log1p(-p)))
+            return -(t * next(logs) + (1 - t) * next(logs)).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        return self._loss(lambda z, t: self._binary(z, t).mean(), case, data)
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        def mean_loss(z: Any, t: Any) -> Any:
+            p = self.jax.nn.sigmoid(z)
+            q = 1 - (p * t + (1 - p) * (1 - t))
+            return sigmoid_focal(self._binary(z, t), q, t).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        log = self.jax.numpy.log
+        return self._loss(lambda x, t: (t * (log(t) - x)).mean(), case, data)
+
+    def _binary(self, z: Any, t: Any) -> Any:
+        log_sigmoid = self.jax.nn.log_sigmoid
+        return -t * log_sigmoid(z) - (1 - t) * log_sigmoid(-z)
+
     def _of_likelihood(self, link: Callable[..., Any], case: Case, data: Data) -> Call:
         exp, row_losses = self.jax.numpy.exp, self._row_losses(case)
         return self._loss(lambda *arrays: link(row_losses(*arrays), exp).mean(), case, data)
@@ -510,7 +653,9 @@ class Jax:
         logits = self.jax.device_put(data.logits)
         if data.targets is None:
             return (logits,)
-        targets = data.targets if case.soft else data.targets.astype(np.int32)
+        targets = data.targets
+        if targets.dtype == np.int64:
+            targets = targets.astype(np.int32)
         return logits, self.jax.device_put(targets)
 
 
