@@ -182,6 +182,10 @@ class Elementwise:
         """Return numbers as the call takes them: rounded to the compute dtype."""
         return np.asarray(values).astype(self.dtype).astype(WIDE)
 
+    def flushed(self, exponentials: np.ndarray) -> np.ndarray:
+        """Return 0 in place of what is below the smallest normal number, as the call has it."""
+        return np.where(exponentials < np.finfo(self.dtype).tiny, 0, exponentials)
+
     element: np.ndarray
     slope: np.ndarray
     curve: np.ndarray
@@ -315,7 +319,8 @@ class SigmoidFocal(BinaryLogits):
         self.log_q = np.where(self.hard, -lone, np.log(self.q))
         mixed = (1 - 2 * t) * self.up * self.down / self.q
         self.r = np.where(t == 1, -self.up, np.where(t == 0, self.down, mixed))
-        self.power = self.alpha_t * np.exp(nonzero(self.gamma, self.log_q))
+        self.bare_power = np.exp(nonzero(self.gamma, self.log_q))
+        self.power = self.alpha_t * self.flushed(self.bare_power)
         self.share = nonzero(self.r, self.ce)
 
     @cached_property
@@ -342,7 +347,8 @@ class KlDiv(Elementwise):
     def __init__(self, log_probs: Any, targets: Any, *, log_target: bool = False, **options: Any):
         super().__init__(log_probs, targets, **options)
         self.log_target = log_target
-        self.mass = np.exp(self.t) if log_target else self.t
+        self.bare_mass = np.exp(self.t) if log_target else self.t
+        self.mass = self.flushed(self.bare_mass) if log_target else self.t
         self.log_mass = self.t if log_target else np.log(self.t)
 
     @cached_property

@@ -127,7 +127,16 @@ def test_grad_output(dtype, name):
 def edges(name: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Every telling x with every telling target."""
     limits = np.finfo(dtype)
-    t = [0, 1, 0.5, limits.eps, 1 - limits.eps / 2, limits.tiny, limits.smallest_subnormal, 1 / 3]
+    t = [
+        0,
+        1,
+        0.5,
+        limits.eps,
+        1 - limits.eps / 2,
+        4 * limits.tiny,
+        limits.smallest_subnormal,
+        1 / 3,
+    ]
     far = [1e-30, 0.3, 17, 40, 87, 88, 104, 700, 745, 1e4, float(limits.max), INF]
     x = [0, -0.0, limits.tiny, *far, *(-v for v in far), NAN]
     if name == "binary_cross_entropy":
@@ -176,7 +185,7 @@ EXACT = {
 def test_sixty_digits(isa, dtype, name):
     """Where torch's clamps are not at work, results are those of the formulas, differentiated."""
     x, t = edges(name, dtype)
-    inside = (np.abs(x) < 1e4) & (x != 0)
+    inside = (np.abs(x) < 1e4) & (np.abs(x) > 1e-12)
     if name == "binary_cross_entropy":
         inside = (x > 1e-11) & (x < 1 - 1e-11)
     x, t = x[inside], t[inside]
@@ -193,8 +202,8 @@ def test_sixty_digits(isa, dtype, name):
     for i, (one, bound) in enumerate(zip(actual, bounds, strict=False)):
         numbers = wide([row[i] for row in exact])
         if i and name != "kl_div":
-            # Differences of 40 digits say nothing of derivatives smaller than those.
-            bound = bound + np.where(np.abs(numbers) < 1e-30, 1e-30, 0)
+            # A step of 1e-20 x leaves its square times the third derivative, at most 1e17 here.
+            bound = bound + np.where(np.abs(numbers) < 1e-20, 1e-22, 0)
         assert_within(one, numbers, bound, ("loss", "gradient", "Hessian")[i])
 
 
@@ -501,7 +510,8 @@ def test_a_probability_out_of_range(isa, bad, given, layout):
     told = {}
     if layout in ("float16", "bits"):
         value = np.float32(1.0078125) if bad == "next" else value
-        p = p.astype(np.float16 if layout == "float16" else ml_dtypes.bfloat16)
+        with np.errstate(under="ignore"):
+            p = p.astype(np.float16 if layout == "float16" else ml_dtypes.bfloat16)
     p[60, 3] = p[69, 1099] = value
     p[2, 2] = NAN
     if layout == "bits":
@@ -550,14 +560,14 @@ def _read_only(dtype: Any = float) -> np.ndarray:
     return buffer
 
 
-def _bad_arrays(name: str) -> list[tuple[Any, type[Exception], str]]:
+def _bad_arrays() -> list[tuple[Any, type[Exception], str]]:
     return [
         (np.zeros(SHAPE, complex), TypeError, "complex128"),
         (np.zeros(SHAPE, np.longdouble), TypeError, "longdouble|float128"),
         (np.full(SHAPE, "a"), TypeError, "<U1"),
         (np.full(SHAPE, None), TypeError, "object"),
         (np.ma.masked_array(np.zeros(SHAPE)), TypeError, "masked"),
-        ([[1.0], [2.0, 3.0]], TypeError, name),
+        ([[1.0], [2.0, 3.0]], TypeError, "inhomogeneous"),
     ]
 
 
@@ -566,7 +576,7 @@ def _bad_numbers(*values: float) -> list[tuple[Any, type[Exception], str]]:
     return wrong + [(value, ValueError, str(value)) for value in values]
 
 
-def _bad_buffers(name: str) -> list[tuple[Any, type[Exception], str]]:
+def _bad_buffers() -> list[tuple[Any, type[Exception], str]]:
     shared = np.lib.stride_tricks.as_strided(np.zeros(1), SHAPE, (0, 0))
     return [
         (np.zeros((4, 4)), ValueError, r"\(4, 4\)"),
@@ -579,11 +589,11 @@ def _bad_buffers(name: str) -> list[tuple[Any, type[Exception], str]]:
 
 BATCH_MEAN: tuple[Any, type[Exception], str] = ("batchmean", ValueError, "'batchmean'")
 BAD: dict[str, list[tuple[Any, type[Exception], str]]] = {
-    "logits": _bad_arrays("logits"),
-    "probs": _bad_arrays("probs"),
-    "log_probs": _bad_arrays("log_probs"),
+    "logits": _bad_arrays(),
+    "probs": _bad_arrays(),
+    "log_probs": _bad_arrays(),
     "targets": [
-        *_bad_arrays("targets"),
+        *_bad_arrays(),
         (np.zeros(4), ValueError, r"\(4,\).*\(4, 3\)"),
         (np.zeros((4, 1)), ValueError, r"\(4, 1\).*\(4, 3\)"),
         (np.zeros((1, 4, 3)), ValueError, r"\(1, 4, 3\).*\(4, 3\)"),
@@ -617,8 +627,8 @@ BAD: dict[str, list[tuple[Any, type[Exception], str]]] = {
         (np.zeros((), np.float32), ValueError, "float32"),
         (0.0, TypeError, "float"),
     ],
-    "grad_out": _bad_buffers("grad_out"),
-    "hess_out": _bad_buffers("hess_out"),
+    "grad_out": _bad_buffers(),
+    "hess_out": _bad_buffers(),
     "dtype": [("float8", ValueError, "float8"), ("bfloat16", ValueError, "float64")],
 }
 # Options that take anything with a truth value.

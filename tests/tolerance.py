@@ -416,7 +416,12 @@ def logits_error(loss: BinaryLogits) -> ElementError:
     positive, negative = np.abs(loss.positive), np.abs(loss.negative)
     ratio = np.where(loss.t == 0, 0, positive / np.where(loss.t == 0, 1, loss.t))
     of_minus, of_plus = softplus_error(loss)
-    value = times(positive, of_minus) + times(negative, of_plus)
+    subnormal = loss.pos_weighted * floor * e  # what t w may have lost
+    value = (
+        times(positive, of_minus)
+        + times(subnormal + 0 * loss.t, loss.softplus_m)
+        + times(negative, of_plus)
+    )
     value = value + e * (times(positive, loss.softplus_m) + times(negative, loss.softplus))
     value = value + times(of_t * ratio, loss.softplus_m) + times(of_t, loss.softplus)
     value = value + e / 2 * np.abs(loss.ce)
@@ -441,9 +446,12 @@ def sigmoid_focal_error(loss: SigmoidFocal) -> ElementError:
     exponent = times(g, of_log) + e * times(g, np.abs(loss.log_q))
     relative = exponent + (EXP_EPS + 2.5) * e  # alpha, 1 - alpha, 1 - t, their sum; the product
     power = np.abs(loss.power)
-    gone = np.where(np.exp(times(g, loss.log_q)) < 1.01 * floor, power, 0)
-    value = times(power, of_ce) + (relative + e / 2) * np.abs(loss.element) + times(gone, ce)
-    value = value + floor * e * (1 + ce)
+    bare = loss.bare_power
+    gone = np.where(bare < 1.01 * floor, np.abs(loss.alpha_t) * bare, 0)
+    # Where c is infinite, so is the loss, or its factor is 0: nothing is rounded.
+    reach = np.where(np.isfinite(ce), ce, 0)
+    value = times(power, of_ce) + times(np.abs(loss.element), relative + e / 2)
+    value = value + gone * reach + floor * e * (1 + reach)
     bend, r, slope_ce = loss.up * loss.down, np.abs(loss.r), np.abs(loss.ce_slope)
     of_r = SIGMOID_EPS * e * r
     soft = e * bend / np.where(loss.hard, 1, loss.q) + (2 * SIGMOID_EPS + LARGE_EPS + 3) * e * r
@@ -451,8 +459,8 @@ def sigmoid_focal_error(loss: SigmoidFocal) -> ElementError:
     of_share = times(of_r, ce) + times(r, of_ce) + e / 2 * np.abs(loss.share)
     of_inner = ce_error.slope + g * (of_share + e / 2 * np.abs(loss.share))
     inner = np.abs(loss.ce_slope + g * loss.share)
-    of_inner = of_inner + e / 2 * inner + floor * (1 + g * (1 + ce))
-    slope = relative * power * inner + power * of_inner + (e / 2) * power * inner + gone * inner
+    of_inner = of_inner + e / 2 * inner + floor * (1 + g * (1 + reach))
+    slope = times(power, of_inner) + times(power * inner, relative + e / 2) + gone * inner
     w = (g - 1) * loss.r + (loss.down - loss.up)
     of_w = np.abs(g - 1) * (of_r + e * r) + (SIGMOID_EPS + 0.5) * e + e / 2 * np.abs(w)
     turn = np.abs(2 * loss.r * loss.ce_slope) + np.abs(loss.share * w)
@@ -460,9 +468,9 @@ def sigmoid_focal_error(loss: SigmoidFocal) -> ElementError:
     of_turn = of_turn + times(np.abs(loss.share), of_w) + 1.5 * e * turn
     second = np.abs(bend + g * (2 * loss.r * loss.ce_slope + loss.share * w))
     of_second = (SIGMOID_EPS + LARGE_EPS + 0.5) * e * bend + g * (of_turn + e * turn)
-    of_second = of_second + e / 2 * second + floor * (1 + g * (1 + ce))
-    curve = (relative + e / 2) * power * second + power * of_second + gone * second
-    tail = floor * e * (1 + g * (1 + ce))
+    of_second = of_second + e / 2 * second + floor * (1 + g * (1 + reach))
+    curve = times(power, of_second) + times(power * second, relative + e / 2) + gone * second
+    tail = floor * e * (1 + g * (1 + reach))
     return ElementError(value, slope + tail, curve + tail)
 
 
@@ -472,8 +480,8 @@ def kl_error(loss: KlDiv) -> ElementError:
     gap = np.abs(loss.log_mass - loss.x)
     if loss.log_target:
         of_mass = np.where(loss.t > 0, 2 * EXP_EPS + 0.5, EXP_EPS) * e * mass
-        of_mass = of_mass + np.where(mass < 1.01 * tiny(loss.dtype), mass, 0)
-        value = times(of_mass, gap) + e * times(mass, gap)
+        of_mass = of_mass + np.where(loss.bare_mass < 1.01 * tiny(loss.dtype), loss.bare_mass, 0)
+        value = times(of_mass, np.where(mass == 0, 0, gap)) + e * times(mass, gap)
     else:
         of_mass = np.zeros_like(mass)
         value = LOG_EPS * e * times(mass, np.abs(loss.log_mass)) + e * times(mass, gap)
@@ -491,8 +499,10 @@ ELEMENT_ERRORS: dict[type, Callable[[Any], ElementError]] = {
 def elements_bound(loss: Elementwise) -> Any:
     """Of every element, a weight's product besides; summed, and 1 ULP for the sum itself."""
     e, weight = eps(loss.dtype), np.abs(loss.sample_weight)
-    bound = times(weight, ELEMENT_ERRORS[type(loss)](loss).loss)
-    bound = bound + loss.weighted * e / 2 * np.abs(loss.losses) + tiny(loss.dtype) * e
+    # Each of up to four roundings may be one of subnormal numbers.
+    least = 2 * tiny(loss.dtype) * e
+    bound = times(weight, ELEMENT_ERRORS[type(loss)](loss).loss + least)
+    bound = bound + loss.weighted * e / 2 * np.abs(loss.losses) + least
     if loss.reduction == "none":
         return bound
     return bound.sum() / np.abs(loss.divisor) + ulp(loss.value, loss.dtype)
@@ -501,10 +511,10 @@ def elements_bound(loss: Elementwise) -> Any:
 def derivative_bound(loss: Elementwise, order: str) -> np.ndarray:
     """Scale, upstream gradient and weight are rounded and multiplied; what is small flushes."""
     e, exact = eps(loss.dtype), getattr(loss, order)
-    factor = np.abs(loss.coefficient)
+    factor, exact = np.abs(loss.coefficient), times(loss.coefficient != 0, exact)
     bound = times(factor, getattr(ELEMENT_ERRORS[type(loss)](loss), order))
     roundings = 1.5 + 0.5 * loss.weighted + 0.5 * loss.upstreamed
-    bound = bound + roundings * e * np.abs(times(loss.coefficient, exact))
+    bound = bound + roundings * e * np.abs(loss.coefficient * exact)
     # A factor below the smallest normal number has lost digits.
     return bound + times(tiny(loss.dtype) * e, np.abs(exact)) + tiny(loss.dtype)
 
