@@ -444,7 +444,10 @@ def sigmoid_focal_error(loss: SigmoidFocal) -> ElementError:
     mixed = (SIGMOID_EPS + 1.5) * e + LOG_EPS * e * np.abs(loss.log_q)
     of_log = np.where(t == 1, of_plus, np.where(t == 0, of_minus, mixed))
     exponent = times(g, of_log) + e * times(g, np.abs(loss.log_q))
-    relative = exponent + (EXP_EPS + 2.5) * e  # alpha, 1 - alpha, 1 - t, their sum; the product
+    of_power = exponent + EXP_EPS * e
+    if g == 2:  # a square
+        of_power = (2 * (SIGMOID_EPS + np.where(loss.hard, 0, 1.5)) + 0.5) * e
+    relative = of_power + 2.5 * e  # alpha, 1 - alpha, 1 - t, their sum; the product
     power = np.abs(loss.power)
     bare = loss.bare_power
     gone = np.where(bare < 1.01 * floor, np.abs(loss.alpha_t) * bare, 0)
