@@ -20,7 +20,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import xent
-from cases import CASES, Case, Data
+from cases import Case, Data, select
 from measure import MEMORY_BOUND, memory_speeds
 from memory import Memory
 from rivals import answer, assert_equal, available, prepare
@@ -49,8 +49,7 @@ def speeds(threads: int) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def problem(request: pytest.FixtureRequest, threads: int) -> Problem:
     case, data = request.param, request.param.data()
-    result = prepare("xent", case, data, threads)()
-    return Problem(case, data, tuple(part.copy() for part in answer(result)))
+    return Problem(case, data, answer(prepare("xent", case, data, threads)()))
 
 
 @pytest.mark.benchmark(max_time=0.5, warmup=True, warmup_iterations=1, disable_gc=True)
@@ -58,7 +57,7 @@ def problem(request: pytest.FixtureRequest, threads: int) -> Problem:
     ("problem", "library"),
     [
         pytest.param(case, library, id=f"{case.name}-{library}")
-        for case in CASES
+        for case in select()
         for library in available(case)
     ],
     indirect=["problem"],

@@ -7,32 +7,41 @@ A case knows nothing of the libraries that run it (:mod:`rivals`) or of clocks
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, Literal
 
+import ml_dtypes  # noqa: F401  gives NumPy the name "bfloat16"
 import numpy as np
 
 SEED = 20240229
 
-#: Answers agree when ``|a - b| <= RTOL * |b| + ATOL * max|b|``. The second term is for the
-#: gradient of confident rows: ``p - 1``, as the rivals compute it, cancels.
-RTOL = {"float32": 2e-5, "float64": 1e-12}
-ATOL = {"float32": 1e-6, "float64": 1e-14}
+#: Answers agree when ``|a - b| <= (RTOL + classes / 16 * u) * |b| + ATOL * max|b|``, the
+#: maximum that of gradient and Hessian together. The second term of three is what the rivals'
+#: sums over the classes, in as few as 16 lanes, may be off by; the third is for confident rows:
+#: ``p - 1``, as the rivals compute it, cancels. In half types they round log p, which is down to
+#: -32 here, before its exp: 32 u. And a gradient that is at most 1 / 512, as that of the mean
+#: is here, ends at 2**-15 of it in float16.
+RTOL = {"float16": 2**-6, "bfloat16": 2**-4, "float32": 2e-5, "float64": 1e-12}
+ATOL = {"float16": 2**-14, "bfloat16": 1e-6, "float32": 1e-6, "float64": 1e-14}
 
 #: Functions whose result has the shape of their input.
 ELEMENTWISE_RESULT = frozenset({"softmax", "log_softmax"})
 #: Functions of the logits alone.
-WITHOUT_TARGETS = frozenset({"logsumexp", "softmax", "log_softmax"})
-#: Functions whose elements each have a target of their own.
-ELEMENTWISE = frozenset(
-    {
-        "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
-        "sigmoid_focal_loss",
-        "kl_div",
-    }
+WITHOUT_TARGETS = frozenset({"entropy", "logsumexp", "softmax", "log_softmax"})
+#: Functions whose second argument is logits, too.
+OF_TWO_LOGITS = frozenset({"distillation_loss"})
+#: What functions take in the place of logits.
+NORMALISED = {
+    "nll_loss": "log_probs",
+    "kl_div": "log_probs",
+    "categorical_cross_entropy": "probs",
+    "binary_cross_entropy": "sigmoid",
+}
+#: Functions whose every element has a target of its own, 0 or 1.
+LABELLED = frozenset(
+    {"binary_cross_entropy", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"}
 )
 #: Functions that return one number per row.
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
@@ -60,7 +69,7 @@ class Case:
     function : str
         The public function of `xent` that is measured.
     shape : tuple of int
-        Shape of the logits.
+        Shape of the logits, or of what the function takes in their place.
     dtype : str
         Dtype of the logits.
     gradient : bool
@@ -69,14 +78,19 @@ class Case:
         Whether the diagonal of the Hessian is asked for besides.
     axis : int
         The class axis.
-    layout : {"contiguous", "shifted"}
-        "shifted" logits are the view ``full[..., :-1, :]`` of a next-token model's output.
+    layout : {"contiguous", "shifted", "fortran"}
+        "shifted" logits are the view ``full[..., :-1, :]`` of a next-token model's output;
+        "fortran" arrays have their rows side by side, as scikit-learn's boosting has them.
     soft : bool
         Class probabilities instead of class indices as targets.
     fresh : bool
         Results go to new arrays, not to buffers that the caller reuses.
     options : mapping
         Further keyword arguments of the function.
+    readme : bool
+        Whether it is in the README's table.
+    large : bool
+        Whether it runs only when its full name is given.
     """
 
     name: str
@@ -86,15 +100,39 @@ class Case:
     gradient: bool = False
     hessian: bool = False
     axis: int = -1
-    layout: Literal["contiguous", "shifted"] = "contiguous"
+    layout: Literal["contiguous", "shifted", "fortran"] = "contiguous"
     soft: bool = False
     fresh: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    readme: bool = False
+    large: bool = False
 
     @property
     def task(self) -> str:
         """What a library needs a method for: the function, or the function with its Hessian."""
         return f"{self.function}_hessian" if self.hessian else self.function
+
+    @property
+    def plain(self) -> Case:
+        """The cross-entropy of the same logits that writes as often, but for a Hessian."""
+        return replace(
+            self,
+            function="cross_entropy",
+            gradient=self.writes,
+            hessian=False,
+            soft=False,
+            options={},
+        )
+
+    @property
+    def compute_dtype(self) -> str:
+        """Dtype of losses: half types are computed in float32."""
+        return self.dtype if self.dtype in ("float32", "float64") else "float32"
+
+    @property
+    def rtol(self) -> float:
+        """Relative difference that answers may have."""
+        return RTOL[self.dtype] + self.classes / 32 * float(np.finfo(self.compute_dtype).eps)
 
     @property
     def classes(self) -> int:
@@ -113,12 +151,18 @@ class Case:
         return self.gradient or self.function in ELEMENTWISE_RESULT
 
     @property
+    def paired(self) -> bool:
+        """Whether the second argument has the shape of the first."""
+        return self.soft or self.function in OF_TWO_LOGITS
+
+    @property
     def bytes_moved(self) -> int:
         """Bytes that any implementation has to read and write, each once."""
         itemsize = np.dtype(self.dtype).itemsize
         logits, rows = prod(self.shape) * itemsize, prod(self.row_shape)
-        total = logits
-        if self.soft or self.function in ELEMENTWISE:
+        # Of log-probabilities only the targets' have to be read: a cache line per row.
+        total = rows * 64 if self.function == "nll_loss" and not self.soft else logits
+        if self.paired:
             total += logits
         elif self.function not in WITHOUT_TARGETS:
             total += rows * np.dtype(np.int64).itemsize
@@ -130,7 +174,7 @@ class Case:
         """Draw the input and allocate the buffers, touched so that no page fault is timed."""
         rng = np.random.default_rng(SEED)
         return Data(
-            logits=self._logits(rng),
+            logits=self._normalised(self._logits(rng)),
             targets=None if self.function in WITHOUT_TARGETS else self._targets(rng),
             out=None if self.fresh else self._out(),
             grad_out=self._buffer(self.shape) if self.gradient and not self.fresh else None,
@@ -141,29 +185,43 @@ class Case:
         shape = list(self.shape)
         if self.layout == "shifted":
             shape[-2] += 1
-        logits = rng.standard_normal(shape, dtype=np.dtype(self.dtype))
+        logits = rng.standard_normal(shape, dtype=np.dtype(self.compute_dtype))
         logits *= 3  # the spread of a trained model: a few classes hold most of the mass
-        if self.function == "binary_cross_entropy":
-            logits = 1 / (1 + np.exp(-logits))
-        if self.function == "kl_div":
-            logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        logits = logits.astype(self.dtype, order=self._order, copy=False)
         return logits[..., :-1, :] if self.layout == "shifted" else logits
 
+    def _normalised(self, logits: np.ndarray) -> np.ndarray:
+        kind = NORMALISED.get(self.function)
+        if kind == "sigmoid":
+            return 1 / (1 + np.exp(-logits))
+        if kind:
+            logits -= logits.max(axis=self.axis, keepdims=True)
+            logits -= np.log(np.exp(logits).sum(axis=self.axis, keepdims=True))
+        return np.exp(logits, out=logits) if kind == "probs" else logits
+
     def _targets(self, rng: np.random.Generator) -> np.ndarray:
-        if self.function in ELEMENTWISE and not self.soft:
-            return (rng.random(self.shape) < 0.5).astype(self.dtype)
+        if self.function in OF_TWO_LOGITS:
+            return self._logits(rng)
+        if self.function in LABELLED:
+            return (rng.random(self.shape) < 0.5).astype(self.compute_dtype)
         if not self.soft:
             return rng.integers(self.classes, size=self.row_shape)
-        weights = rng.standard_exponential(self.shape, dtype=np.dtype(self.dtype))
-        return weights / weights.sum(axis=self.axis, keepdims=True)
+        weights = rng.standard_exponential(self.shape, dtype=np.dtype(self.compute_dtype))
+        weights /= weights.sum(axis=self.axis, keepdims=True)
+        return weights
 
     def _out(self) -> np.ndarray | None:
         if self.function in ELEMENTWISE_RESULT:
             return self._buffer(self.shape)
-        return self._buffer(self.row_shape) if self.function in ROW_RESULT else None
+        in_rows = self.function in ROW_RESULT
+        return np.full(self.row_shape, np.nan, self.compute_dtype) if in_rows else None
 
     def _buffer(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.full(shape, np.nan, dtype=self.dtype)
+        return np.full(shape, np.nan, dtype=self.dtype, order=self._order)
+
+    @property
+    def _order(self) -> Literal["C", "F"]:
+        return "F" if self.layout == "fortran" else "C"
 
 
 def loss_and_gradient(
@@ -183,47 +241,97 @@ def loss_and_gradient(
     ]
 
 
+#: What may be asked of a loss besides, by the label of its cases.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "soft": {"soft": True},
+    "smooth": {"options": {"label_smoothing": 0.1}},
+    "softcap": {"options": {"softcap": 30.0}},
+    "temperature": {"options": {"temperature": 0.7}},
+    "zloss": {"options": {"z_loss": 1e-4}},
+    "focal": {"function": "focal_loss"},
+    "poly1": {"function": "poly1_loss"},
+}
+
+#: Losses of single elements, by the label of their cases.
+ELEMENTWISE = {
+    "binary_cross_entropy_with_logits": "logits",
+    "binary_cross_entropy": "binary",
+    "sigmoid_focal_loss": "sigmoid_focal",
+    "kl_div": "kl_div",
+}
+
+HESSIAN: dict[str, Any] = {"gradient": True, "hessian": True, "options": {"reduction": "sum"}}
+
 CASES: tuple[Case, ...] = (
     # Language models: rows as wide as the vocabularies of GPT-2 and Llama 3.
-    *loss_and_gradient((512, 50257)),
-    *loss_and_gradient((256, 128256)),
+    *loss_and_gradient((512, 50257), readme=True),
+    *loss_and_gradient((256, 128256), readme=True),
+    *loss_and_gradient((512, 50257), dtype="float16", label="f16"),
+    *loss_and_gradient((512, 50257), dtype="bfloat16", label="bf16"),
     *loss_and_gradient((512, 50257), dtype="float64", label="f64"),
     *loss_and_gradient((4, 128, 50257), layout="shifted", label="shifted"),
-    *loss_and_gradient((512, 50257), function="focal_loss", label="focal"),
-    *loss_and_gradient((512, 50257), function="poly1_loss", label="poly1"),
     Case("token_log_probs-512x50257", "token_log_probs", (512, 50257)),
     Case("perplexity-512x50257", "perplexity", (512, 50257)),
     # ImageNet: a thousand classes; the small batch lives in the cache.
-    *loss_and_gradient((8192, 1000)),
-    *loss_and_gradient((256, 1000)),
-    *loss_and_gradient((8192, 1000), soft=True, label="soft"),
-    *loss_and_gradient((8192, 1000), options={"label_smoothing": 0.1}, label="smooth"),
+    *loss_and_gradient((8192, 1000), readme=True),
+    *loss_and_gradient((256, 1000), readme=True),
     *loss_and_gradient((8192, 1000), dtype="float64", label="f64"),
+    # Both, with everything that changes the loss.
+    *(
+        case
+        for shape in ((512, 50257), (8192, 1000))
+        for label, fields in VARIANTS.items()
+        for case in loss_and_gradient(shape, label=label, **fields)
+    ),
+    # After a softmax of one's own, and between two softmaxes.
+    *loss_and_gradient((512, 50257), function="nll_loss", label="nll"),
+    *loss_and_gradient((512, 50257), function="nll_loss", soft=True, label="nll-soft"),
+    *loss_and_gradient((512, 50257), function="categorical_cross_entropy", label="categorical"),
+    *loss_and_gradient(
+        (512, 50257), function="categorical_cross_entropy", soft=True, label="categorical-soft"
+    ),
+    *loss_and_gradient(
+        (512, 50257), function="entropy", options={"reduction": "mean"}, label="entropy"
+    ),
+    *loss_and_gradient(
+        (512, 50257),
+        function="distillation_loss",
+        options={"temperature": 2.0},
+        label="distillation",
+    ),
     # Tables, digits, pixels: few classes, many rows.
-    *loss_and_gradient((1_000_000, 10)),
-    *loss_and_gradient((8, 21, 256, 256), axis=1, label="axis1"),
+    *loss_and_gradient((1_000_000, 10), readme=True),
+    *loss_and_gradient((1_000_000, 2)),
+    *loss_and_gradient((200_000, 100)),
+    *loss_and_gradient((8, 21, 256, 256), axis=1, label="axis1", readme=True),
     # One call at a time: what is measured is the call itself.
-    *loss_and_gradient((32, 10)),
-    *loss_and_gradient((1, 1000)),
-    # Boosted trees: gradient and Hessian of each round.
-    Case("hess-1000000x10", "cross_entropy", (1_000_000, 10), gradient=True, hessian=True),
-    Case("hess-8192x1000", "cross_entropy", (8192, 1000), gradient=True, hessian=True),
-    # Labels of pixels, anchors, clicks: every element is a decision of its own.
-    *loss_and_gradient((5_000_000,), function="binary_cross_entropy_with_logits", label="logits"),
-    *loss_and_gradient((5_000_000,), function="binary_cross_entropy", label="binary"),
-    *loss_and_gradient((5_000_000,), function="sigmoid_focal_loss", label="sigmoid_focal"),
-    *loss_and_gradient((50_000, 100), function="kl_div", soft=True, label="kl_div"),
+    *loss_and_gradient((32, 10), readme=True),
+    *loss_and_gradient((1, 1000), readme=True),
+    # One row that all threads share.
+    *loss_and_gradient((1, 100_000_000), large=True),
+    # Boosted trees: gradient and Hessian of every row, in each round.
+    Case("hess-100000x10", "cross_entropy", (100_000, 10), **HESSIAN),
+    Case("hess-100000x10-fortran", "cross_entropy", (100_000, 10), layout="fortran", **HESSIAN),
+    Case("hess-20000x100", "cross_entropy", (20_000, 100), **HESSIAN),
+    Case("hess-20000x100-fortran", "cross_entropy", (20_000, 100), layout="fortran", **HESSIAN),
+    Case("hess-512x50257", "cross_entropy", (512, 50257), **HESSIAN),
+    # Pixels, anchors, tags, clicks: every element is a decision of its own.
+    *(
+        case
+        for function, label in ELEMENTWISE.items()
+        for case in loss_and_gradient((50_000, 100), function=function, soft=True, label=label)
+    ),
     Case(
-        "hess-5000000-logits",
+        "hess-50000x100-logits",
         "binary_cross_entropy_with_logits",
-        (5_000_000,),
-        gradient=True,
-        hessian=True,
+        (50_000, 100),
+        soft=True,
+        **HESSIAN,
     ),
     # The special functions.
-    Case("logsumexp-512x50257", "logsumexp", (512, 50257)),
-    Case("softmax-512x50257", "softmax", (512, 50257)),
-    Case("log_softmax-512x50257", "log_softmax", (512, 50257)),
+    Case("logsumexp-512x50257", "logsumexp", (512, 50257), readme=True),
+    Case("softmax-512x50257", "softmax", (512, 50257), readme=True),
+    Case("log_softmax-512x50257", "log_softmax", (512, 50257), readme=True),
     Case("softmax-512x50257-f64", "softmax", (512, 50257), dtype="float64"),
     Case("softmax-64x128x50-axis1-fresh", "softmax", (64, 128, 50), axis=1, fresh=True),
 )
@@ -232,18 +340,21 @@ CASES: tuple[Case, ...] = (
 def select(names: Iterable[str] = ()) -> list[Case]:
     """Return the cases so named; other words are shell patterns or parts of names.
 
+    All of them without names, but for the large ones, which only their full names select.
+
     Raises
     ------
     LookupError
         If a word selects nothing.
     """
+    usual = {case.name for case in CASES if not case.large}
     chosen: set[str] = set()
     for word in names:
         hits = {case.name for case in CASES if case.name == word}
-        hits = hits or {case.name for case in CASES if fnmatchcase(case.name, word)}
-        hits = hits or {case.name for case in CASES if word in case.name}
+        hits = hits or {name for name in usual if fnmatchcase(name, word)}
+        hits = hits or {name for name in usual if word in name}
         if not hits:
             known = "\n  ".join(case.name for case in CASES)
             raise LookupError(f"no case is called {word!r}; there are\n  {known}")
         chosen |= hits
-    return [case for case in CASES if case.name in chosen] if chosen else list(CASES)
+    return [case for case in CASES if case.name in (chosen or usual)]

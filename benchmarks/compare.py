@@ -5,6 +5,7 @@ Usage::
     python benchmarks/compare.py                       every case
     python benchmarks/compare.py loss-512x50257 soft   these, and those with "soft" in the name
     python benchmarks/compare.py --markdown            the README's table
+    python benchmarks/compare.py --relative grad-512   these, beside plain cross_entropy
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from cases import select
-from measure import Comparison, compare
+from cases import CASES, Case, select
+from measure import Comparison, Relation, compare, relate
 from memory import Memory
 from rivals import LIBRARIES, pin
 
@@ -42,7 +43,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--rivals", nargs="*", default=list(LIBRARIES)[1:], choices=list(LIBRARIES)[1:]
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print a Markdown table; of the README's cases"
+    )
+    parser.add_argument(
+        "--relative",
+        action="store_true",
+        help="time xent alone, beside plain cross_entropy of the same logits",
+    )
     return parser.parse_args(argv)
 
 
@@ -70,6 +78,23 @@ def table(comparisons: Sequence[Comparison], rivals: Sequence[str]) -> list[list
                 f"{share:.2f} ({comparison.yardstick})" if share else "",
             ]
         )
+    return rows
+
+
+def relative_table(relations: Sequence[Relation]) -> list[list[str]]:
+    """Rows of the table of cases beside plain cross-entropy, the first one its header."""
+    rows = [["case", "time", "plain", "time / plain", "bytes / plain", "time per byte / plain"]]
+    rows += [
+        [
+            relation.case.name,
+            format_time(relation.seconds),
+            format_time(relation.plain_seconds),
+            f"{relation.time_ratio:.2f}",
+            f"{relation.bytes_ratio:.2f}",
+            f"{relation.time_ratio / relation.bytes_ratio:.2f}",
+        ]
+        for relation in relations
+    ]
     return rows
 
 
@@ -111,12 +136,10 @@ def environment(threads: int) -> dict[str, object]:
     """Describe what the figures depend on besides the code."""
     import xent
 
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    distributions = packages_distributions()
+    versions = {
+        name: version(distributions[name][0]) for name in LIBRARIES if name in distributions
+    }
     return {
         "machine": platform.machine(),
         "system": platform.platform(),
@@ -128,45 +151,62 @@ def environment(threads: int) -> dict[str, object]:
     }
 
 
-def record(comparison: Comparison) -> dict[str, object]:
-    """One comparison as plain data for JSON."""
+def record(measured: Comparison | Relation) -> dict[str, object]:
+    """One measurement as plain data for JSON, with what follows from it."""
+    derived = (
+        ("bandwidth", "memory_share", "fastest_rival")
+        if isinstance(measured, Comparison)
+        else ("time_ratio", "bytes_ratio")
+    )
     return {
-        **asdict(comparison),
-        "bytes_moved": comparison.case.bytes_moved,
-        "bandwidth": comparison.bandwidth,
-        "memory_share": comparison.memory_share,
-        "fastest_rival": comparison.fastest_rival,
+        **asdict(measured),
+        "bytes_moved": measured.case.bytes_moved,
+        **{name: getattr(measured, name) for name in derived},
     }
+
+
+def progress(cases: Sequence[Case]) -> Iterator[Case]:
+    """Say which case is under way."""
+    for number, case in enumerate(cases, 1):
+        print(f"[{number}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
+        yield case
 
 
 def main() -> None:
     """Measure what the command line asks for."""
     arguments = parse_arguments()
+    threads, rounds = arguments.threads, arguments.rounds
     try:
         cases = select(arguments.names)
     except LookupError as error:
         sys.exit(str(error.args[0]))
     if arguments.list:
-        print("\n".join(case.name for case in cases))
+        print("\n".join(case.name for case in (cases if arguments.names else CASES)))
         return
-    pin(arguments.threads)
-    memory = Memory(arguments.threads)
-    libraries = ["xent", *arguments.rivals]
-    comparisons = []
-    for number, case in enumerate(cases, 1):
-        print(f"[{number}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
-        comparison = compare(case, memory, arguments.threads, arguments.rounds, libraries)
-        warn(comparison)
-        comparisons.append(comparison)
-    rows = table(comparisons, arguments.rivals)
+    if arguments.markdown and not arguments.names:
+        cases = [case for case in cases if case.readme]
+    pin(threads)
+    measured: list[Comparison] | list[Relation]
+    if arguments.relative:
+        cases = [case for case in cases if case != case.plain]
+        measured = [relate(case, threads, rounds) for case in progress(cases)]
+        rows = relative_table(measured)
+    else:
+        memory = Memory(threads)
+        libraries = ["xent", *arguments.rivals]
+        measured = []
+        for case in progress(cases):
+            measured.append(compare(case, memory, threads, rounds, libraries))
+            warn(measured[-1])
+        rows = table(measured, arguments.rivals)
     if arguments.markdown:
         print(markdown(rows))
     else:
         show(rows)
     if arguments.json:
         results = {
-            "environment": environment(arguments.threads),
-            "results": [record(comparison) for comparison in comparisons],
+            "environment": environment(threads),
+            "results": [record(one) for one in measured],
         }
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from math import ceil
 from statistics import median, quantiles
@@ -151,8 +151,7 @@ def contenders(case: Case, libraries: Sequence[str], threads: int) -> dict[str, 
     """Prepare and warm up each library for the case, and assert that the answers are equal."""
     data = case.data()
     calls = {name: prepare(name, case, data, threads) for name in available(case, libraries)}
-    # Copies: another contender may use the same buffers.
-    expected = tuple(part.copy() for part in answer(calls["xent"]()))
+    expected = answer(calls["xent"]())
     for name, call in calls.items():
         assert_equal(name, case, call(), expected)
     return calls
@@ -181,6 +180,37 @@ def compare(
         rounds={name: len(samples[name]) for name in libraries_calls},
         memory_speed=max((moved / medians[name] for name in moves_calls), default=None),
     )
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A case beside the plain cross-entropy of the same logits: seconds per call of `xent`."""
+
+    case: Case
+    seconds: float
+    plain_seconds: float
+
+    @property
+    def time_ratio(self) -> float:
+        """How many times as long the case takes."""
+        return self.seconds / self.plain_seconds
+
+    @property
+    def bytes_ratio(self) -> float:
+        """How many times as many bytes the case moves."""
+        return self.case.bytes_moved / self.case.plain.bytes_moved
+
+
+def relate(case: Case, threads: int, rounds: int = 30) -> Relation:
+    """Measure a case against its plain cross-entropy, in turns."""
+    data = case.data()
+    plain_data = replace(case.plain.data(), logits=data.logits)
+    calls = {
+        "case": prepare("xent", case, data, threads),
+        "plain": prepare("xent", case.plain, plain_data, threads),
+    }
+    medians = {name: median(times) for name, times in interleave(calls, rounds).items()}
+    return Relation(case, medians["case"], medians["plain"])
 
 
 def memory_speeds(memory: Memory, rounds: int = 10) -> tuple[float, float]:

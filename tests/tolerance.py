@@ -28,10 +28,15 @@ from reference import (
     WIDE,
     BinaryCrossEntropy,
     BinaryLogits,
+    CategoricalCrossEntropy,
+    DistillationLoss,
     Elementwise,
+    Entropy,
     FocalLoss,
     KlDiv,
+    NllLoss,
     Poly1Loss,
+    RowLoss,
     Rows,
     SigmoidFocal,
     SoftmaxLoss,
@@ -45,7 +50,7 @@ TEMPERATURE_EPS = 2.0
 # 1 - tanh² from a tanh good to 2 ulp at an argument good to 1: twice 2.5, and two roundings.
 SLOPE_EPS = 6.0
 # What the elementary functions are measured to, by themselves.
-EXP_EPS, LOG1P_EPS = 0.9, 1.4
+EXP_EPS, LOG_EPS, LOG1P_EPS = 0.9, 1.0, 1.4
 
 
 def eps(dtype: np.dtype) -> Any:
@@ -79,16 +84,17 @@ class RowError:
         # Σ p |z - m| of the promise.
         self.spread = times(rows.p, self.distance).sum(axis=-1, keepdims=True)
         self.flushed = np.where(rows.e < 1.001 * tiny(dtype), rows.e, 0).sum(axis=-1, keepdims=True)
-        relative = SOFTCAP_EPS * (rows.softcap is not None)
-        relative += TEMPERATURE_EPS * (rows.temperature != 1)
-        shift = relative * self.eps * np.where(np.isfinite(rows.x), np.abs(rows.x), 0)
-        if relative:
+        # The cap's error is of a logit's size, the quotient's of its distance to the maximum.
+        size, heated = np.abs(rows.x) * (rows.softcap is not None), rows.temperature != 1
+        shift = self.eps * (SOFTCAP_EPS * size + TEMPERATURE_EPS * heated * self.distance)
+        self.shift = np.where(np.isfinite(shift), shift, 0)
+        if heated or rows.softcap is not None:
             # A quotient below the smallest normal number is rounded to a multiple of this.
             floor = max(rows.softcap or 1, 1) / min(rows.temperature, 1)
-            shift = shift + tiny(dtype) * self.eps * floor
+            self.shift = self.shift + tiny(dtype) * self.eps * floor
         # An error of x moves lse by Σ p δ, and lse - x_c by Σ_{k≠c} p_k δ_k + (1 - p_c) δ_c.
-        self.lse_shift = (rows.p * shift).sum(axis=-1, keepdims=True)
-        self.class_shift = self.lse_shift - rows.p * shift + rows.others * shift
+        self.lse_shift = (rows.p * self.shift).sum(axis=-1, keepdims=True)
+        self.class_shift = self.lse_shift + (rows.others - rows.p) * self.shift
 
     @property
     def drift(self) -> np.ndarray:
@@ -136,6 +142,10 @@ class RowError:
         rows = self.rows
         size = np.maximum(np.abs(rows.lse), rows.log1p_rest)
         drift = self.eps / 2 * self.spread + self.lse_shift + self.flushed
+        if rows.temperature != 1:
+            drift = (
+                drift + TEMPERATURE_EPS * self.eps * np.abs(rows.lse - rows.log1p_rest)[..., None]
+            )
         return 3 * ulp(size, self.dtype) + drift[..., 0]
 
     @property
@@ -147,9 +157,68 @@ class RowError:
         return np.where(is_top, -second, 0)
 
 
+def roundings(classes: int, dtype: np.dtype) -> int:
+    """How often a term is rounded on its way to the sum over classes.
+
+    Once with each of the up to 16 terms of its lane, by the tree over 64 lanes, by each of a
+    chunk's up to 16 blocks where float64 is no wider than the terms, and in the result.
+    """
+    inside = min(classes, 1024)
+    blocks = min(-(-classes // 1024), 16) + 1 if dtype == np.float64 else 0
+    return -(-inside // 64) + int(np.ceil(np.log2(min(inside, 64)))) + blocks + 1
+
+
+class SumError:
+    """First-order errors of the sums over classes, in the order of the kernels.
+
+    Attributes
+    ----------
+    of_distance : absolute, of x - m
+    of_exp : relative, of exp(x - m); what flushes is lost
+    of_total : relative, of Σ exp(x - m)
+    of_log : absolute, of its logarithm
+    """
+
+    def __init__(self, rows: Rows, dtype: np.dtype):
+        error = RowError(rows, dtype)
+        classes, u, double = rows.d.shape[-1], error.eps / 2, eps(np.dtype(np.float64))
+        is_top = np.arange(classes) == rows.top[..., None]
+        at_top = np.where(is_top, error.shift, 0).sum(axis=-1, keepdims=True)
+        self.distance = error.distance
+        self.of_distance = u * self.distance + error.shift + at_top
+        # When a block raises the maximum, the sums are multiplied by exp(old - new) in float64.
+        moves = 2 + min(-(-classes // 1024), 16)
+        self.of_moves = 2 * double * moves
+        self.of_sum = u * roundings(classes, dtype) + double * self.distance + self.of_moves
+        flushed = rows.e < 1.001 * tiny(dtype)
+        self.of_exp = np.where(flushed, 1, EXP_EPS * error.eps + self.of_distance)
+        of_others = np.where(is_top, 0, times(rows.p, self.of_exp + self.of_sum))
+        self.of_total = of_others.sum(axis=-1) + u
+        self.of_log = LOG1P_EPS * error.eps * rows.log1p_rest + self.of_total
+        self.p = rows.p
+
+    def of_moment(self, size: np.ndarray, of_size: np.ndarray) -> np.ndarray:
+        """Of Σ p f, from the size of each f and its error."""
+        each = times(self.p, of_size) + times(times(self.p, size), self.of_exp + self.of_sum)
+        return each.sum(axis=-1) + times(self.p, size).sum(axis=-1) * self.of_total
+
+    @property
+    def of_p(self) -> np.ndarray:
+        """Relative, of p, which is multiplied by what both its sums and the result are scaled by."""
+        return self.of_exp + self.of_total[..., None]
+
+
 def lse_bound(oracle: Any) -> np.ndarray:
-    """`logsumexp`: the promise."""
-    return RowError(oracle.rows, oracle.dtype).lse
+    """`logsumexp`: the promise; with weights, what they let the terms' errors grow to."""
+    if getattr(oracle, "weight", None) is None:
+        return RowError(oracle.rows, oracle.dtype).lse
+    error, unit = SumError(oracle.rows, oracle.dtype), eps(oracle.dtype)
+    terms = times(np.abs(oracle.weight), oracle.rows.e)
+    of_total = times(terms, error.of_exp + error.of_sum + unit / 2).sum(axis=-1)
+    relative = of_total / np.abs(oracle.total) + unit
+    log_total = np.log(np.abs(oracle.total))
+    size = np.maximum(np.abs(oracle.rows.lse - oracle.rows.log1p_rest), np.abs(log_total))
+    return relative + LOG1P_EPS * unit * np.abs(log_total) + unit * size
 
 
 def softmax_bound(oracle: Any) -> np.ndarray:
@@ -243,9 +312,64 @@ def row_loss_bound(loss: SoftmaxLoss) -> np.ndarray:
     return loss.count(bound)
 
 
-def loss_bound(loss: SoftmaxLoss) -> Any:
+def weighted_row_bound(loss: NllLoss | CategoricalCrossEntropy) -> np.ndarray:
+    """Σ a_c log p_c: errors of the logarithms, of the strengths, and of the sum if there is one.
+
+    Every weight, and both parts of a smoothed strength, are rounded and multiplied.
+    """
+    smooth = loss.label_smoothing != 0
+    count = 1 + loss.weights_given + 4 * smooth
+    if smooth or not loss.index:
+        count += 2 + roundings(loss.classes, loss.dtype)
+    relative = count * eps(loss.dtype) / 2
+    if isinstance(loss, CategoricalCrossEntropy):
+        relative = relative + LOG_EPS * eps(loss.dtype)
+    return relative * loss.weighted(np.abs(loss.log_p))
+
+
+def entropy_row_bound(loss: Entropy) -> np.ndarray:
+    """log s + Σ p (m - x): both parts are positive; quotient, sum and factor are rounded."""
+    error = SumError(loss.rows, loss.dtype)
+    of_center = error.of_moment(error.distance, error.of_distance)
+    return error.of_log + of_center + 2 * eps(loss.dtype) * loss.cost
+
+
+def distillation_row_bound(loss: DistillationLoss) -> np.ndarray:
+    """log s - log s' + Σ q (x' - m' - x + m), parts that cancel where student and teacher agree.
+
+    The last moves to other maxima of both, and passes sizes beyond its own on the way.
+    """
+    rows, teacher, unit = loss.rows, loss.teacher, eps(loss.dtype)
+    error, of_teacher = SumError(rows, loss.dtype), SumError(teacher, loss.dtype)
+    apart = np.where(teacher.p == 0, 0, np.abs(teacher.d - rows.d))
+    of_apart = error.of_distance + of_teacher.of_distance + unit / 2 * apart
+    moment = of_teacher.of_moment(apart, of_apart)
+    reach = times(teacher.p, error.distance + of_teacher.distance).sum(axis=-1)
+    bound = moment + of_teacher.of_moves * reach + error.of_log + of_teacher.of_log
+    parts = times(teacher.p, apart).sum(axis=-1) + np.abs(rows.log1p_rest - teacher.log1p_rest)
+    return loss.heat**2 * (bound + 2 * unit * parts)
+
+
+ROW_BOUNDS: dict[type, Callable[[Any], np.ndarray]] = {
+    CategoricalCrossEntropy: weighted_row_bound,
+    DistillationLoss: distillation_row_bound,
+    Entropy: entropy_row_bound,
+    NllLoss: weighted_row_bound,
+}
+
+
+def row_bound(loss: RowLoss) -> np.ndarray:
+    """What rows cost, each within its bound; a sample weight is rounded and multiplied."""
+    if isinstance(loss, SoftmaxLoss):
+        return row_loss_bound(loss)
+    bound = ROW_BOUNDS[type(loss)](loss) * np.abs(loss.sample_weight)
+    bound = bound + eps(loss.dtype) * np.abs(loss.row_loss) + tiny(loss.dtype) * eps(loss.dtype)
+    return loss.count(bound)
+
+
+def loss_bound(loss: RowLoss) -> Any:
     """The promise for rows, summed, and 1 ULP for the sum itself."""
-    rows = row_loss_bound(loss)
+    rows = row_bound(loss)
     if loss.reduction == "none":
         return rows
     total = rows.sum()
@@ -317,6 +441,53 @@ def grad_bound(loss: SoftmaxLoss) -> np.ndarray:
     if one_hot(loss):
         true_class = pull * rows.slope * loss.coefficient[..., None]
         bound = bound + np.where(pull > 0, times(ulp(true_class, dtype), 4 + error.gap), 0)
+    return np.moveaxis(loss.count(bound), -1, loss.axis)
+
+
+def weighted_slopes_bound(loss: NllLoss | CategoricalCrossEntropy) -> np.ndarray:
+    """-a_c, or -a_c / p_c: products and quotients, four of them besides the weights."""
+    count = 4 + loss.weights_given + 4 * (loss.label_smoothing != 0)
+    return count * eps(loss.dtype) / 2 * np.abs(loss.slopes)
+
+
+def entropy_slopes_bound(loss: Entropy) -> np.ndarray:
+    """p (m - x - Σ p (m - x)): errors of p, of either distance, and of the slope of the cap."""
+    rows, error, unit = loss.rows, SumError(loss.rows, loss.dtype), eps(loss.dtype)
+    of_center = error.of_moment(error.distance, error.of_distance) + unit * loss.mean_distance
+    of_excess = error.of_distance + of_center[..., None]
+    size = times(rows.p, np.abs(loss.excess))
+    bound = times(rows.p, of_excess) + size * (error.of_p + 3 * unit)
+    bound = bound * rows.slope + size * rows.slope * TEMPERATURE_EPS * unit
+    if rows.softcap is not None:
+        bound = bound + size * (SLOPE_EPS * unit / WIDE(rows.temperature))
+    return bound
+
+
+def distillation_slopes_bound(loss: DistillationLoss) -> np.ndarray:
+    """T (p - q): errors of both, three roundings of each."""
+    bound = np.zeros(())
+    for rows in (loss.rows, loss.teacher):
+        bound = bound + rows.p * (SumError(rows, loss.dtype).of_p + 1.5 * eps(loss.dtype))
+    return loss.heat * bound
+
+
+SLOPES_BOUNDS: dict[type, Callable[[Any], np.ndarray]] = {
+    CategoricalCrossEntropy: weighted_slopes_bound,
+    DistillationLoss: distillation_slopes_bound,
+    Entropy: entropy_slopes_bound,
+    NllLoss: weighted_slopes_bound,
+}
+
+
+def slopes_bound(loss: RowLoss) -> np.ndarray:
+    """Gradients of the losses that are not cross-entropies of logits.
+
+    The weights, the divisor of a mean and the upstream gradient make one factor of a row, of three
+    roundings. What is below the smallest normal number flushes, in both parts of a difference.
+    """
+    bound = SLOPES_BOUNDS[type(loss)](loss) + 1.5 * eps(loss.dtype) * np.abs(loss.slopes)
+    bound = bound * np.abs(loss.coefficient)[..., None]
+    bound = np.where(loss.slopes == 0, bound, bound + 2 * tiny(loss.dtype))
     return np.moveaxis(loss.count(bound), -1, loss.axis)
 
 
@@ -540,11 +711,15 @@ class Bound(NamedTuple):
 BOUNDS: dict[str, Bound] = {
     "binary_cross_entropy": Bound(*ELEMENTWISE_BOUND[:2]),
     "binary_cross_entropy_with_logits": Bound(*ELEMENTWISE_BOUND),
+    "categorical_cross_entropy": Bound(loss_bound, slopes_bound),
     "cross_entropy": Bound(loss_bound, grad_bound, hess_bound),
+    "distillation_loss": Bound(loss_bound, slopes_bound),
+    "entropy": Bound(loss_bound, slopes_bound),
     "focal_loss": Bound(loss_bound, grad_bound, hess_bound),
     "kl_div": Bound(*ELEMENTWISE_BOUND[:2]),
     "logsumexp": Bound(lse_bound),
     "log_softmax": Bound(log_softmax_bound),
+    "nll_loss": Bound(loss_bound, slopes_bound),
     "perplexity": Bound(perplexity_bound),
     "poly1_loss": Bound(loss_bound, grad_bound),
     "sigmoid_focal_loss": Bound(*ELEMENTWISE_BOUND),
@@ -575,8 +750,8 @@ def expect(name: str, *args: Any, **options: Any) -> Expected:
         bound.value(oracle),
         oracle.grad if bound.grad else None,
         bound.grad(oracle) if bound.grad else None,
-        None if isinstance(oracle, Elementwise) else oracle.rows.lse,
-        None if isinstance(oracle, Elementwise) else lse_bound(oracle),
+        getattr(oracle, "lse", None),
+        lse_bound(oracle) if hasattr(oracle, "lse") else None,
         oracle.hess if bound.hess else None,
         bound.hess(oracle) if bound.hess else None,
     )
