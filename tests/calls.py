@@ -19,6 +19,13 @@ LINKED: dict[str, dict[str, Any]] = {
     "focal_loss": {"gamma": 1.5, "return_grad": True, "return_hess": True},
     "poly1_loss": {"epsilon": 1.5, "return_grad": True},
 }
+# The elementwise losses, with what asks for all they can return.
+ELEMENTWISE: dict[str, dict[str, Any]] = {
+    "binary_cross_entropy": {"return_grad": True},
+    "binary_cross_entropy_with_logits": {"return_hess": True},
+    "sigmoid_focal_loss": {"return_hess": True},
+    "kl_div": {"return_grad": True},
+}
 REDUCTIONS = ("none", "sum", "mean")
 
 

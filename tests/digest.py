@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import xent
+from calls import ELEMENTWISE
 
 FILE = Path(__file__).with_name("digest.json")
 
@@ -130,6 +131,27 @@ OPTIONS: dict[str, Callable[[tuple[int, ...], Any], dict[str, Any]]] = {
         | {"label_smoothing": 0.05, "z_loss": 1e-4, "softcap": 20.0, "temperature": 1.3}
     ),
 }
+
+
+def _elementwise(name: str, **options: Any) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        x, t = _logits(shape, dtype), _uniform(shape, dtype, 7)
+        if name == "binary_cross_entropy":
+            x = _uniform(shape, dtype, 8)
+            x[..., 1::5] = np.round(x[..., 1::5])
+        t[..., ::3] = np.round(t[..., ::3])
+        weight = {"sample_weight": _uniform(shape[-1:], dtype, 5)} if options else {}
+        if "pos_weight" in options:
+            weight["pos_weight"] = _uniform(shape[-1:], dtype, 4)
+        results = (
+            getattr(xent, name)(
+                *(x, t), **ELEMENTWISE[name], **(options | weight), reduction=reduction
+            )
+            for reduction in ("none", "mean")
+        )
+        return tuple(results)
+
+    return call
 
 
 # Whatever changes the Hessian's form.
@@ -253,6 +275,17 @@ CALLS: dict[str, Callable[[tuple[int, ...], Any], Any]] = (
     | {
         "logsumexp, b": _weighted_logsumexp(False),
         "logsumexp, signs": _weighted_logsumexp(True),
+    }
+    | {name: _elementwise(name) for name in ELEMENTWISE}
+    | {
+        "binary_cross_entropy, eps": _elementwise(
+            "binary_cross_entropy", eps=1e-3, label_smoothing=0.1
+        ),
+        "binary_cross_entropy_with_logits, pos_weight": _elementwise(
+            "binary_cross_entropy_with_logits", pos_weight=True, label_smoothing=0.1
+        ),
+        "sigmoid_focal_loss, gamma=0.5": _elementwise("sigmoid_focal_loss", gamma=0.5, alpha=None),
+        "kl_div, log_target": _elementwise("kl_div", log_target=True),
     }
 )
 

@@ -177,6 +177,227 @@ def wide(values: Sequence[Any]) -> np.ndarray:
     return np.array([WIDE(mp.nstr(v, 40) if abs(v) > mp.mpf("1e-4900") else 0) for v in values])
 
 
+# --- elements, in extended precision --------------------------------------------------------
+
+
+def nonzero(factor: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Return the product with 0 · anything = 0."""
+    return np.where(factor == 0, 0, factor * a)
+
+
+class Elementwise:
+    """A loss of every element x and its target t: `value`, `grad`, `hess`, as the call returns.
+
+    Subclasses give `element`, `slope`, `curve`: the loss and its derivatives in x.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        targets: Any,
+        *,
+        sample_weight: Any = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        grad_output: Any = None,
+    ):
+        x = np.asarray(x)
+        self.dtype, self.reduction, self.shape = compute_dtype(x), reduction, x.shape
+        self.x, self.given = x.astype(WIDE), self.computed(targets)
+        self.smoothing = WIDE(label_smoothing)
+        self.t = self.given * (1 - self.smoothing) + self.smoothing / 2
+        self.weighted, self.upstreamed = sample_weight is not None, grad_output is not None
+        self.sample_weight = np.ones(x.shape, WIDE)
+        if self.weighted:
+            self.sample_weight = np.broadcast_to(self.computed(sample_weight), x.shape)
+        upstream = WIDE(1) if grad_output is None else self.computed(grad_output)
+        self.upstream = np.broadcast_to(upstream, x.shape)
+
+    def computed(self, values: Any) -> np.ndarray:
+        """Return numbers as the call takes them: rounded to the compute dtype."""
+        return np.asarray(values).astype(self.dtype).astype(WIDE)
+
+    def flushed(self, exponentials: np.ndarray) -> np.ndarray:
+        """Return 0 in place of what is below the smallest normal number, as the call has it."""
+        return np.where(exponentials < np.finfo(self.dtype).tiny, 0, exponentials)
+
+    element: np.ndarray
+    slope: np.ndarray
+    curve: np.ndarray
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """The weighted loss of every element."""
+        return nonzero(self.sample_weight, self.element)
+
+    @cached_property
+    def divisor(self) -> Any:
+        """What the sum is divided by."""
+        if self.reduction == "batchmean":
+            return WIDE(self.shape[0] if self.shape else 1)
+        return self.sample_weight.sum() if self.reduction == "mean" else WIDE(1)
+
+    @property
+    def value(self) -> Any:
+        """The loss the call returns."""
+        if self.reduction == "none":
+            return self.losses
+        return self.losses.sum() / self.divisor if self.divisor else WIDE(np.nan)
+
+    @cached_property
+    def coefficient(self) -> np.ndarray:
+        """What multiplies the derivatives of each element."""
+        weight = nonzero(self.sample_weight, self.upstream)
+        return weight / self.divisor if self.divisor else np.zeros(self.shape, WIDE)
+
+    @property
+    def grad(self) -> np.ndarray:
+        """d(Σ grad_output · loss)/dx."""
+        return nonzero(self.coefficient, self.slope)
+
+    @property
+    def hess(self) -> np.ndarray:
+        """d²(Σ grad_output · loss)/dx²."""
+        return nonzero(self.coefficient, self.curve)
+
+
+class BinaryCrossEntropy(Elementwise):
+    """PyTorch's, whose logarithms end at -100, or Keras', whose probabilities are clipped."""
+
+    def __init__(self, probs: Any, targets: Any, *, eps: float | None = None, **options: Any):
+        super().__init__(probs, targets, **options)
+        self.eps, self.p = eps, self.x
+        self.inside = np.ones(self.shape, bool)
+        if eps is not None:
+            low, high = self.computed(eps), self.computed(1 - eps)
+            self.inside = ~((self.x < low) | (self.x > high))
+            self.p = np.clip(self.x, low, high)
+
+    @cached_property
+    def logs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log p and log(1 - p)."""
+        logs = np.log(self.p), np.log1p(-self.p)
+        return logs if self.eps is not None else tuple(np.maximum(a, -100) for a in logs)
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """-t log p - (1 - t) log(1 - p)."""
+        return -nonzero(self.t, self.logs[0]) - nonzero(1 - self.t, self.logs[1])
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """(p - t) / (p (1 - p)), bounded (PyTorch) or 0 outside (Keras)."""
+        bend = self.p * (1 - self.p)
+        if self.eps is None:
+            return (self.p - self.t) / np.maximum(bend, self.computed(1e-12))
+        lone = (self.p == self.t) & (bend == 0)
+        slope = np.where(lone, 1 - 2 * self.t, (self.p - self.t) / np.where(lone, 1, bend))
+        return np.where(self.inside, slope, 0)
+
+
+class BinaryLogits(Elementwise):
+    """t w softplus(-z) + (1 - t) softplus(z)."""
+
+    def __init__(self, logits: Any, targets: Any, *, pos_weight: Any = None, **options: Any):
+        super().__init__(logits, targets, **options)
+        self.pos_weighted = pos_weight is not None
+        self.positive, self.negative = self.t, 1 - self.t
+        if self.pos_weighted:
+            self.positive = nonzero(self.t, np.broadcast_to(self.computed(pos_weight), self.shape))
+        e = np.exp(-np.abs(self.x))
+        self.rest = np.log1p(e)
+        large, small = 1 / (1 + e), e / (1 + e)
+        self.up = np.where(self.x > 0, large, small)
+        self.down = np.where(self.x > 0, small, large)
+        self.softplus = np.maximum(self.x, 0) + self.rest
+        self.softplus_m = np.maximum(-self.x, 0) + self.rest
+
+        self.ce = nonzero(self.positive, self.softplus_m) + nonzero(self.negative, self.softplus)
+        self.ce_slope = self.negative * self.up - self.positive * self.down
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """The two terms, of which a factor of 0 leaves nothing."""
+        return self.ce
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """(1 - t) s(z) - t w s(-z)."""
+        return self.ce_slope
+
+    @cached_property
+    def curve(self) -> np.ndarray:
+        """((1 - t) + t w) s(z) s(-z)."""
+        return (self.negative + self.positive) * self.up * self.down
+
+
+class SigmoidFocal(BinaryLogits):
+    """alpha_t q^gamma c with c the cross-entropy, q = t s(-z) + (1 - t) s(z); r is q' / q."""
+
+    def __init__(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        **options: Any,
+    ):
+        super().__init__(logits, targets, **options)
+        t, self.gamma = self.t, WIDE(gamma)
+        self.alpha_t = np.ones(self.shape, WIDE)
+        if alpha is not None:
+            self.alpha_t = WIDE(alpha) * t + (1 - WIDE(alpha)) * (1 - t)
+        self.hard = (t == 0) | (t == 1)
+        self.q = t * self.down + (1 - t) * self.up
+        lone = np.where(t == 1, self.softplus, self.softplus_m)
+        self.log_q = np.where(self.hard, -lone, np.log(self.q))
+        mixed = (1 - 2 * t) * self.up * self.down / self.q
+        self.r = np.where(t == 1, -self.up, np.where(t == 0, self.down, mixed))
+        self.bare_power = np.exp(nonzero(self.gamma, self.log_q))
+        self.power = self.alpha_t * self.flushed(self.bare_power)
+        self.share = nonzero(self.r, self.ce)
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """alpha_t q^gamma c."""
+        return nonzero(self.power, self.ce)
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """alpha_t q^gamma (c' + gamma r c)."""
+        return self.power * (self.ce_slope + self.gamma * self.share)
+
+    @cached_property
+    def curve(self) -> np.ndarray:
+        """The rule for products once more; q'' / q = r (s(-z) - s(z))."""
+        turn = 2 * self.r * self.ce_slope
+        turn = turn + self.share * ((self.gamma - 1) * self.r + (self.down - self.up))
+        return self.power * (self.up * self.down + self.gamma * turn)
+
+
+class KlDiv(Elementwise):
+    """t (log t - x), or e^t (t - x)."""
+
+    def __init__(self, log_probs: Any, targets: Any, *, log_target: bool = False, **options: Any):
+        super().__init__(log_probs, targets, **options)
+        self.log_target = log_target
+        self.bare_mass = np.exp(self.t) if log_target else self.t
+        self.mass = self.flushed(self.bare_mass) if log_target else self.t
+        self.log_mass = self.t if log_target else np.log(self.t)
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """0 where the target has no mass, unless x is NaN."""
+        nothing = np.where(np.isnan(self.x), np.nan, 0)
+        return np.where(self.mass == 0, nothing, self.mass * (self.log_mass - self.x))
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """Minus the mass."""
+        return -self.mass
+
+
 # --- many rows, in extended precision -------------------------------------------------------
 
 
@@ -676,16 +897,20 @@ class LogSoftmax(SoftmaxFamily):
 
 
 ORACLES: dict[str, Callable[..., Any]] = {
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "binary_cross_entropy_with_logits": BinaryLogits,
     "categorical_cross_entropy": CategoricalCrossEntropy,
     "cross_entropy": SoftmaxLoss,
     "distillation_loss": DistillationLoss,
     "entropy": Entropy,
     "focal_loss": FocalLoss,
+    "kl_div": KlDiv,
     "logsumexp": LogSumExp,
     "log_softmax": LogSoftmax,
     "nll_loss": NllLoss,
     "perplexity": Perplexity,
     "poly1_loss": Poly1Loss,
+    "sigmoid_focal_loss": SigmoidFocal,
     "softmax": Softmax,
     "token_log_probs": TokenLogProbs,
 }

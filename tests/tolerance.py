@@ -26,14 +26,19 @@ import numpy as np
 from reference import (
     ORACLES,
     WIDE,
+    BinaryCrossEntropy,
+    BinaryLogits,
     CategoricalCrossEntropy,
     DistillationLoss,
+    Elementwise,
     Entropy,
     FocalLoss,
+    KlDiv,
     NllLoss,
     Poly1Loss,
     RowLoss,
     Rows,
+    SigmoidFocal,
     SoftmaxLoss,
 )
 
@@ -529,6 +534,172 @@ def hess_bound(loss: SoftmaxLoss) -> np.ndarray:
     return np.moveaxis(loss.count(bound), -1, loss.axis)
 
 
+# --- elements ---------------------------------------------------------------------------------
+#
+# First-order errors in eps; half an eps for every rounding. Whatever is made of exp, and every
+# derivative, may flush below the smallest normal number.
+
+# 1 / (1 + e) and e / (1 + e) with e = exp(-|z|): e moves the first by e / (1 + e) <= 1/2 of its
+# error; a sum and a quotient, and for the second a product with e itself.
+LARGE_EPS = EXP_EPS / 2 + 1.0
+SIGMOID_EPS = EXP_EPS + LARGE_EPS + 0.5
+LOG_EPS = 1.0
+
+
+class ElementError(NamedTuple):
+    """The bounds of an element's loss and derivatives, without weights."""
+
+    loss: np.ndarray
+    slope: np.ndarray
+    curve: np.ndarray
+
+
+def of_targets(loss: Elementwise) -> np.ndarray:
+    """Smoothing rounds both of its factors and the sum."""
+    return np.where(loss.smoothing == 0, 0, eps(loss.dtype) * np.abs(loss.t))
+
+
+def binary_error(loss: BinaryCrossEntropy) -> ElementError:
+    """Two logarithms; p - t and 1 - p, their product or a constant in its place, and a quotient."""
+    e, of_t, t = eps(loss.dtype), of_targets(loss), loss.t
+    log_p, log_q = (np.abs(a) for a in loss.logs)
+    value = (LOG_EPS + 0.5) * times(t, log_p) + (LOG1P_EPS + 1) * times(1 - t, log_q)
+    value = e * (value + 0.5 * np.abs(loss.element)) + times(of_t, log_p) + times(of_t, log_q)
+    bend = loss.p * (1 - loss.p)
+    bend = np.maximum(bend, 1e-12) if loss.eps is None else bend
+    slope = 2 * e * np.abs(loss.slope) + times(
+        of_t, np.where(loss.inside & (bend > 0), 1 / bend, 0)
+    )
+    return ElementError(value, slope, np.zeros_like(value))
+
+
+def softplus_error(loss: BinaryLogits) -> tuple[np.ndarray, np.ndarray]:
+    """Of softplus(-z) and softplus(z): exp moves log1p by no more than its own relative error."""
+    e = eps(loss.dtype)
+    rest = (EXP_EPS + LOG1P_EPS) * e * loss.rest + tiny(loss.dtype)
+    return rest + e / 2 * loss.softplus_m, rest + e / 2 * loss.softplus
+
+
+def logits_error(loss: BinaryLogits) -> ElementError:
+    """The factors are rounded once, or twice with pos_weight; so are products and sum."""
+    e, floor = eps(loss.dtype), tiny(loss.dtype)
+    of_t = of_targets(loss)
+    positive, negative = np.abs(loss.positive), np.abs(loss.negative)
+    ratio = np.where(loss.t == 0, 0, positive / np.where(loss.t == 0, 1, loss.t))
+    of_minus, of_plus = softplus_error(loss)
+    subnormal = loss.pos_weighted * floor * e  # what t w may have lost
+    value = (
+        times(positive, of_minus)
+        + times(subnormal + 0 * loss.t, loss.softplus_m)
+        + times(negative, of_plus)
+    )
+    value = value + e * (times(positive, loss.softplus_m) + times(negative, loss.softplus))
+    value = value + times(of_t * ratio, loss.softplus_m) + times(of_t, loss.softplus)
+    value = value + e / 2 * np.abs(loss.ce)
+    slope = (SIGMOID_EPS + 1) * e * (negative * loss.up + positive * loss.down)
+    slope = slope + of_t * (ratio * loss.down + loss.up) + e / 2 * np.abs(loss.ce_slope)
+    slope = slope + floor * (positive + negative)
+    bend = loss.up * loss.down
+    curve = (SIGMOID_EPS + LARGE_EPS + 2) * e * (positive + negative) * bend
+    curve = curve + of_t * (1 + ratio) * bend + floor * (positive + negative)
+    return ElementError(value, slope, curve)
+
+
+def sigmoid_focal_error(loss: SigmoidFocal) -> ElementError:
+    """exp turns the error of gamma log q into a relative one; then products and sums."""
+    e, floor, g, t = eps(loss.dtype), tiny(loss.dtype), loss.gamma, loss.t
+    ce_error = logits_error(loss)
+    of_ce, ce = ce_error.loss, np.abs(loss.ce)
+    of_minus, of_plus = softplus_error(loss)
+    # Soft targets: a sum of two sigmoids, each times a factor that is rounded, and a logarithm.
+    mixed = (SIGMOID_EPS + 1.5) * e + LOG_EPS * e * np.abs(loss.log_q)
+    of_log = np.where(t == 1, of_plus, np.where(t == 0, of_minus, mixed))
+    exponent = times(g, of_log) + e * times(g, np.abs(loss.log_q))
+    of_power = exponent + EXP_EPS * e
+    if g == 2:  # a square
+        of_power = (2 * (SIGMOID_EPS + np.where(loss.hard, 0, 1.5)) + 0.5) * e
+    relative = of_power + 2.5 * e  # alpha, 1 - alpha, 1 - t, their sum; the product
+    power = np.abs(loss.power)
+    bare = loss.bare_power
+    gone = np.where(bare < 1.01 * floor, np.abs(loss.alpha_t) * bare, 0)
+    # Where c is infinite, so is the loss, or its factor is 0: nothing is rounded.
+    reach = np.where(np.isfinite(ce), ce, 0)
+    value = times(power, of_ce) + times(np.abs(loss.element), relative + e / 2)
+    value = value + gone * reach + floor * e * (1 + reach)
+    bend, r, slope_ce = loss.up * loss.down, np.abs(loss.r), np.abs(loss.ce_slope)
+    of_r = SIGMOID_EPS * e * r
+    soft = e * bend / np.where(loss.hard, 1, loss.q) + (2 * SIGMOID_EPS + LARGE_EPS + 3) * e * r
+    of_r = np.where(loss.hard, of_r, soft)
+    of_share = times(of_r, ce) + times(r, of_ce) + e / 2 * np.abs(loss.share)
+    of_inner = ce_error.slope + g * (of_share + e / 2 * np.abs(loss.share))
+    inner = np.abs(loss.ce_slope + g * loss.share)
+    of_inner = of_inner + e / 2 * inner + floor * (1 + g * (1 + reach))
+    slope = times(power, of_inner) + times(power * inner, relative + e / 2) + gone * inner
+    w = (g - 1) * loss.r + (loss.down - loss.up)
+    of_w = np.abs(g - 1) * (of_r + e * r) + (SIGMOID_EPS + 0.5) * e + e / 2 * np.abs(w)
+    turn = np.abs(2 * loss.r * loss.ce_slope) + np.abs(loss.share * w)
+    of_turn = 2 * (of_r * slope_ce + r * ce_error.slope) + times(of_share, np.abs(w))
+    of_turn = of_turn + times(np.abs(loss.share), of_w) + 1.5 * e * turn
+    second = np.abs(bend + g * (2 * loss.r * loss.ce_slope + loss.share * w))
+    of_second = (SIGMOID_EPS + LARGE_EPS + 0.5) * e * bend + g * (of_turn + e * turn)
+    of_second = of_second + e / 2 * second + floor * (1 + g * (1 + reach))
+    curve = times(power, of_second) + times(power * second, relative + e / 2) + gone * second
+    tail = floor * e * (1 + g * (1 + reach))
+    return ElementError(value, slope + tail, curve + tail)
+
+
+def kl_error(loss: KlDiv) -> ElementError:
+    """log t - x and a product; e^t beyond 0 is the square of a root."""
+    e, mass = eps(loss.dtype), np.abs(loss.mass)
+    gap = np.abs(loss.log_mass - loss.x)
+    if loss.log_target:
+        of_mass = np.where(loss.t > 0, 2 * EXP_EPS + 0.5, EXP_EPS) * e * mass
+        of_mass = of_mass + np.where(loss.bare_mass < 1.01 * tiny(loss.dtype), loss.bare_mass, 0)
+        value = times(of_mass, np.where(mass == 0, 0, gap)) + e * times(mass, gap)
+    else:
+        of_mass = np.zeros_like(mass)
+        value = LOG_EPS * e * times(mass, np.abs(loss.log_mass)) + e * times(mass, gap)
+    return ElementError(value, of_mass, np.zeros_like(mass))
+
+
+ELEMENT_ERRORS: dict[type, Callable[[Any], ElementError]] = {
+    BinaryCrossEntropy: binary_error,
+    BinaryLogits: logits_error,
+    SigmoidFocal: sigmoid_focal_error,
+    KlDiv: kl_error,
+}
+
+
+def elements_bound(loss: Elementwise) -> Any:
+    """Of every element, a weight's product besides; summed, and 1 ULP for the sum itself."""
+    e, weight = eps(loss.dtype), np.abs(loss.sample_weight)
+    # Each of up to four roundings may be one of subnormal numbers.
+    least = 2 * tiny(loss.dtype) * e
+    bound = times(weight, ELEMENT_ERRORS[type(loss)](loss).loss + least)
+    bound = bound + loss.weighted * e / 2 * np.abs(loss.losses) + least
+    if loss.reduction == "none":
+        return bound
+    return bound.sum() / np.abs(loss.divisor) + ulp(loss.value, loss.dtype)
+
+
+def derivative_bound(loss: Elementwise, order: str) -> np.ndarray:
+    """Scale, upstream gradient and weight are rounded and multiplied; what is small flushes."""
+    e, exact = eps(loss.dtype), getattr(loss, order)
+    factor, exact = np.abs(loss.coefficient), times(loss.coefficient != 0, exact)
+    bound = times(factor, getattr(ELEMENT_ERRORS[type(loss)](loss), order))
+    roundings = 1.5 + 0.5 * loss.weighted + 0.5 * loss.upstreamed
+    bound = bound + roundings * e * np.abs(loss.coefficient * exact)
+    # A factor below the smallest normal number has lost digits.
+    return bound + times(tiny(loss.dtype) * e, np.abs(exact)) + tiny(loss.dtype)
+
+
+ELEMENTWISE_BOUND = (
+    elements_bound,
+    lambda loss: derivative_bound(loss, "slope"),
+    lambda loss: derivative_bound(loss, "curve"),
+)
+
+
 class Bound(NamedTuple):
     """The bounds of a function, each from its oracle; of the derivatives that it has."""
 
@@ -538,16 +709,20 @@ class Bound(NamedTuple):
 
 
 BOUNDS: dict[str, Bound] = {
+    "binary_cross_entropy": Bound(*ELEMENTWISE_BOUND[:2]),
+    "binary_cross_entropy_with_logits": Bound(*ELEMENTWISE_BOUND),
     "categorical_cross_entropy": Bound(loss_bound, slopes_bound),
     "cross_entropy": Bound(loss_bound, grad_bound, hess_bound),
     "distillation_loss": Bound(loss_bound, slopes_bound),
     "entropy": Bound(loss_bound, slopes_bound),
     "focal_loss": Bound(loss_bound, grad_bound, hess_bound),
+    "kl_div": Bound(*ELEMENTWISE_BOUND[:2]),
     "logsumexp": Bound(lse_bound),
     "log_softmax": Bound(log_softmax_bound),
     "nll_loss": Bound(loss_bound, slopes_bound),
     "perplexity": Bound(perplexity_bound),
     "poly1_loss": Bound(loss_bound, grad_bound),
+    "sigmoid_focal_loss": Bound(*ELEMENTWISE_BOUND),
     "softmax": Bound(softmax_bound),
     "token_log_probs": Bound(loss_bound),
 }

@@ -19,18 +19,29 @@ typedef struct {
 
 static INLINE vec times(vec factor, vec a) { return v(keep)(v(ne)(factor, v(set)(0)), v(mul)(factor, a)); }
 
+static INLINE int is_soft(vec t, mask is_one) { return v(any)(v(but)(v(ne)(t, v(set)(0)), is_one)); }
+
+/* log p from its parts; NaN stays. */
+static INLINE vec log_of(vec f, vec k, vec p, vec least) {
+    const vec log = v(select)(v(eq)(p, v(set)(0)), v(set)((real)-INFINITY), v(log_parts)(f, k));
+    return v(max)(least, log);
+}
+
 static INLINE element binary(vec given, vec t, const xent_element_plan *plan, int derivatives) {
     const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t);
     const vec low = v(set)((real)plan->eps), high = v(set)((real)(1 - plan->eps));
     const mask inside = v(but)(v(nlt)(given, low), v(lt)(high, given));
     const vec p = plan->eps <= 0 ? given : v(select)(inside, given, v(select)(v(lt)(given, low), low, high));
     element r = {zero, zero, zero};
-    vec log_p = v(log)(p), log_others = v(select)(v(eq)(p, one), v(set)((real)-INFINITY), v(log1p)(v(sub)(zero, p)));
-    if (plan->eps <= 0) { /* in this order NaN stays */
-        log_p = v(max)(v(set)(-100), log_p);
-        log_others = v(max)(v(set)(-100), log_others);
-    }
-    r.loss = v(sub)(zero, v(add)(times(t, log_p), times(tf, log_others)));
+    const vec least = v(set)(plan->eps <= 0 ? -100 : (real)-INFINITY);
+    const mask is_one = v(eq)(t, one);
+    const v(log_split) split = v(split_log)(p), others = v(split_log1p)(v(sub)(zero, p));
+    if (is_soft(t, is_one)) {
+        const vec log_p = log_of(split.f, split.k, p, least), log_others = log_of(others.f, others.k, v(sub)(one, p), least);
+        r.loss = v(sub)(zero, v(add)(times(t, log_p), times(tf, log_others)));
+    } else /* one logarithm for the two */
+        r.loss = v(sub)(zero, log_of(v(select)(is_one, split.f, others.f), v(select)(is_one, split.k, others.k),
+                                     v(select)(is_one, p, v(sub)(one, p)), least));
     if (!derivatives)
         return r;
     vec bend = v(mul)(p, v(sub)(one, p));
@@ -54,7 +65,7 @@ static INLINE logistic logistic_of(vec z, int sigmoids) {
     const vec zero = v(set)(0), minus = v(sub)(zero, z);
     vec e = v(exp)(v(sub)(zero, v(abs)(z)));
     e = v(keep)(v(nlt)(e, v(set)(c(TINY))), e);
-    const vec rest = v(log1p)(e);
+    const vec rest = v(log1p_unit)(e);
     logistic r = {zero, zero, v(add)(v(max)(z, zero), rest), v(add)(v(max)(minus, zero), rest)};
     if (sigmoids) {
         const vec large = v(div)(v(set)(1), v(add)(v(set)(1), e)), small = v(mul)(e, large);
@@ -84,14 +95,18 @@ static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan,
     const logistic s = logistic_of(z, 1);
     const mask is_one = v(eq)(t, one), is_zero = v(eq)(t, zero);
     const vec ce = v(add)(times(t, s.softplus_m), times(tf, s.softplus));
-    vec log_q = v(sub)(zero, v(select)(is_one, s.softplus, s.softplus_m)), q = one;
-    const int soft = v(any)(v(but)(v(ne)(t, zero), is_one)); /* rare: spares a logarithm */
-    if (soft) {
-        q = v(fma)(t, s.down, v(mul)(tf, s.up));
-        log_q = v(select)(is_one, log_q, v(select)(is_zero, log_q, v(log)(q)));
+    const int soft = is_soft(t, is_one); /* else a logarithm is spared */
+    const vec q = soft ? v(fma)(t, s.down, v(mul)(tf, s.up)) : v(select)(is_one, s.down, s.up);
+    vec power = v(mul)(q, q);
+    if (plan->gamma == 2)
+        power = v(keep)(v(nlt)(power, v(set)(c(TINY))), power);
+    else {
+        vec log_q = v(sub)(zero, v(select)(is_one, s.softplus, s.softplus_m));
+        if (soft)
+            log_q = v(select)(is_one, log_q, v(select)(is_zero, log_q, v(log)(q)));
+        const vec exponent = times(gamma, log_q);
+        power = v(keep)(v(nlt)(exponent, v(set)(c(EXP_LEAST))), v(exp)(exponent));
     }
-    const vec exponent = times(gamma, log_q);
-    vec power = v(keep)(v(nlt)(exponent, v(set)(c(EXP_LEAST))), v(exp)(exponent));
     if (plan->alpha >= 0)
         power = v(mul)(power, v(fma)(v(set)((real)plan->alpha), t, v(mul)(v(set)((real)(1 - plan->alpha)), tf)));
     element r = {times(power, ce), zero, zero};
@@ -170,7 +185,11 @@ static inline void f64_add_to(f64_vec s[2], f64_vec x) {
 
 enum { PREFETCH_ELEMENTS = 1024 };
 
-static INLINE void elements(const xent_element_plan *plan, const xent_elements *e, xent_element what, int derivatives) {
+static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, xent_element what,
+                            int derivatives) {
+    /* Copies, which no store can change. */
+    const xent_element_plan own_plan = *the_plan, *plan = &own_plan;
+    const xent_elements own_elements = *the_elements, *e = &own_elements;
     const vec zero = v(set)(0), tiny = v(set)(c(TINY)), scale = v(set)((real)plan->scale);
     f64_vec sums[2] = {f64_set(0), f64_set(0)};
     if (e->sums)
