@@ -20,6 +20,7 @@ from dataclasses import asdict
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from cases import CASES, Case, select
 from measure import Comparison, Relation, compare, relate
@@ -87,11 +88,10 @@ def relative_table(relations: Sequence[Relation]) -> list[list[str]]:
     rows += [
         [
             relation.case.name,
-            format_time(relation.seconds),
-            format_time(relation.plain_seconds),
+            *map(format_time, relation.seconds.values()),
             f"{relation.time_ratio:.2f}",
             f"{relation.bytes_ratio:.2f}",
-            f"{relation.time_ratio / relation.bytes_ratio:.2f}",
+            f"{relation.time_per_byte_ratio:.2f}",
         ]
         for relation in relations
     ]
@@ -121,9 +121,9 @@ def show(rows: Sequence[Sequence[str]]) -> None:
     Console().print(rich_table)
 
 
-def warn(comparison: Comparison) -> None:
+def warn(measured: Comparison | Relation) -> None:
     """Say which medians are of times too far apart to be trusted."""
-    for name, spread in comparison.spread.items():
+    for name, spread in measured.spread.items():
         if spread > NOISY:
             print(
                 f"  {name}: the middle half of its times spans {spread:.0%} of their median;"
@@ -156,7 +156,7 @@ def record(measured: Comparison | Relation) -> dict[str, object]:
     derived = (
         ("bandwidth", "memory_share", "fastest_rival")
         if isinstance(measured, Comparison)
-        else ("time_ratio", "bytes_ratio")
+        else ("time_ratio", "bytes_ratio", "time_per_byte_ratio")
     )
     return {
         **asdict(measured),
@@ -183,22 +183,22 @@ def main() -> None:
     if arguments.list:
         print("\n".join(case.name for case in (cases if arguments.names else CASES)))
         return
-    if arguments.markdown and not arguments.names:
-        cases = [case for case in cases if case.readme]
-    pin(threads)
-    measured: list[Comparison] | list[Relation]
     if arguments.relative:
         cases = [case for case in cases if case != case.plain]
-        measured = [relate(case, threads, rounds) for case in progress(cases)]
-        rows = relative_table(measured)
-    else:
-        memory = Memory(threads)
-        libraries = ["xent", *arguments.rivals]
-        measured = []
-        for case in progress(cases):
-            measured.append(compare(case, memory, threads, rounds, libraries))
-            warn(measured[-1])
-        rows = table(measured, arguments.rivals)
+    elif arguments.markdown and not arguments.names:
+        cases = [case for case in cases if case.readme]
+    pin(threads)
+    memory = Memory(threads)
+    libraries = ["xent", *arguments.rivals]
+    measured: list[Any] = []
+    for case in progress(cases):
+        measured.append(
+            relate(case, threads, rounds)
+            if arguments.relative
+            else compare(case, memory, threads, rounds, libraries)
+        )
+        warn(measured[-1])
+    rows = relative_table(measured) if arguments.relative else table(measured, arguments.rivals)
     if arguments.markdown:
         print(markdown(rows))
     else:

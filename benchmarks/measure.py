@@ -184,21 +184,30 @@ def compare(
 
 @dataclass(frozen=True)
 class Relation:
-    """A case beside the plain cross-entropy of the same logits: seconds per call of `xent`."""
+    """A case beside the plain cross-entropy of the same logits, both by `xent`.
+
+    `seconds` and `spread` are those of a :class:`Comparison`, of "case" and "plain".
+    """
 
     case: Case
-    seconds: float
-    plain_seconds: float
+    threads: int
+    seconds: dict[str, float]
+    spread: dict[str, float]
 
     @property
     def time_ratio(self) -> float:
         """How many times as long the case takes."""
-        return self.seconds / self.plain_seconds
+        return self.seconds["case"] / self.seconds["plain"]
 
     @property
     def bytes_ratio(self) -> float:
         """How many times as many bytes the case moves."""
         return self.case.bytes_moved / self.case.plain.bytes_moved
+
+    @property
+    def time_per_byte_ratio(self) -> float:
+        """How many times as long the case takes for each byte it moves."""
+        return self.time_ratio / self.bytes_ratio
 
 
 def relate(case: Case, threads: int, rounds: int = 30) -> Relation:
@@ -209,8 +218,13 @@ def relate(case: Case, threads: int, rounds: int = 30) -> Relation:
         "case": prepare("xent", case, data, threads),
         "plain": prepare("xent", case.plain, plain_data, threads),
     }
-    medians = {name: median(times) for name, times in interleave(calls, rounds).items()}
-    return Relation(case, medians["case"], medians["plain"])
+    samples = interleave(calls, rounds)
+    return Relation(
+        case=case,
+        threads=threads,
+        seconds={name: median(times) for name, times in samples.items()},
+        spread={name: spread(times) for name, times in samples.items()},
+    )
 
 
 def memory_speeds(memory: Memory, rounds: int = 10) -> tuple[float, float]:
