@@ -7,9 +7,8 @@ from xent.binary import (
     binary_cross_entropy_with_logits,
     sigmoid_focal_loss,
 )
-from xent.divergence import kl_div
 from xent.focal import focal_loss, poly1_loss
-from xent.information import distillation_loss, entropy
+from xent.information import distillation_loss, entropy, kl_div
 from xent.losses import cross_entropy, perplexity, token_log_probs
 from xent.probabilities import categorical_cross_entropy, nll_loss
 from xent.runtime import (
