@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -456,6 +457,20 @@ def test_conversion_a_block_at_a_time_changes_no_bit(dtype, name, size):
         assert_same(everything(name, swapped, t.astype(bool), **given), expected)
         view = swapped[..., ::-1][..., ::-1]
         assert_same(everything(name, view, np.asfortranarray(t.astype(bool)), **given), expected)
+
+
+@NAMES
+def test_conversion_needs_no_more_memory_than_a_block(name):
+    x, t = draw(name, (3_000_000,), np.float32, soft=False)
+    t, grad = t.astype(bool), np.zeros_like(x)
+    call = {"return_grad": True, "grad_out": grad, "sample_weight": np.ones(len(x), np.int8)}
+    getattr(xent, name)(x, t, **call)
+    tracemalloc.start()
+    getattr(xent, name)(x, t, **call)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Four arrays of 65,536 elements, and two sums for each 4,096.
+    assert peak < 4 * 65_536 * 4 + 2 * 8 * len(x) // 4096 + 64 * 1024
 
 
 @NAMES

@@ -83,6 +83,12 @@ CALLS: dict[str, Callable[[Arrays], object]] = {
         grad_out=a.half_grad.view(np.uint16),
         dtype="bfloat16",
     ),
+    "single elements": lambda a: xent.binary_cross_entropy_with_logits(
+        a.logits, a.soft, return_grad=True, grad_out=a.grad, sample_weight=a.losses[:, None]
+    ),
+    "single elements, strided": lambda a: xent.kl_div(
+        a.logits[:, ::-1], a.soft, return_grad=True, grad_out=a.grad[::-1]
+    ),
     "softmax": lambda a: xent.softmax(a.logits, axis=-1, out=a.grad),
     "log_softmax": lambda a: xent.log_softmax(a.logits, axis=-1, out=a.grad),
 }

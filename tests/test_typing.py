@@ -47,6 +47,17 @@ assert_type(xent.focal_loss(z, y, gamma=1.5), Scalar)
 assert_type(xent.focal_loss(z, y, return_grad=True), tuple[Scalar, Array])
 assert_type(xent.focal_loss(z, y, return_hess=True, z_loss=0.1), tuple[Scalar, Array, Array])
 assert_type(xent.poly1_loss(z, y, epsilon=1, reduction="none"), Array)
+assert_type(xent.binary_cross_entropy(z, z, eps=1e-7), Scalar)
+assert_type(xent.binary_cross_entropy(z, z, return_grad=True), tuple[Scalar, Array])
+bce = xent.binary_cross_entropy_with_logits
+assert_type(bce(z, z, pos_weight=[1, 2, 3], reduction="sum"), Scalar)
+assert_type(bce(z, z, return_hess=True, hess_out=z), tuple[Scalar, Array, Array])
+assert_type(xent.sigmoid_focal_loss(z, z, alpha=None, reduction="none"), Array)
+assert_type(
+    xent.sigmoid_focal_loss(z, z, reduction="none", return_hess=True), tuple[Array, Array, Array]
+)
+assert_type(xent.kl_div(z, z, reduction="batchmean", log_target=True), Scalar)
+assert_type(xent.kl_div(z, z, reduction="batchmean", return_grad=True), tuple[Scalar, Array])
 assert_type(xent.poly1_loss(z, y, return_grad=True), tuple[Scalar, Array])
 assert_type(xent.token_log_probs(z, y), Array)
 assert_type(xent.token_log_probs(z, y, reduction="mean", ignore_index=0), Scalar)
@@ -63,6 +74,7 @@ with xent.num_threads(1):
 ce(z, y, -1)  # type: ignore[call-overload]
 ce(z, y, temprature=2.0)  # type: ignore[call-overload]
 ce(z, y, label_smoothing="0.1")  # type: ignore[call-overload]
+xent.kl_div(z, z, return_hess=True)  # type: ignore[call-overload]
 xent.poly1_loss(z, y, return_hess=True)  # type: ignore[call-overload]
 xent.token_log_probs(z, y, class_weight=[1, 2, 3])  # type: ignore[call-overload]
 xent.softmax(z, axis="last")  # type: ignore[arg-type]

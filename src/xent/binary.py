@@ -484,7 +484,7 @@ def sigmoid_focal_loss(
     --------
     >>> import numpy as np, xent
     >>> xent.sigmoid_focal_loss([4.0, 0.5], [1, 1], reduction="none").round(6)
-    array([1.00000e-06, 1.69830e-02])
+    array([1.0000e-06, 1.6893e-02])
     """
     return elementwise_loss(
         "sigmoid_focal_loss",
