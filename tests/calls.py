@@ -143,6 +143,17 @@ def assert_same(actual: Any, expected: Any) -> None:
     assert np.asarray(actual).tobytes() == np.asarray(expected).tobytes()
 
 
+def on_every_isa(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return what the call gives, which is the same to the bit on every instruction set."""
+    first, *others = _core.isas()
+    with using(first, xent.get_num_threads()):
+        expected = call(*arguments, **options)
+    for isa in others:
+        with using(isa, xent.get_num_threads()):
+            assert_same(call(*arguments, **options), expected)
+    return expected
+
+
 def results(logits: np.ndarray, targets: np.ndarray, **options: Any) -> list[Any]:
     """Everything that reads logits: losses, gradients, Hessians, the softmax family."""
     both = {"return_grad": True, "return_lse": True} | options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,15 @@ import scipy.stats
 
 import inputs
 import xent
-from calls import REDUCTIONS, assert_same
+from calls import REDUCTIONS, assert_same, on_every_isa
 from reference import WIDE, exact_entropy, wide
 from tolerance import assert_within, expect
 
 INF, NAN = np.inf, np.nan
+SIZES = {
+    "1..130": (*range(1, 18), *inputs.SMALL[19::7]),
+    "edges": (257, 1023, 1025, 2048, 16385, 50257),
+}
 LN2, LN3 = np.log(2.0), np.log(3.0)
 TRANSFORMS: dict[str, dict[str, float]] = {
     "plain": {},
@@ -26,31 +29,31 @@ TRANSFORMS: dict[str, dict[str, float]] = {
 }
 
 
-@cache
-def case(classes: int, dtype: np.dtype, transform: str) -> tuple[Any, Any]:
-    """Adversarial rows, and what must come out."""
-    logits = inputs.adversarial(classes, dtype)
-    return logits, expect("entropy", logits, **TRANSFORMS[transform])
+def check(logits: np.ndarray, what: str, **options: Any) -> np.ndarray:
+    """Hold entropy and gradient to the oracle, on every instruction set."""
+    expected = expect("entropy", logits, **options)
+    entropy, grad = on_every_isa(xent.entropy, logits, return_grad=True, **options)
+    assert_within(entropy, expected.value, expected.value_bound, f"entropy of {what}")
+    assert_within(grad, expected.grad, expected.grad_bound, f"gradient of {what}")
+    return entropy
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("sizes", [inputs.SMALL[::3], inputs.EDGES[::2]], ids=("1..130", "edges"))
-def test_every_kind_of_row(isa, dtype, sizes, transform):
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_every_kind_of_row(dtype, sizes, transform):
     for classes in sizes:
-        logits, expected = case(classes, dtype, transform)
-        entropy, grad = xent.entropy(logits, return_grad=True, **TRANSFORMS[transform])
+        logits = inputs.adversarial(classes, dtype)
         what = f"{classes} classes, rows {', '.join(inputs.KINDS)}"
-        assert_within(entropy, expected.value, expected.value_bound, f"entropy of {what}")
-        assert_within(grad, expected.grad, expected.grad_bound, f"gradient of {what}")
-        assert (entropy >= 0).all()
+        assert (check(logits, what, **TRANSFORMS[transform]) >= 0).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("classes", [1, 2, 16, 65])
-def test_sixty_digits(isa, dtype, classes, temperature):
+def test_sixty_digits(dtype, classes, temperature):
     logits = inputs.adversarial(classes, dtype)
     expected = expect("entropy", logits, temperature=temperature)
-    entropy, grad = xent.entropy(logits, temperature=temperature, return_grad=True)
+    call = {"temperature": temperature, "return_grad": True}
+    entropy, grad = on_every_isa(xent.entropy, logits, **call)
     for i, kind in enumerate(inputs.KINDS):
         exact = exact_entropy(logits[i].tolist(), temperature)
         assert_within(entropy[i], wide([exact[0]])[0], expected.value_bound[i], kind)
@@ -58,18 +61,16 @@ def test_sixty_digits(isa, dtype, classes, temperature):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 64, 1000])
-def test_sure_rows_keep_their_digits(isa, dtype, classes):
+def test_sure_rows_keep_their_digits(dtype, classes):
     """Where p of the likeliest class is 1 in its dtype, as far as entropies of 1e-28."""
     surplus = np.linspace(0, 69, 1000 if classes < 100 else 200)
     logits = np.repeat(-surplus[:, None] - np.log(classes - 1), classes, axis=1).astype(dtype)
     logits[:, 0] = 0
-    expected = expect("entropy", logits)
-    entropy, grad = xent.entropy(logits, return_grad=True)
-    assert_within(entropy, expected.value, expected.value_bound)
-    assert_within(grad, expected.grad, expected.grad_bound)
+    entropy = check(logits, "sure rows")
     assert 0 < entropy.min() < 1e-28
-    assert (expected.value_bound < 1e-5 * expected.value).all() or dtype == np.float64
-    assert (expected.value_bound < 1e-4 * expected.value).all()
+    # The bound itself leaves no room for a loss of digits.
+    expected = expect("entropy", logits)
+    assert (expected.value_bound < 400 * np.finfo(dtype).eps * expected.value).all()
 
 
 # logits, entropy, gradient
@@ -188,5 +189,5 @@ def test_gradients_of_a_row_sum_to_zero_before_the_cap(isa, dtype, transform):
 def test_a_softmax_that_is_hot_enough_is_uniform(dtype):
     logits = inputs.batch((5, 9), dtype)[0]
     np.testing.assert_allclose(
-        xent.entropy(logits, temperature=1e6), np.log(9), rtol=8 * np.finfo(dtype).eps
+        xent.entropy(logits, temperature=1e9), np.log(9), rtol=8 * np.finfo(dtype).eps
     )

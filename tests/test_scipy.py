@@ -203,8 +203,11 @@ def test_factors_that_broadcast(dtype, shape, of_factors, return_sign):
 @pytest.mark.parametrize("row", SPECIAL_ROWS, ids=lambda row: f"{row[:3]} {len(row)}")
 @pytest.mark.parametrize("factors", [[1.0], [2.0, 0.5], [-1.0], [0.0], [0.0, 3.0], [3.0, 0.0]])
 def test_factors_of_infinities_and_nan(isa, dtype, row, factors, return_sign):
-    b = np.resize(factors, len(row)).astype(dtype)
-    assert_same_sum(np.array(row, dtype), dtype, b=b, axis=-1, return_sign=return_sign)
+    """A factor of 0 leaves out whatever it multiplies, as SciPy's comments promise."""
+    x, b = np.array(row, dtype), np.resize(factors, len(row)).astype(dtype)
+    expected = by_scipy("logsumexp", np.where(b == 0, -INF, x), b=b, return_sign=return_sign)
+    actual = xent.logsumexp(x, b=b, return_sign=return_sign)
+    np.testing.assert_allclose(actual, expected, rtol=4 * np.finfo(dtype).eps)
 
 
 @SIGNED
@@ -215,16 +218,20 @@ def test_infinite_factors(dtype, bad, return_sign):
         assert_same_sum(np.array(x, dtype), dtype, b=b, return_sign=return_sign)
 
 
-@SIGNED
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((0,), 0), ((3, 0), 0), ((3, 0), 1), ((0, 3), 1), ((2, 0, 3), -1), ((0,), None)],
     ids=str,
 )
-def test_factors_of_empty_arrays(dtype, shape, axis, return_sign):
+def test_factors_of_empty_arrays(dtype, shape, axis):
+    """The sum of nothing is 0, and so is its sign, where SciPy has -1."""
     x = np.empty(shape, dtype)
-    assert_same_sum(x, dtype, b=x, axis=axis, return_sign=return_sign)
-    assert_same_sum(x, dtype, axis=axis, return_sign=return_sign)
+    for options in ({"b": x}, {}):
+        assert_same_sum(x, dtype, axis=axis, **options)
+        lse, sign = xent.logsumexp(x, axis=axis, return_sign=True, **options)
+        assert np.shape(sign) == np.shape(lse)
+        assert np.isneginf(lse).all()
+        assert (sign == 0).all()
 
 
 @pytest.mark.parametrize("row", SPECIAL_ROWS, ids=lambda row: f"{row[:3]} {len(row)}")
@@ -239,6 +246,14 @@ def test_sums_of_zero_and_below(isa, dtype):
     np.testing.assert_array_equal(lse, [-INF, 0, 0])
     np.testing.assert_array_equal(sign, [0, -1, 1])
     np.testing.assert_array_equal(xent.logsumexp(x, axis=1, b=b), [-INF, NAN, 0])
+
+
+def test_factors_whose_sum_is_hardly_above_one(isa, dtype):
+    """log1p of what is there besides the 1, as without factors."""
+    x = np.array([[0, -50], [0, -12], [-30, 0]], dtype)
+    b = np.array([[1, 2], [1, 0.5], [-1, 1]], dtype)
+    exact = np.log1p(np.array([2, 0.5, -1]) * np.exp([-50.0, -12.0, -30.0]))
+    np.testing.assert_allclose(xent.logsumexp(x, axis=1, b=b), exact, rtol=4 * np.finfo(dtype).eps)
 
 
 def test_factors_with_the_largest_terms_cancelled(isa, dtype):

@@ -193,8 +193,9 @@ class SumError:
         flushed = rows.e < 1.001 * tiny(dtype)
         self.of_exp = np.where(flushed, 1, EXP_EPS * error.eps + self.of_distance)
         of_others = np.where(is_top, 0, times(rows.p, self.of_exp + self.of_sum))
-        self.of_total = of_others.sum(axis=-1) + u
-        self.of_log = LOG1P_EPS * error.eps * rows.log1p_rest + self.of_total
+        of_rest = of_others.sum(axis=-1)
+        self.of_total = of_rest + u
+        self.of_log = LOG1P_EPS * error.eps * rows.log1p_rest + of_rest
         self.p = rows.p
 
     def of_moment(self, size: np.ndarray, of_size: np.ndarray) -> np.ndarray:
