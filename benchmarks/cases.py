@@ -33,7 +33,16 @@ WITHOUT_TARGETS = frozenset({"entropy", "logsumexp", "softmax", "log_softmax"})
 #: Functions whose second argument is logits, too.
 OF_TWO_LOGITS = frozenset({"distillation_loss"})
 #: What functions take in the place of logits.
-NORMALISED = {"nll_loss": "log_probs", "categorical_cross_entropy": "probs"}
+NORMALISED = {
+    "nll_loss": "log_probs",
+    "kl_div": "log_probs",
+    "categorical_cross_entropy": "probs",
+    "binary_cross_entropy": "sigmoid",
+}
+#: Functions whose every element has a target of its own, 0 or 1.
+LABELLED = frozenset(
+    {"binary_cross_entropy", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"}
+)
 #: Functions that return one number per row.
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
 
@@ -198,6 +207,8 @@ class Case:
 
     def _normalised(self, logits: np.ndarray) -> np.ndarray:
         kind = NORMALISED.get(self.function)
+        if kind == "sigmoid":
+            return 1 / (1 + np.exp(-logits))
         if kind:
             logits -= logits.max(axis=self.axis, keepdims=True)
             logits -= np.log(np.exp(logits).sum(axis=self.axis, keepdims=True))
@@ -206,6 +217,8 @@ class Case:
     def _targets(self, rng: np.random.Generator) -> np.ndarray:
         if self.function in OF_TWO_LOGITS:
             return self._logits(rng)
+        if self.function in LABELLED:
+            return (rng.random(self.shape) < 0.5).astype(self.compute_dtype)
         if not self.soft:
             return rng.integers(self.classes, size=self.row_shape)
         weights = rng.standard_exponential(self.shape, dtype=np.dtype(self.compute_dtype))
@@ -252,6 +265,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zloss": {"options": {"z_loss": 1e-4}},
     "focal": {"function": "focal_loss"},
     "poly1": {"function": "poly1_loss"},
+}
+
+#: Losses of single elements, by the label of their cases.
+ELEMENTWISE = {
+    "binary_cross_entropy_with_logits": "logits",
+    "binary_cross_entropy": "binary",
+    "sigmoid_focal_loss": "sigmoid_focal",
+    "kl_div": "kl_div",
 }
 
 HESSIAN: dict[str, Any] = {"gradient": True, "hessian": True, "options": {"reduction": "sum"}}
@@ -309,6 +330,19 @@ CASES: tuple[Case, ...] = (
     Case("hess-20000x100", "cross_entropy", (20_000, 100), **HESSIAN),
     Case("hess-20000x100-fortran", "cross_entropy", (20_000, 100), layout="fortran", **HESSIAN),
     Case("hess-512x50257", "cross_entropy", (512, 50257), **HESSIAN),
+    # Pixels, anchors, tags, clicks: every element is a decision of its own.
+    *(
+        case
+        for function, label in ELEMENTWISE.items()
+        for case in loss_and_gradient((50_000, 100), function=function, soft=True, label=label)
+    ),
+    Case(
+        "hess-50000x100-logits",
+        "binary_cross_entropy_with_logits",
+        (50_000, 100),
+        soft=True,
+        **HESSIAN,
+    ),
     # The special functions.
     Case("logsumexp-512x50257", "logsumexp", (512, 50257), readme=True),
     Case("softmax-512x50257", "softmax", (512, 50257), readme=True),

@@ -62,6 +62,11 @@ FOCAL = Link(focal, focal_slope)
 POLY1 = Link(lambda nll, exp: nll + 2 * (1 - exp(-nll)), lambda nll: 1 + 2 * np.exp(-nll))
 
 
+def sigmoid_focal(ce: Any, q: Any, t: Any) -> Any:
+    """Torchvision's focal loss of elements: cross-entropy and q = 1 - p of the target."""
+    return (0.25 * t + 0.75 * (1 - t)) * q**2 * ce
+
+
 def transformed(case: Case, logits: Any, tanh: Callable[[Any], Any]) -> Any:
     """Logits after soft-cap and temperature, in the arrays of a library that differentiates."""
     softcap, temperature = case.options.get("softcap"), case.options.get("temperature")
@@ -290,6 +295,80 @@ class NumPy(Library):
 
         return loss_gradient_and_hessian
 
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        p, t = data.logits, data.targets
+
+        def loss() -> np.floating:
+            log_p, log_others = np.log(p), np.log1p(-p)
+            return -(t * np.maximum(log_p, -100) + (1 - t) * np.maximum(log_others, -100)).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            grad = np.subtract(p, t, out=data.grad_out)
+            grad /= np.maximum(p * (1 - p), 1e-12)
+            grad /= p.size
+            return loss(), grad
+
+        return loss_and_gradient if case.gradient else loss
+
+    @staticmethod
+    def _binary(z: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each element."""
+        return np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            grad = np.exp(np.negative(z, out=data.grad_out), out=data.grad_out)
+            grad += 1
+            np.divide(1, grad, out=grad)
+            grad -= t
+            grad /= z.size
+            return self._binary(z, t).mean(), grad
+
+        return loss_and_gradient if case.gradient else lambda: self._binary(z, t).mean()
+
+    def binary_cross_entropy_with_logits_hessian(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def loss_gradient_and_hessian() -> tuple[np.floating, np.ndarray, np.ndarray]:
+            p = np.exp(np.negative(z, out=data.grad_out), out=data.grad_out)
+            p += 1
+            np.divide(1, p, out=p)
+            hess = np.subtract(1, p, out=data.hess_out)
+            hess *= p
+            p -= t
+            return self._binary(z, t).sum(), p, hess
+
+        return loss_gradient_and_hessian
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def parts() -> tuple[np.ndarray, np.ndarray]:
+            p = 1 / (1 + np.exp(-z))
+            return self._binary(z, t), t + p - 2 * t * p
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            ce, q = parts()
+            # Of labels: dq/dz = (1 - 2t) q (1 - q), dce/dz = (1 - 2t) q.
+            slope = (1 - 2 * t) * (q + 2 * (1 - q) * ce)
+            grad = np.divide(sigmoid_focal(slope, q, t), z.size, out=data.grad_out)
+            return sigmoid_focal(ce, q, t).mean(), grad
+
+        return loss_and_gradient if case.gradient else lambda: sigmoid_focal(*parts(), t).mean()
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        x, t = data.logits, data.targets
+
+        def loss() -> np.floating:
+            return (t * (np.log(t) - x)).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            return loss(), np.divide(t, -x.size, out=data.grad_out)
+
+        return loss_and_gradient if case.gradient else loss
+
     def token_log_probs(self, case: Case, data: Data) -> Call:
         at = target_positions(case, data.targets)
 
@@ -411,6 +490,27 @@ class Torch(Library):
 
     def poly1_loss(self, case: Case, data: Data) -> Call:
         return self._loss(self._mean_loss(case, POLY1), case, data)
+
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._loss(self.torch.nn.functional.binary_cross_entropy, case, data)
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        return self._loss(self.torch.nn.functional.binary_cross_entropy_with_logits, case, data)
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        losses = self.torch.nn.functional.binary_cross_entropy_with_logits
+
+        def mean_loss(z: Any, t: Any) -> Any:
+            p = self.torch.sigmoid(z)
+            q = 1 - (p * t + (1 - p) * (1 - t))
+            return sigmoid_focal(losses(z, t, reduction="none"), q, t).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        # Torch's own "mean" warns that it is one over all elements.
+        kl_div = self.torch.nn.functional.kl_div
+        return self._loss(lambda x, t: kl_div(x, t, reduction="none").mean(), case, data)
 
     def nll_loss(self, case: Case, data: Data) -> Call:
         return self._loss(self._nll_loss(case), case, data)
@@ -546,6 +646,35 @@ class Jax(Library):
     def _mean_loss(self, link: Link, case: Case, data: Data) -> Call:
         row_losses = self._row_losses(case, link)
         return self._loss(lambda *arrays: row_losses(*arrays).mean(), case, data)
+
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        numpy = self.jax.numpy
+
+        def mean_loss(p: Any, t: Any) -> Any:
+            log_p, log_others = numpy.log(p), numpy.log1p(-p)
+            terms = t * numpy.maximum(log_p, -100) + (1 - t) * numpy.maximum(log_others, -100)
+            return -terms.mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def _binary(self, z: Any, t: Any) -> Any:
+        log_sigmoid = self.jax.nn.log_sigmoid
+        return -t * log_sigmoid(z) - (1 - t) * log_sigmoid(-z)
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        return self._loss(lambda z, t: self._binary(z, t).mean(), case, data)
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        def mean_loss(z: Any, t: Any) -> Any:
+            p = self.jax.nn.sigmoid(z)
+            q = 1 - (p * t + (1 - p) * (1 - t))
+            return sigmoid_focal(self._binary(z, t), q, t).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        log = self.jax.numpy.log
+        return self._loss(lambda x, t: (t * (log(t) - x)).mean(), case, data)
 
     def nll_loss(self, case: Case, data: Data) -> Call:
         picked = self._picked(case)

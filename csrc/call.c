@@ -5,23 +5,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "dispatch.h"
+#include "call.h"
 #include "index.h"
 
-enum { MOST_AXES = 64, STACK_CHUNKS = 64, WORTH_A_THREAD = 256 << 10 };
+enum { STACK_CHUNKS = 64 };
 
 /* The losses, which have targets and a mean, as against the softmax family. */
 static int is_loss(const xent_call *call) { return call->operation <= XENT_ENTROPY; }
 
-static int64_t row_count(const xent_call *call) {
-    int64_t n = 1;
-    for (int d = 0; d < call->ndim; ++d)
-        n *= call->shape[d];
-    return n;
-}
-
-static int compute_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
-static int storage_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2; }
 static int soft_bytes(const xent_call *call) {
     return call->operation == XENT_DISTILLATION_LOSS ? storage_bytes(call) : compute_bytes(call);
 }
@@ -113,19 +104,6 @@ static xent_rows run_from(const axes *a, int64_t begin, int64_t end) {
     return rows;
 }
 
-/* A sum and the error of its additions: (high + low) is exact to twice the precision. */
-typedef struct {
-    double high, low;
-} exact;
-
-static void add(exact *s, double x) {
-    const double t = s->high + x, part = t - s->high;
-    s->low += (s->high - (t - part)) + (x - part);
-    s->high = t;
-}
-
-static double value(exact s) { return isfinite(s.high) ? s.high + s.low : s.high; }
-
 /* Sums of fixed blocks of rows, in parallel, then of the blocks from first to last. */
 enum { SUM_LANES = 8 };
 
@@ -141,15 +119,6 @@ static exact add_lanes(const exact lanes[SUM_LANES]) {
     for (int i = 0; i < SUM_LANES; ++i) {
         add(&s, lanes[i].high);
         s.low += lanes[i].low;
-    }
-    return s;
-}
-
-static exact add_blocks(const exact *sums, int64_t n) {
-    exact s = {0, 0};
-    for (int64_t i = 0; i < n; ++i) {
-        add(&s, sums[i].high);
-        s.low += sums[i].low;
     }
     return s;
 }
@@ -216,8 +185,6 @@ static void check_rows(void *context, int64_t begin, int64_t end, int worker) {
     w->sums[begin / XENT_SUM_BLOCK] = weighted ? add_lanes(lanes) : (exact){(double)counted, 0};
 }
 
-static int thread_count(const xent_call *call) { return call->threads > 0 ? call->threads : xent_get_num_threads(); }
-
 /* One block's work does not repay waking a thread. */
 static xent_status sum_blocks(const xent_call *call, const axes *arrays, xent_task *task, exact *total, int64_t *bad_row) {
     const int64_t n = row_count(call), blocks = (n + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK;
@@ -242,6 +209,8 @@ static xent_status sum_blocks(const xent_call *call, const axes *arrays, xent_ta
 
 /* Whether class weights divide the mean: with class indices only (torch). */
 xent_status xent_prepare(xent_call *call) {
+    if (xent_is_elementwise(call))
+        return xent_prepare_elements(call);
     call->divisor = (double)row_count(call);
     if (!is_loss(call))
         return XENT_OK;
@@ -280,7 +249,7 @@ static int lane_axis(const xent_call *call) {
     return -2;
 }
 
-int xent_readable(const xent_call *call) { return lane_axis(call) > -2; }
+int xent_readable(const xent_call *call) { return xent_is_elementwise(call) || lane_axis(call) > -2; }
 
 static int64_t class_step(int64_t step, int64_t size) { return step ? step : size; }
 
@@ -364,6 +333,8 @@ static void compute_rows(void *context, int64_t begin, int64_t end, int worker) 
 }
 
 xent_status xent_compute(xent_call *call) {
+    if (xent_is_elementwise(call))
+        return xent_compute_elements(call);
     const int64_t n = row_count(call);
     if (n == 0)
         return XENT_OK;
@@ -398,16 +369,20 @@ xent_status xent_compute(xent_call *call) {
 }
 
 xent_status xent_finish(xent_call *call) {
-    axes a;
-    join_axes(&a, call, -1);
     exact sum;
-    int64_t bad_row;
-    const xent_status status = sum_blocks(call, &a, sum_losses, &sum, &bad_row);
-    if (status != XENT_OK)
-        return status;
+    if (xent_is_elementwise(call))
+        sum = xent_sum_elements(call);
+    else {
+        axes a;
+        join_axes(&a, call, -1);
+        int64_t bad_row;
+        const xent_status status = sum_blocks(call, &a, sum_losses, &sum, &bad_row);
+        if (status != XENT_OK)
+            return status;
+    }
     call->total = value(sum);
     call->result = call->total;
-    if (call->reduction == XENT_MEAN) {
+    if (call->reduction >= XENT_MEAN) {
         /* The quotient of high + low, rounded but once more than exactly. */
         const double q = call->total / call->divisor, left = fma(-q, call->divisor, sum.high) + sum.low;
         call->result = call->divisor == 0 ? NAN : isfinite(left) ? q + left / call->divisor : q;
@@ -416,6 +391,8 @@ xent_status xent_finish(xent_call *call) {
 }
 
 xent_status xent_run(xent_call *call) {
+    if (xent_is_elementwise(call))
+        return xent_run_elements(call);
     if (!xent_readable(call))
         return XENT_BAD_LAYOUT;
     xent_status status = xent_prepare(call);

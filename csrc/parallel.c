@@ -117,6 +117,13 @@ static void survive_forks(void) {
 static void survive_forks(void) {}
 #endif
 
+/* Where every core is busy (with a BLAS whose threads still spin, say) a woken thread gets none for milliseconds, and the
+ * caller, done with all the pieces, waits for it to arrive. Once a wait was longer than the work, this many calls of few
+ * pieces are computed alone. */
+enum { ALONE_CALLS = 32, FEW_PIECES = 8 /* for each thread */ };
+static const double WORTH_AVOIDING = 1e-4;
+static atomic_int alone;
+
 int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, void *context, int (*poll)(void *),
                   void *poll_data) {
     if (count <= grain) { /* one piece: nothing to share and no time to interrupt */
@@ -131,10 +138,24 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
     const int64_t pieces = (count + grain - 1) / grain;
     threads = pieces < threads ? (int)pieces : threads;
 #ifdef _OPENMP
+    const int few = pieces <= (int64_t)threads * FEW_PIECES;
+    if (threads > 1 && few && atomic_load_explicit(&alone, memory_order_relaxed) > 0) {
+        atomic_fetch_sub_explicit(&alone, 1, memory_order_relaxed);
+        threads = 1;
+    }
     if (threads > 1 && !omp_in_parallel()) {
         survive_forks();
+        const double begun = now();
+        double done = begun;
 #pragma omp parallel num_threads(threads)
-        take_pieces(&w, omp_get_thread_num());
+        {
+            take_pieces(&w, omp_get_thread_num());
+            if (omp_get_thread_num() == 0)
+                done = now();
+        }
+        const double waited = now() - done;
+        if (few && waited > WORTH_AVOIDING && waited > done - begun)
+            atomic_store_explicit(&alone, ALONE_CALLS, memory_order_relaxed);
         return atomic_load(&w.stopped);
     }
 #endif

@@ -49,10 +49,11 @@ typedef enum {
 
 typedef enum {
     XENT_OK,
-    XENT_BAD_TARGET, /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
-    XENT_NO_MEMORY,  /* nothing has been written */
-    XENT_BAD_LAYOUT, /* no axis is contiguous in logits, soft targets and output; nothing has been written */
-    XENT_INTERRUPTED /* `poll` said so; outputs are undefined */
+    XENT_BAD_TARGET,      /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
+    XENT_BAD_PROBABILITY, /* a probability outside [0, 1]: call.bad_row says where; nothing has been written */
+    XENT_NO_MEMORY,       /* nothing has been written */
+    XENT_BAD_LAYOUT,      /* no axis is contiguous in logits, soft targets and output; nothing has been written */
+    XENT_INTERRUPTED      /* `poll` said so; outputs are undefined */
 } xent_status;
 
 typedef enum {
@@ -63,12 +64,18 @@ typedef enum {
     XENT_CATEGORICAL_CROSS_ENTROPY, /* or probabilities, clipped to [eps, 1 - eps] if eps > 0 */
     XENT_DISTILLATION_LOSS,         /* temperature^2 KL(softmax(soft / temperature) || softmax(logits / temperature)) */
     XENT_ENTROPY,                   /* of the softmax of the logits */
-    XENT_LOGSUMEXP,                 /* lse alone */
-    XENT_SOFTMAX,                   /* out: probabilities */
-    XENT_LOG_SOFTMAX                /* out: their logarithms */
+    /* Elementwise: every axis is one of the loss, `classes` is unused, `soft` are the targets; any strides. */
+    XENT_BINARY_CROSS_ENTROPY,             /* `logits` are probabilities; unclipped, their logarithms are at least -100 */
+    XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS, /* and the Hessian */
+    XENT_SIGMOID_FOCAL_LOSS,               /* (1 - p_t)^strength times it, without pos_weight; and the Hessian */
+    XENT_KL_DIV,                           /* `logits` are log-probabilities */
+    XENT_LOGSUMEXP,                        /* lse alone */
+    XENT_SOFTMAX,                          /* out: probabilities */
+    XENT_LOG_SOFTMAX                       /* out: their logarithms */
 } xent_operation;
 
-typedef enum { XENT_NONE, XENT_SUM, XENT_MEAN } xent_reduction;
+/* The mean over what counts, or, of elementwise losses, over the first axis. */
+typedef enum { XENT_NONE, XENT_SUM, XENT_MEAN, XENT_BATCH_MEAN } xent_reduction;
 
 typedef struct {
     void *data;
@@ -102,11 +109,16 @@ typedef struct {
     int has_ignore;         /* rows whose class index is `ignore_index` count for nothing */
     int64_t ignore_index;   /* the bits of index_type, sign-extended to 64 */
     double label_smoothing; /* [0, 1] */
-    double strength;        /* of XENT_FOCAL_LOSS (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
-    double eps;             /* of XENT_CATEGORICAL_CROSS_ENTROPY; 0: no clipping */
+    double strength;        /* of the focal losses (gamma >= 0) and XENT_POLY1_LOSS (epsilon) */
+    double eps;             /* of the losses of probabilities, which are clipped to [eps, 1 - eps]; 0: no clipping */
     double z_loss;
     double softcap;     /* > 0; 0: none */
     double temperature; /* > 0 */
+    /* Of elementwise losses. */
+    xent_array pos_weight; /* XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS: multiplies the targets' share; compute type */
+    double alpha;          /* XENT_SIGMOID_FOCAL_LOSS: weight of targets 1, and 1 - alpha of targets 0; < 0: none */
+    int log_target;        /* XENT_KL_DIV: targets are logarithms */
+    double *block_sums;    /* room for two sums of every 4,096 elements or part thereof; `xent_run` brings its own */
     xent_reduction reduction;
     double grad_scale; /* upstream gradient of the result (XENT_SUM, XENT_MEAN) */
 
@@ -122,11 +134,13 @@ typedef struct {
 } xent_call;
 
 /* Cross-entropy, f32, mean, temperature 1, no arrays. */
-#define XENT_CALL_DEFAULTS ((xent_call){.temperature = 1.0, .grad_scale = 1.0, .reduction = XENT_MEAN})
+#define XENT_CALL_DEFAULTS ((xent_call){.temperature = 1.0, .grad_scale = 1.0, .alpha = -1.0, .reduction = XENT_MEAN})
 
 /* The three steps of a call. `xent_prepare` checks every class index and finds the divisor, and writes to no output;
- * `xent_compute` writes the rows' results; `xent_finish` sums `loss` in one fixed order. They may be called apart to
- * compute in several parts what does not fit at once: the parts share the divisor of the whole. */
+ * `xent_compute` writes the rows' results; `xent_finish` sums `loss`, or `block_sums`, in one fixed order. They may be
+ * called apart to compute in several parts what does not fit at once: the parts share the divisor of the whole. Parts of
+ * elementwise losses are flat, begin at multiples of 4,096 elements and leave their sums in their part of `block_sums`:
+ * those of the losses (xent_compute), before that those of the weights (xent_prepare), whose XENT_SUM is the divisor. */
 xent_status xent_run(xent_call *call);
 xent_status xent_prepare(xent_call *call);
 xent_status xent_compute(xent_call *call);

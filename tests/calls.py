@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
+import inputs
 import xent
 from xent import _core
 
@@ -17,7 +19,79 @@ LINKED: dict[str, dict[str, Any]] = {
     "focal_loss": {"gamma": 1.5, "return_grad": True, "return_hess": True},
     "poly1_loss": {"epsilon": 1.5, "return_grad": True},
 }
+# The elementwise losses, with what asks for all they can return.
+ELEMENTWISE: dict[str, dict[str, Any]] = {
+    "binary_cross_entropy": {"return_grad": True},
+    "binary_cross_entropy_with_logits": {"return_hess": True},
+    "sigmoid_focal_loss": {"return_hess": True},
+    "kl_div": {"return_grad": True},
+}
 REDUCTIONS = ("none", "sum", "mean")
+
+
+class RowCall(NamedTuple):
+    """A loss over rows that is no cross-entropy of logits: its arrays and its options.
+
+    `first` and `second` make the arrays from shape and dtype; what is `aligned` has the classes
+    of the first, on the same axis. `options` are those it takes besides weights and reductions.
+    """
+
+    function: str
+    first: Callable[[tuple[int, ...], np.dtype], np.ndarray]
+    second: Callable[[tuple[int, ...], np.dtype], np.ndarray] | None = None
+    aligned: bool = True
+    options: Mapping[str, Any] = MappingProxyType({})
+
+    def arrays(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, ...]:
+        """The arguments that come first."""
+        makers = (self.first,) if self.second is None else (self.first, self.second)
+        return tuple(make(shape, dtype) for make in makers)
+
+    def __call__(self, *arrays: Any, **options: Any) -> Any:
+        """Loss and gradient."""
+        call = {"return_grad": True, **self.options, **options}
+        return getattr(xent, self.function)(*arrays, **call)
+
+
+def _logits(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return inputs.batch(shape, dtype)[0]
+
+
+def _teacher(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return inputs.batch(shape, dtype, seed=1)[0]
+
+
+def _index(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return inputs.batch(shape, dtype)[1]
+
+
+def _aims(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return inputs.soft_targets(shape, dtype, seed=1)
+
+
+def _smoothed(*call: Any) -> RowCall:
+    return RowCall(*call, options={"label_smoothing": 0.1})
+
+
+ROW_CALLS: dict[str, RowCall] = {
+    "nll, index": RowCall("nll_loss", _logits, _index, False),
+    "nll, smoothed": _smoothed("nll_loss", _logits, _index, False),
+    "nll, soft": RowCall("nll_loss", _logits, _aims),
+    "categorical, index": RowCall("categorical_cross_entropy", inputs.probabilities, _index, False),
+    "categorical, smoothed": _smoothed(
+        "categorical_cross_entropy", inputs.probabilities, _index, False
+    ),
+    "categorical, soft": RowCall("categorical_cross_entropy", inputs.probabilities, _aims),
+    "categorical, clipped": RowCall(
+        "categorical_cross_entropy", inputs.soft_targets, _aims, options={"eps": 1e-3}
+    ),
+    "entropy": RowCall("entropy", _logits),
+    "entropy, capped": RowCall("entropy", _logits, options={"softcap": 4.0, "temperature": 0.7}),
+    "distillation": RowCall("distillation_loss", _logits, _teacher),
+    "distillation, warm": RowCall(
+        "distillation_loss", _logits, _teacher, options={"temperature": 2.5}
+    ),
+}
 
 
 def _class_weight(shape: tuple[int, ...]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import xent
+from calls import ELEMENTWISE
 
 FILE = Path(__file__).with_name("digest.json")
 
@@ -83,6 +84,23 @@ def _soft_targets(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return targets
 
 
+@cache
+def _probs(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Numbers of [0, 1] with both ends among them; they need not sum to 1."""
+    probs = _uniform(shape, dtype, 7)
+    probs[..., 1::5] = 0
+    probs[..., 3::7] = 1
+    return probs
+
+
+@cache
+def _teacher(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Classes masked here are masked for the student or not."""
+    teacher = _uniform(shape, dtype, 8) * dtype(40) - dtype(20)
+    teacher[..., 2::6] = -np.inf
+    return teacher
+
+
 def _class_weight(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
     return {"class_weight": _uniform(shape[-1:], dtype, 4) + dtype(0.25)}
 
@@ -113,6 +131,27 @@ OPTIONS: dict[str, Callable[[tuple[int, ...], Any], dict[str, Any]]] = {
         | {"label_smoothing": 0.05, "z_loss": 1e-4, "softcap": 20.0, "temperature": 1.3}
     ),
 }
+
+
+def _elementwise(name: str, **options: Any) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        x, t = _logits(shape, dtype), _uniform(shape, dtype, 7)
+        if name == "binary_cross_entropy":
+            x = _uniform(shape, dtype, 8)
+            x[..., 1::5] = np.round(x[..., 1::5])
+        t[..., ::3] = np.round(t[..., ::3])
+        weight = {"sample_weight": _uniform(shape[-1:], dtype, 5)} if options else {}
+        if "pos_weight" in options:
+            weight["pos_weight"] = _uniform(shape[-1:], dtype, 4)
+        results = (
+            getattr(xent, name)(
+                *(x, t), **ELEMENTWISE[name], **(options | weight), reduction=reduction
+            )
+            for reduction in ("none", "mean")
+        )
+        return tuple(results)
+
+    return call
 
 
 # Whatever changes the Hessian's form.
@@ -154,6 +193,46 @@ def _score(name: str) -> Callable[[tuple[int, ...], Any], Any]:
     return lambda shape, dtype: getattr(xent, name)(_logits(shape, dtype), _targets(shape))
 
 
+# What changes the form of a loss from (log-)probabilities.
+LIKELIHOOD = ("none", "grad_output", "class_weight", "label_smoothing")
+
+
+def _likelihood(
+    name: str, soft: bool, case: str, **options: Any
+) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        x = (_logits if name == "nll_loss" else _probs)(shape, dtype)
+        targets = _soft_targets(shape, dtype) if soft else _targets(shape)
+        given = {"return_grad": True} | OPTIONS[case](shape, dtype) | options
+        return getattr(xent, name)(x, targets, **given)
+
+    return call
+
+
+def _entropy(case: str) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        options = {"return_grad": True} | OPTIONS[case](shape, dtype)
+        return xent.entropy(_logits(shape, dtype), **options)
+
+    return call
+
+
+def _distillation(case: str, temperature: float) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        options = {"return_grad": True} | OPTIONS[case](shape, dtype) | {"temperature": temperature}
+        return xent.distillation_loss(_logits(shape, dtype), _teacher(shape, dtype), **options)
+
+    return call
+
+
+def _weighted_logsumexp(signed: bool) -> Callable[[tuple[int, ...], Any], Any]:
+    def call(shape: tuple[int, ...], dtype: Any) -> Any:
+        b = _soft_targets(shape, dtype) - dtype(0.25) * dtype(signed)
+        return xent.logsumexp(_logits(shape, dtype), axis=-1, b=b, return_sign=signed)
+
+    return call
+
+
 CALLS: dict[str, Callable[[tuple[int, ...], Any], Any]] = (
     {f"cross_entropy, index, {name}": _loss(False, name) for name in OPTIONS}
     | {f"cross_entropy, soft, {name}": _loss(True, name) for name in OPTIONS}
@@ -171,6 +250,42 @@ CALLS: dict[str, Callable[[tuple[int, ...], Any], Any]] = (
     | {
         f"poly1_loss, {name}": _linked("poly1_loss", name, return_grad=True)
         for name in ("none", "everything")
+    }
+    | {
+        f"{name}, {'soft' if soft else 'index'}, {case}": _likelihood(name, soft, case)
+        for name in ("nll_loss", "categorical_cross_entropy")
+        for soft in (False, True)
+        for case in LIKELIHOOD
+    }
+    | {
+        f"categorical_cross_entropy, eps, {case}": _likelihood(
+            "categorical_cross_entropy", soft, case, eps=1e-3
+        )
+        for soft, case in ((False, "none"), (True, "label_smoothing"))
+    }
+    | {
+        f"entropy, {case}": _entropy(case)
+        for case in ("none", "grad_output", "softcap", "temperature")
+    }
+    | {
+        f"distillation_loss, T={temperature}, {case}": _distillation(case, temperature)
+        for temperature in (1.0, 2.5)
+        for case in ("none", "grad_output")
+    }
+    | {
+        "logsumexp, b": _weighted_logsumexp(False),
+        "logsumexp, signs": _weighted_logsumexp(True),
+    }
+    | {name: _elementwise(name) for name in ELEMENTWISE}
+    | {
+        "binary_cross_entropy, eps": _elementwise(
+            "binary_cross_entropy", eps=1e-3, label_smoothing=0.1
+        ),
+        "binary_cross_entropy_with_logits, pos_weight": _elementwise(
+            "binary_cross_entropy_with_logits", pos_weight=True, label_smoothing=0.1
+        ),
+        "sigmoid_focal_loss, gamma=0.5": _elementwise("sigmoid_focal_loss", gamma=0.5, alpha=None),
+        "kl_div, log_target": _elementwise("kl_div", log_target=True),
     }
 )
 

@@ -147,3 +147,9 @@ def soft_targets(shape: tuple[int, ...], dtype: np.dtype, seed: int = 0) -> np.n
     targets = rng.gamma(0.3, 1, shape) * (rng.random(shape) < 0.8)
     targets[..., 0] += 1e-3
     return (targets / targets.sum(axis=-1, keepdims=True)).astype(dtype)
+
+
+def probabilities(shape: tuple[int, ...], dtype: np.dtype, seed: int = 0) -> np.ndarray:
+    """The same, all of them above 0."""
+    probs = np.random.default_rng([seed, *shape, 2]).gamma(0.5, 1, shape) + 1e-6
+    return (probs / probs.sum(axis=-1, keepdims=True)).astype(dtype)

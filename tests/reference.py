@@ -137,9 +137,265 @@ def exact_row(
     return ExactRow(loss, grad, hess, lse, p)
 
 
+def exact_softmax(logits: Sequence[Any], temperature: float = 1.0) -> tuple[list[Any], list[Any]]:
+    """Softmax of one row in 60 digits, and its logarithms."""
+    x = [mp.mpf(v) / mp.mpf(temperature) for v in logits]
+    top, e, total, others = _exact_exponentials(x)
+    log_total = mp.log1p(others[x.index(top)])
+    return [v / total for v in e], [v - top - log_total for v in x]
+
+
+def exact_entropy(logits: Sequence[Any], temperature: float = 1.0) -> tuple[Any, list[Any]]:
+    """-Σ p log p of one row, and its gradient, in 60 digits."""
+    p, log_p = exact_softmax(logits, temperature)
+    likely = [
+        (a, b) if mp.isfinite(b) else (mp.zero, mp.zero) for a, b in zip(p, log_p, strict=True)
+    ]
+    entropy = -mp.fsum(a * b for a, b in likely)
+    return entropy, [-a * (b + entropy) / mp.mpf(temperature) for a, b in likely]
+
+
+def exact_distillation(
+    student: Sequence[Any], teacher: Sequence[Any], temperature: float = 1.0
+) -> tuple[Any, list[Any]]:
+    """T² Σ q (log q - log p) of one row, and its gradient for the student, in 60 digits."""
+    heat = mp.mpf(temperature)
+    (p, log_p), (q, log_q) = (exact_softmax(row, temperature) for row in (student, teacher))
+    known = [c for c, v in enumerate(log_q) if mp.isfinite(v)]
+    divergence = mp.fsum(q[c] * (log_q[c] - log_p[c]) for c in known)
+    return heat**2 * divergence, [heat * (a - b) for a, b in zip(p, q, strict=True)]
+
+
+def exact_lse(a: Sequence[Any], b: Sequence[Any]) -> tuple[Any, Any]:
+    """log |Σ b exp(a)| in 60 digits, and the sign of the sum."""
+    total = mp.fsum(mp.mpf(w) * mp.exp(mp.mpf(v)) for v, w in zip(a, b, strict=True) if w)
+    return mp.log(abs(total)) if total else -mp.inf, mp.sign(total)
+
+
 def wide(values: Sequence[Any]) -> np.ndarray:
     """Round mpmath numbers to extended precision; what is below its range is 0."""
     return np.array([WIDE(mp.nstr(v, 40) if abs(v) > mp.mpf("1e-4900") else 0) for v in values])
+
+
+# --- elements, in extended precision --------------------------------------------------------
+
+
+def nonzero(factor: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Return the product with 0 · anything = 0."""
+    return np.where(factor == 0, 0, factor * a)
+
+
+class Elementwise:
+    """A loss of every element x and its target t: `value`, `grad`, `hess`, as the call returns.
+
+    Subclasses give `element`, `slope`, `curve`: the loss and its derivatives in x.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        targets: Any,
+        *,
+        sample_weight: Any = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        grad_output: Any = None,
+    ):
+        x = np.asarray(x)
+        self.dtype, self.reduction, self.shape = compute_dtype(x), reduction, x.shape
+        self.x, self.given = x.astype(WIDE), self.computed(targets)
+        self.smoothing = WIDE(label_smoothing)
+        self.t = self.given * (1 - self.smoothing) + self.smoothing / 2
+        self.weighted, self.upstreamed = sample_weight is not None, grad_output is not None
+        self.sample_weight = np.ones(x.shape, WIDE)
+        if self.weighted:
+            self.sample_weight = np.broadcast_to(self.computed(sample_weight), x.shape)
+        upstream = WIDE(1) if grad_output is None else self.computed(grad_output)
+        self.upstream = np.broadcast_to(upstream, x.shape)
+
+    def computed(self, values: Any) -> np.ndarray:
+        """Return numbers as the call takes them: rounded to the compute dtype."""
+        return np.asarray(values).astype(self.dtype).astype(WIDE)
+
+    def flushed(self, exponentials: np.ndarray) -> np.ndarray:
+        """Return 0 in place of what is below the smallest normal number, as the call has it."""
+        return np.where(exponentials < np.finfo(self.dtype).tiny, 0, exponentials)
+
+    element: np.ndarray
+    slope: np.ndarray
+    curve: np.ndarray
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """The weighted loss of every element."""
+        return nonzero(self.sample_weight, self.element)
+
+    @cached_property
+    def divisor(self) -> Any:
+        """What the sum is divided by."""
+        if self.reduction == "batchmean":
+            return WIDE(self.shape[0] if self.shape else 1)
+        return self.sample_weight.sum() if self.reduction == "mean" else WIDE(1)
+
+    @property
+    def value(self) -> Any:
+        """The loss the call returns."""
+        if self.reduction == "none":
+            return self.losses
+        return self.losses.sum() / self.divisor if self.divisor else WIDE(np.nan)
+
+    @cached_property
+    def coefficient(self) -> np.ndarray:
+        """What multiplies the derivatives of each element."""
+        weight = nonzero(self.sample_weight, self.upstream)
+        return weight / self.divisor if self.divisor else np.zeros(self.shape, WIDE)
+
+    @property
+    def grad(self) -> np.ndarray:
+        """d(Σ grad_output · loss)/dx."""
+        return nonzero(self.coefficient, self.slope)
+
+    @property
+    def hess(self) -> np.ndarray:
+        """d²(Σ grad_output · loss)/dx²."""
+        return nonzero(self.coefficient, self.curve)
+
+
+class BinaryCrossEntropy(Elementwise):
+    """PyTorch's, whose logarithms end at -100, or Keras', whose probabilities are clipped."""
+
+    def __init__(self, probs: Any, targets: Any, *, eps: float | None = None, **options: Any):
+        super().__init__(probs, targets, **options)
+        self.eps, self.p = eps, self.x
+        self.inside = np.ones(self.shape, bool)
+        if eps is not None:
+            low, high = self.computed(eps), self.computed(1 - eps)
+            self.inside = ~((self.x < low) | (self.x > high))
+            self.p = np.clip(self.x, low, high)
+
+    @cached_property
+    def logs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log p and log(1 - p)."""
+        logs = np.log(self.p), np.log1p(-self.p)
+        return logs if self.eps is not None else tuple(np.maximum(a, -100) for a in logs)
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """-t log p - (1 - t) log(1 - p)."""
+        return -nonzero(self.t, self.logs[0]) - nonzero(1 - self.t, self.logs[1])
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """(p - t) / (p (1 - p)), bounded (PyTorch) or 0 outside (Keras)."""
+        bend = self.p * (1 - self.p)
+        if self.eps is None:
+            return (self.p - self.t) / np.maximum(bend, self.computed(1e-12))
+        lone = (self.p == self.t) & (bend == 0)
+        slope = np.where(lone, 1 - 2 * self.t, (self.p - self.t) / np.where(lone, 1, bend))
+        return np.where(self.inside, slope, 0)
+
+
+class BinaryLogits(Elementwise):
+    """t w softplus(-z) + (1 - t) softplus(z)."""
+
+    def __init__(self, logits: Any, targets: Any, *, pos_weight: Any = None, **options: Any):
+        super().__init__(logits, targets, **options)
+        self.pos_weighted = pos_weight is not None
+        self.positive, self.negative = self.t, 1 - self.t
+        if self.pos_weighted:
+            self.positive = nonzero(self.t, np.broadcast_to(self.computed(pos_weight), self.shape))
+        e = np.exp(-np.abs(self.x))
+        self.rest = np.log1p(e)
+        large, small = 1 / (1 + e), e / (1 + e)
+        self.up = np.where(self.x > 0, large, small)
+        self.down = np.where(self.x > 0, small, large)
+        self.softplus = np.maximum(self.x, 0) + self.rest
+        self.softplus_m = np.maximum(-self.x, 0) + self.rest
+
+        self.ce = nonzero(self.positive, self.softplus_m) + nonzero(self.negative, self.softplus)
+        self.ce_slope = self.negative * self.up - self.positive * self.down
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """The two terms, of which a factor of 0 leaves nothing."""
+        return self.ce
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """(1 - t) s(z) - t w s(-z)."""
+        return self.ce_slope
+
+    @cached_property
+    def curve(self) -> np.ndarray:
+        """((1 - t) + t w) s(z) s(-z)."""
+        return (self.negative + self.positive) * self.up * self.down
+
+
+class SigmoidFocal(BinaryLogits):
+    """alpha_t q^gamma c with c the cross-entropy, q = t s(-z) + (1 - t) s(z); r is q' / q."""
+
+    def __init__(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        **options: Any,
+    ):
+        super().__init__(logits, targets, **options)
+        t, self.gamma = self.t, WIDE(gamma)
+        self.alpha_t = np.ones(self.shape, WIDE)
+        if alpha is not None:
+            self.alpha_t = WIDE(alpha) * t + (1 - WIDE(alpha)) * (1 - t)
+        self.hard = (t == 0) | (t == 1)
+        self.q = t * self.down + (1 - t) * self.up
+        lone = np.where(t == 1, self.softplus, self.softplus_m)
+        self.log_q = np.where(self.hard, -lone, np.log(self.q))
+        mixed = (1 - 2 * t) * self.up * self.down / self.q
+        self.r = np.where(t == 1, -self.up, np.where(t == 0, self.down, mixed))
+        self.bare_power = np.exp(nonzero(self.gamma, self.log_q))
+        self.power = self.alpha_t * self.flushed(self.bare_power)
+        self.share = nonzero(self.r, self.ce)
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """alpha_t q^gamma c."""
+        return nonzero(self.power, self.ce)
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """alpha_t q^gamma (c' + gamma r c)."""
+        return self.power * (self.ce_slope + self.gamma * self.share)
+
+    @cached_property
+    def curve(self) -> np.ndarray:
+        """The rule for products once more; q'' / q = r (s(-z) - s(z))."""
+        turn = 2 * self.r * self.ce_slope
+        turn = turn + self.share * ((self.gamma - 1) * self.r + (self.down - self.up))
+        return self.power * (self.up * self.down + self.gamma * turn)
+
+
+class KlDiv(Elementwise):
+    """t (log t - x), or e^t (t - x)."""
+
+    def __init__(self, log_probs: Any, targets: Any, *, log_target: bool = False, **options: Any):
+        super().__init__(log_probs, targets, **options)
+        self.log_target = log_target
+        self.bare_mass = np.exp(self.t) if log_target else self.t
+        self.mass = self.flushed(self.bare_mass) if log_target else self.t
+        self.log_mass = self.t if log_target else np.log(self.t)
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """0 where the target has no mass, unless x is NaN."""
+        nothing = np.where(np.isnan(self.x), np.nan, 0)
+        return np.where(self.mass == 0, nothing, self.mass * (self.log_mass - self.x))
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """Minus the mass."""
+        return -self.mass
 
 
 # --- many rows, in extended precision -------------------------------------------------------
@@ -163,30 +419,28 @@ class Rows:
     def __init__(self, logits: Any, softcap: float | None = None, temperature: float = 1.0):
         z = np.asarray(logits).astype(WIDE)
         self.softcap, self.temperature = softcap, temperature
-        finite = np.isfinite(z)
-        if softcap is None:
-            self.x, self.slope = z / WIDE(temperature), np.full_like(z, 1 / WIDE(temperature))
-            self.bend = np.zeros_like(z)
-        else:
+        finite, heat = np.isfinite(z), WIDE(temperature)
+        self.slope, self.bend = np.full_like(z, 1 / heat), np.zeros_like(z)
+        if softcap is not None:
             capped = WIDE(softcap) * np.tanh(z / WIDE(softcap))
-            self.x = np.where(finite, capped, z) / WIDE(temperature)
-            self.slope = np.where(finite, np.cosh(z / WIDE(softcap)) ** -2.0, 0)
-            self.slope /= WIDE(temperature)
+            self.slope = np.where(finite, np.cosh(z / WIDE(softcap)) ** -2.0, 0) / heat
             fraction = np.where(finite, capped, 0) / WIDE(softcap)
             self.bend = -2 * fraction / WIDE(softcap) * self.slope
-        maximum = self.x.max(axis=-1)
+            z = np.where(finite, capped, z)
+        self.x, largest = z / heat, z.max(axis=-1)
         # One +inf or NaN spoils its row, as does the want of a finite logit.
-        self.spoilt = ~np.isfinite(maximum)
-        self.d = np.where(self.spoilt[..., None], np.nan, self.x - maximum[..., None])
+        self.spoilt = ~np.isfinite(largest)
+        # A distant offset is gone before the division rounds.
+        self.d = np.where(self.spoilt[..., None], np.nan, (z - largest[..., None]) / heat)
         self.e = np.exp(self.d)
-        self.top = self.x.argmax(axis=-1)
+        self.top = z.argmax(axis=-1)
         is_top = np.arange(z.shape[-1]) == self.top[..., None]
         self.rest = np.where(is_top, 0, self.e).sum(axis=-1)
         self.log1p_rest = np.where(self.spoilt, np.nan, np.log1p(self.rest))
         total = 1 + self.rest[..., None]
         self.p = self.e / total
         self.others = np.where(is_top, self.rest[..., None], total - self.e) / total
-        self.lse = np.where(self.spoilt, maximum, maximum + self.log1p_rest)
+        self.lse = largest / heat + np.where(self.spoilt, 0, self.log1p_rest)
 
 
 class Link(NamedTuple):
@@ -197,36 +451,32 @@ class Link(NamedTuple):
     curve: np.ndarray
 
 
-class SoftmaxLoss:
-    """Cross-entropy with all options: what the call must return.
+class RowLoss:
+    """What losses over rows share: targets, weights, reductions, upstream gradients.
 
-    That is `value`, `grad`, `hess` and `lse`.
+    A kind of loss adds `cost` of every row and `slopes` with respect to its classes, as they are
+    before sample weights, reduction and upstream gradient. Without targets every row counts.
     """
 
     def __init__(
         self,
-        logits: Any,
-        targets: Any,
+        x: Any,
+        targets: Any = None,
         *,
         axis: int = -1,
         class_weight: Any = None,
         sample_weight: Any = None,
         ignore_index: int | None = -100,
         label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        softcap: float | None = None,
-        temperature: float = 1.0,
         reduction: str = "mean",
         grad_output: Any = None,
     ):
-        logits, targets = np.asarray(logits), np.asarray(targets)
-        self.dtype = compute_dtype(logits)
+        x = np.asarray(x)
+        self.dtype = compute_dtype(x)
         self.axis, self.reduction = axis, reduction
-        self.index = targets.ndim == logits.ndim - 1
-        self.label_smoothing, self.z_loss = WIDE(label_smoothing), WIDE(z_loss)
-        rows = np.moveaxis(logits, axis, -1)
-        self.shape, self.classes = rows.shape[:-1], rows.shape[-1]
-        self.rows = Rows(rows, softcap, temperature)
+        self.label_smoothing = WIDE(label_smoothing)
+        self.given = np.moveaxis(x, axis, -1)
+        self.shape, self.classes = self.given.shape[:-1], self.given.shape[-1]
         self.class_weight = np.ones(self.classes, WIDE)
         if class_weight is not None:
             self.class_weight = self._as_computed(class_weight)
@@ -235,15 +485,13 @@ class SoftmaxLoss:
             self.sample_weight = np.broadcast_to(self._as_computed(sample_weight), self.shape)
         self.grad_output = WIDE(1) if grad_output is None else self._as_computed(grad_output)
         self.weights_given = (class_weight is not None) + (sample_weight is not None)
+        self.index = targets is not None and np.ndim(targets) == x.ndim - 1
+        self.counts = np.ones(self.shape, bool)
         if self.index:
-            ignored = np.zeros(self.shape, bool)
-            if ignore_index is not None:
-                ignored = targets == ignore_index
-            self.targets = np.where(ignored, 0, targets).astype(np.int64)
-            self.counts = ~ignored
-        else:
-            self.targets = self._as_computed(np.moveaxis(targets, axis, -1))
-            self.counts = np.ones(self.shape, bool)
+            self.counts = np.asarray(targets) != ignore_index
+            self.targets = np.where(self.counts, targets, 0).astype(np.int64)
+        elif targets is not None:
+            self.targets = self._as_computed(np.moveaxis(np.asarray(targets), axis, -1))
 
     def _as_computed(self, values: Any) -> np.ndarray:
         return np.asarray(values).astype(self.dtype).astype(WIDE)
@@ -259,8 +507,7 @@ class SoftmaxLoss:
 
     def weighted(self, per_class: np.ndarray) -> np.ndarray:
         """Return Σ attract_c · per_class_c with 0 · inf = 0."""
-        terms = np.where(self.attract == 0, 0, self.attract * per_class)
-        return np.where(self.rows.spoilt, np.nan, terms.sum(axis=-1))
+        return np.where(self.attract == 0, 0, self.attract * per_class).sum(axis=-1)
 
     def count(self, rows: np.ndarray) -> np.ndarray:
         """Return the rows that count as they are, and zeros for the others."""
@@ -268,30 +515,20 @@ class SoftmaxLoss:
         return np.where(counts, rows, 0)
 
     @property
-    def nll(self) -> np.ndarray:
-        """lse - x_c for every class."""
-        return self.rows.log1p_rest[..., None] - self.rows.d
+    def cost(self) -> np.ndarray:
+        """What every row costs."""
+        raise NotImplementedError
 
-    @cached_property
-    def link(self) -> Link:
-        """The identity."""
-        return Link(self.nll, np.ones_like(self.nll), np.zeros_like(self.nll))
-
-    @cached_property
-    def pull(self) -> np.ndarray:
-        """How strongly each class's likelihood is pulled on, the link's slope included."""
-        return np.where(self.attract == 0, 0, self.attract * self.link.slope)
-
-    @cached_property
-    def twist(self) -> np.ndarray:
-        """The same with the link's curve."""
-        return np.where(self.attract == 0, 0, self.attract * self.link.curve)
+    @property
+    def slopes(self) -> np.ndarray:
+        """The derivative of the cost with respect to every class."""
+        raise NotImplementedError
 
     @cached_property
     def row_loss(self) -> np.ndarray:
         """The loss of every row: `reduction="none"`."""
-        loss = self.weighted(self.link.value) + self.z_loss * self.rows.lse**2
-        return self.count(loss * self.sample_weight)
+        counts = self.counts & (self.sample_weight != 0)
+        return np.where(counts, self.cost * self.sample_weight, 0)
 
     @cached_property
     def divisor(self) -> Any:
@@ -319,6 +556,67 @@ class SoftmaxLoss:
             scale = scale / self.divisor if self.divisor else np.zeros(self.shape, WIDE)
         return self.count(scale)
 
+    @property
+    def grad(self) -> np.ndarray:
+        """d(Σ grad_output · loss)/d(the first argument)."""
+        return self._per_class(self.slopes)
+
+    def _per_class(self, derivative: np.ndarray) -> np.ndarray:
+        """Scale the derivative of each row, and move its classes to their axis."""
+        live = self.counts & (self.coefficient != 0)
+        derivative = derivative * self.coefficient[..., None]
+        return np.moveaxis(np.where(live[..., None], derivative, 0), -1, self.axis)
+
+
+class SoftmaxLoss(RowLoss):
+    """Cross-entropy with all options: what the call must return.
+
+    That is `value`, `grad`, `hess` and `lse`.
+    """
+
+    def __init__(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        **options: Any,
+    ):
+        super().__init__(logits, targets, **options)
+        self.z_loss = WIDE(z_loss)
+        self.rows = Rows(self.given, softcap, temperature)
+
+    def weighted(self, per_class: np.ndarray) -> np.ndarray:
+        """The same, but NaN for rows that are."""
+        return np.where(self.rows.spoilt, np.nan, super().weighted(per_class))
+
+    @property
+    def nll(self) -> np.ndarray:
+        """lse - x_c for every class."""
+        return self.rows.log1p_rest[..., None] - self.rows.d
+
+    @cached_property
+    def link(self) -> Link:
+        """The identity."""
+        return Link(self.nll, np.ones_like(self.nll), np.zeros_like(self.nll))
+
+    @cached_property
+    def pull(self) -> np.ndarray:
+        """How strongly each class's likelihood is pulled on, the link's slope included."""
+        return np.where(self.attract == 0, 0, self.attract * self.link.slope)
+
+    @cached_property
+    def twist(self) -> np.ndarray:
+        """The same with the link's curve."""
+        return np.where(self.attract == 0, 0, self.attract * self.link.curve)
+
+    @cached_property
+    def cost(self) -> np.ndarray:
+        """The linked likelihoods and the z-loss."""
+        return self.weighted(self.link.value) + self.z_loss * self.rows.lse**2
+
     @cached_property
     def grad_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The three parts of the gradient of a row: pushed down, pulled up, and the z-loss's."""
@@ -338,23 +636,17 @@ class SoftmaxLoss:
         return coefficient * rows.p * rows.others, 2 * self.z_loss * rows.p**2, bent
 
     @property
-    def grad(self) -> np.ndarray:
-        """d(Σ grad_output · loss)/d(logits)."""
+    def slopes(self) -> np.ndarray:
+        """The three parts together, through the transform."""
         push, pull, z_pull = self.grad_terms
-        return self._per_logit((push - pull + z_pull) * self.rows.slope)
+        return (push - pull + z_pull) * self.rows.slope
 
     @property
     def hess(self) -> np.ndarray:
         """d²(Σ grad_output · loss)/d(logits)², the diagonal."""
         push, pull, z_pull = self.grad_terms
         hess = sum(self.hess_terms) * self.rows.slope**2
-        return self._per_logit(hess + (push - pull + z_pull) * self.rows.bend)
-
-    def _per_logit(self, derivative: np.ndarray) -> np.ndarray:
-        """Scale the derivative of each row, and move its classes to their axis."""
-        live = self.counts & (self.coefficient != 0)
-        derivative = derivative * self.coefficient[..., None]
-        return np.moveaxis(np.where(live[..., None], derivative, 0), -1, self.axis)
+        return self._per_class(hess + (push - pull + z_pull) * self.rows.bend)
 
     @property
     def lse(self) -> np.ndarray:
@@ -398,6 +690,128 @@ class Poly1Loss(SoftmaxLoss):
         return Link(self.nll + self.epsilon * q, 1 + self.epsilon * p, -self.epsilon * p)
 
 
+class NllLoss(RowLoss):
+    """-Σ a_c x_c of log-probabilities x, whatever they are."""
+
+    @cached_property
+    def log_p(self) -> np.ndarray:
+        """As they came."""
+        return self.given.astype(WIDE)
+
+    @cached_property
+    def cost(self) -> np.ndarray:
+        """Linear in x."""
+        return self.weighted(-self.log_p)
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """Whatever x is."""
+        return -self.attract
+
+
+class CategoricalCrossEntropy(RowLoss):
+    """-Σ a_c log p_c of probabilities p, which `eps` moves into [eps, 1 - eps]."""
+
+    def __init__(self, probs: Any, targets: Any, *, eps: float | None = None, **options: Any):
+        super().__init__(probs, targets, **options)
+        given = self.given.astype(WIDE)
+        # The bounds in the dtype of what they are compared with.
+        low, high = (0, 1) if eps is None else self._as_computed([eps, 1 - eps])
+        self.p = np.where(given < low, low, np.where(given > high, high, given))
+        self.moves = (given >= low) & (given <= high)
+        self.spoilt = np.isnan(given).any(axis=-1)
+
+    @cached_property
+    def log_p(self) -> np.ndarray:
+        """Of the probabilities as they are used."""
+        return np.log(self.p)
+
+    @cached_property
+    def cost(self) -> np.ndarray:
+        """As for `nll_loss`."""
+        return np.where(self.spoilt, np.nan, self.weighted(-self.log_p))
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """0 where p was moved, or nothing pulls."""
+        slopes = np.where(self.moves & (self.attract != 0), -self.attract / abs(self.p), 0)
+        return np.where(np.isnan(self.p), np.nan, slopes)
+
+
+class Entropy(RowLoss):
+    """-Σ p log p = log s + Σ p (m - x) of p = softmax(x): two parts that are not negative."""
+
+    def __init__(
+        self,
+        logits: Any,
+        *,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        reduction: str = "none",
+        **options: Any,
+    ):
+        super().__init__(logits, reduction=reduction, **options)
+        self.rows = Rows(self.given, softcap, temperature)
+
+    @cached_property
+    def mean_distance(self) -> np.ndarray:
+        """Σ p (m - x), of every row."""
+        p = self.rows.p
+        return np.where(p == 0, 0, -p * self.rows.d).sum(axis=-1)
+
+    @cached_property
+    def cost(self) -> np.ndarray:
+        """Both parts."""
+        return self.rows.log1p_rest + self.mean_distance
+
+    @cached_property
+    def excess(self) -> np.ndarray:
+        """How much nearer to the maximum a class is than p expects: -(log p + entropy)."""
+        return -self.rows.d - self.mean_distance[..., None]
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """0 for a class that is masked."""
+        rows = self.rows
+        return np.where(rows.p == 0, 0, rows.p * self.excess) * rows.slope
+
+
+class DistillationLoss(RowLoss):
+    """T² Σ q (log q - log p) with q = softmax(teacher/T), p = softmax(student/T).
+
+    Since p and q both sum to 1, Σ q (r - 1 - log r) with r = p/q is the same, and does not cancel.
+    """
+
+    def __init__(self, student: Any, teacher: Any, *, temperature: float = 1.0, **options: Any):
+        super().__init__(student, **options)
+        teacher = np.moveaxis(np.asarray(teacher), self.axis, -1)
+        self.rows = Rows(self.given, None, temperature)
+        self.teacher = Rows(teacher.astype(self.dtype), None, temperature)
+        self.heat = WIDE(temperature)
+
+    @cached_property
+    def cost(self) -> np.ndarray:
+        """+inf for a class that only the student has masked."""
+        p, q = self.rows.p, self.teacher.p
+        of_student, of_teacher = (
+            rows.d - rows.log1p_rest[..., None] for rows in (self.rows, self.teacher)
+        )
+        log_ratio = np.where(np.isneginf(of_teacher), 0, of_student - of_teacher)
+        near = q * (np.expm1(log_ratio) - log_ratio)
+        far = p - q - np.where(q == 0, 0, q * log_ratio)
+        terms = np.where(abs(log_ratio) < 1, near, far)
+        terms = np.where(
+            np.isneginf(log_ratio), np.inf, np.where(np.isneginf(of_teacher), p, terms)
+        )
+        spoilt = self.rows.spoilt | self.teacher.spoilt
+        return np.where(spoilt, np.nan, self.heat**2 * terms.sum(axis=-1))
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """T² (p - q) / T."""
+        return self.heat * (self.rows.p - self.teacher.p)
+
+
 class TokenLogProbs(SoftmaxLoss):
     """log p of the targets, ignored rows 0: the negated loss."""
 
@@ -434,12 +848,34 @@ class SoftmaxFamily:
 
 
 class LogSumExp(SoftmaxFamily):
-    """m + log1p(rest)."""
+    """m + log1p(rest), or log |Σ b exp(x)|; NaN where that sum is negative and nobody asks."""
+
+    def __init__(self, x: Any, axis: int = -1, b: Any = None, return_sign: bool = False):
+        x = np.asarray(x)
+        self.weight, self.return_sign = None, return_sign
+        if b is not None:
+            b = np.broadcast_to(np.asarray(b).astype(compute_dtype(x)), x.shape)
+            x = np.where(b == 0, x.dtype.type(-np.inf), x)
+            self.weight = np.moveaxis(b, axis, -1).astype(WIDE)
+        super().__init__(x, axis)
+
+    @cached_property
+    def total(self) -> np.ndarray:
+        """Σ b exp(x - m)."""
+        return np.where(self.weight == 0, 0, self.weight * self.rows.e).sum(axis=-1)
+
+    @property
+    def sign(self) -> np.ndarray:
+        """Of the sum."""
+        return np.sign(self.total) if self.weight is not None else np.sign(1 + self.rows.rest)
 
     @property
     def value(self) -> Any:
         """The log-sum-exp of every row."""
-        return self.rows.lse
+        if self.weight is None:
+            return self.rows.lse
+        lse = self.rows.x.max(axis=-1) + np.log(abs(self.total))
+        return lse if self.return_sign else np.where(self.total < 0, np.nan, lse)
 
 
 class Softmax(SoftmaxFamily):
@@ -461,12 +897,20 @@ class LogSoftmax(SoftmaxFamily):
 
 
 ORACLES: dict[str, Callable[..., Any]] = {
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "binary_cross_entropy_with_logits": BinaryLogits,
+    "categorical_cross_entropy": CategoricalCrossEntropy,
     "cross_entropy": SoftmaxLoss,
+    "distillation_loss": DistillationLoss,
+    "entropy": Entropy,
     "focal_loss": FocalLoss,
+    "kl_div": KlDiv,
     "logsumexp": LogSumExp,
     "log_softmax": LogSoftmax,
+    "nll_loss": NllLoss,
     "perplexity": Perplexity,
     "poly1_loss": Poly1Loss,
+    "sigmoid_focal_loss": SigmoidFocal,
     "softmax": Softmax,
     "token_log_probs": TokenLogProbs,
 }

@@ -9,7 +9,24 @@ import pytest
 from mpmath import mp
 
 import inputs
-from reference import WIDE, FocalLoss, Poly1Loss, SoftmaxLoss, exact_row, focal, poly1, wide
+from reference import (
+    WIDE,
+    CategoricalCrossEntropy,
+    DistillationLoss,
+    Entropy,
+    FocalLoss,
+    LogSumExp,
+    NllLoss,
+    Poly1Loss,
+    SoftmaxLoss,
+    exact_distillation,
+    exact_entropy,
+    exact_lse,
+    exact_row,
+    focal,
+    poly1,
+    wide,
+)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -121,3 +138,105 @@ def test_exact_derivatives_are_those_of_the_exact_loss(options, link):
             assert mp.almosteq(slope, exact.grad[c], abs_eps=mp.mpf(10) ** -26)
             slope = (above.grad[c] - below.grad[c]) / (2 * step)
             assert mp.almosteq(slope, exact.hess[c], abs_eps=mp.mpf(10) ** -26)
+
+
+def finite_rows(classes: int, dtype: np.dtype) -> np.ndarray:
+    """Adversarial rows whose differences have an exponential in extended precision."""
+    rows = inputs.adversarial(classes, dtype)
+    return rows[[kind not in ("wide", "huge") for kind in inputs.KINDS]]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 5.0])
+@pytest.mark.parametrize("classes", [1, 2, 3, 17, 130])
+def test_entropy_agrees_with_sixty_digits(classes, temperature, dtype):
+    logits = finite_rows(classes, dtype)
+    with np.errstate(all="ignore"):
+        bulk = Entropy(logits, temperature=temperature)
+        entropy, grad, terms = bulk.value, bulk.grad, bulk.rows.p * (1 + abs(bulk.rows.d))
+    for i, row in enumerate(logits):
+        exact = exact_entropy(row.tolist(), temperature)
+        reach = abs(bulk.rows.d[i][np.isfinite(bulk.rows.d[i])]).max()
+        slack = 2.0**-59 * (4 + float(reach))
+        assert_close(entropy[[i]], [exact[0]], slack)
+        # The gradient is the difference of a class's distance and the mean one.
+        room = (
+            slack / temperature * np.nan_to_num(terms[i] + bulk.rows.p[i] * bulk.mean_distance[i])
+        )
+        assert (abs(grad[i] - wide(exact[1])) <= room).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 5.0])
+@pytest.mark.parametrize("classes", [1, 2, 3, 17, 130])
+def test_distillation_agrees_with_sixty_digits(classes, temperature, dtype):
+    teachers = finite_rows(classes, dtype)
+    nearby = teachers + dtype.type(1e-3) * np.sin(np.arange(classes)).astype(dtype)
+    for students in (np.roll(teachers, 1, axis=0), nearby, -teachers):
+        students = np.where(np.isinf(teachers) | np.isinf(students), teachers, students)
+        with np.errstate(all="ignore"):
+            bulk = DistillationLoss(students, teachers, temperature=temperature, reduction="none")
+            loss, grad = bulk.value, bulk.grad
+        for i, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
+            exact = exact_distillation(student.tolist(), teacher.tolist(), temperature)
+            distances = abs(np.concatenate([bulk.rows.d[i], bulk.teacher.d[i]]))
+            slack = 2.0**-58 * (4 + float(distances[np.isfinite(distances)].max()))
+            room = slack * temperature * (bulk.rows.p[i] + bulk.teacher.p[i])
+            assert (abs(grad[i] - wide(exact[1])) <= room).all()
+            # What the rounded probabilities are off by moves the loss by its square root.
+            size = wide([exact[0]])[0]
+            room = slack * (size + temperature * np.sqrt(abs(size)) + slack * temperature**2)
+            assert abs(loss[i] - size) <= room
+
+
+@pytest.mark.parametrize("classes", [1, 2, 17, 130])
+def test_weighted_log_sum_exp_agrees_with_sixty_digits(classes, dtype):
+    a = finite_rows(classes, dtype)
+    b = np.random.default_rng(0).normal(size=a.shape).astype(dtype)
+    b[:, ::3] = 0
+    with np.errstate(all="ignore"):
+        bulk = LogSumExp(a, b=b, return_sign=True)
+        lse, sign, total = bulk.value, bulk.sign, bulk.total
+        size = np.where(b == 0, 0, abs(b) * bulk.rows.e).sum(axis=-1) / abs(total)
+    for i in range(len(a)):
+        exact = exact_lse(a[i].tolist(), b[i].tolist())
+        if not total[i]:
+            assert exact == (-np.inf, 0)
+            assert lse[i] == -np.inf
+            continue
+        reach = float(abs(bulk.rows.d[i][np.isfinite(bulk.rows.d[i])]).max())
+        room = 2.0**-59 * ((4 + reach) * size[i] + abs(lse[i]) + 1)
+        assert abs(lse[i] - wide([exact[0]])[0]) <= room
+        assert sign[i] == exact[1]
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=("index", "soft"))
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_losses_from_probabilities_agree_with_sixty_digits(soft, smoothing, dtype):
+    """Each by its own sum, written out."""
+    rng = np.random.default_rng(0)
+    p = inputs.soft_targets((6, 7), dtype)
+    targets = inputs.soft_targets((6, 7), dtype, 1) if soft else rng.integers(0, 7, 6)
+    weight = rng.uniform(0.5, 2, 7).astype(dtype)
+    options = {"class_weight": weight, "label_smoothing": smoothing, "reduction": "none"}
+    with np.errstate(all="ignore"):
+        categorical, nll = (
+            CategoricalCrossEntropy(p, targets, **options),
+            NllLoss(p, targets, **options),
+        )
+        losses, grads = (categorical.value, nll.value), (categorical.grad, nll.grad)
+    for i in range(6):
+        aim = targets[i].tolist() if soft else [float(c == targets[i]) for c in range(7)]
+        e = mp.mpf(smoothing)
+        pull = [
+            mp.mpf(float(w)) * ((1 - e) * mp.mpf(t) + e / 7)
+            for w, t in zip(weight, aim, strict=True)
+        ]
+        x = [mp.mpf(float(v)) for v in p[i]]
+        pairs = [(a, v) for a, v in zip(pull, x, strict=True) if a]
+        assert_close(losses[1][[i]], [-mp.fsum(a * v for a, v in pairs)], 2.0**-60)
+        cost = mp.fsum(-a * mp.log(v) if v else mp.inf for a, v in pairs)
+        assert_close(losses[0][[i]], [cost], 2.0**-60)
+        assert_close(grads[1][i], [-a for a in pull], 2.0**-60)
+        slopes = [
+            (-a / v if v else -mp.inf) if a else mp.zero for a, v in zip(pull, x, strict=True)
+        ]
+        assert_close(grads[0][i], slopes, 2.0**-60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -194,3 +195,76 @@ def test_focal_and_poly1(name, strength, options):
         )
         for one, other in zip(actual, by_autograd(row_loss, logits), strict=False):
             np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def elementwise_by_torch(function: Any, x: np.ndarray, t: np.ndarray, **options: Any) -> Any:
+    """Loss, gradient and Hessian of a loss of single elements."""
+    z = torch.tensor(x, requires_grad=True)
+    with warnings.catch_warnings():
+        # That kl_div's "mean" is one over all elements.
+        warnings.simplefilter("ignore", UserWarning)
+        loss = function(z, torch.tensor(t), **options)
+    (grad,) = torch.autograd.grad(loss.sum(), z, create_graph=True)
+    hess = torch.zeros_like(z)
+    if grad.requires_grad:
+        (hess,) = torch.autograd.grad(grad.sum(), z)
+    return loss.detach().numpy(), grad.detach().numpy(), hess.numpy()
+
+
+def torchvision_focal(
+    z: Any, t: Any, alpha: float | None = 0.25, gamma: float = 2.0, reduction: str = "mean"
+) -> Any:
+    """torchvision.ops.sigmoid_focal_loss, whose alpha < 0 is None here."""
+    p = torch.sigmoid(z)
+    ce = torch.nn.functional.binary_cross_entropy_with_logits(z, t, reduction="none")
+    loss = ce * (1 - (p * t + (1 - p) * (1 - t))) ** gamma
+    if alpha is not None:
+        loss = (alpha * t + (1 - alpha) * (1 - t)) * loss
+    return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean", "batchmean"])
+@pytest.mark.parametrize("shape", [(), (7,), (5, 11)])
+def test_elementwise(shape, reduction):
+    rng = np.random.default_rng(len(shape))
+    z, t = rng.normal(0, 3, shape), rng.random(shape)
+    hard = np.round(t)
+    functional, weight = torch.nn.functional, np.linspace(0.5, 3, *(shape[-1:] or (1,)))
+    weight = weight if shape else weight[0]
+    calls: list[tuple[str, Any, Any, dict[str, Any], dict[str, Any]]] = [
+        ("kl_div", functional.kl_div, -np.abs(z), {}, {}),
+        ("kl_div", functional.kl_div, -np.abs(z), {"log_target": True}, {"log_target": True}),
+    ]
+    if reduction != "batchmean":
+        logits = functional.binary_cross_entropy_with_logits
+        name, focal = "binary_cross_entropy_with_logits", "sigmoid_focal_loss"
+        given = {"pos_weight": weight}
+        calls += [
+            ("binary_cross_entropy", functional.binary_cross_entropy, 1 / (1 + np.exp(z)), {}, {}),
+            (name, logits, z, {}, {}),
+            (name, logits, z, given, {"pos_weight": torch.tensor(weight)}),
+            (focal, torchvision_focal, z, {}, {}),
+            (focal, torchvision_focal, z, *({"alpha": None, "gamma": 1.5},) * 2),
+        ]
+    for name, function, x, options, theirs in calls:
+        for targets in (t, hard):
+            ask = {"return_hess" if "logit" in name or "focal" in name else "return_grad": True}
+            actual = getattr(xent, name)(x, targets, reduction=reduction, **ask, **options)
+            expected = elementwise_by_torch(function, x, targets, reduction=reduction, **theirs)
+            for one, other in zip(actual, expected, strict=False):
+                np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def test_probabilities_0_and_1():
+    p, t = (a.ravel() for a in np.meshgrid([0.0, 1e-45, 1e-13, 0.5, 1 - 2.0**-53, 1], [0, 0.5, 1]))
+    for dtype in (np.float32, np.float64):
+        with np.errstate(under="ignore"):
+            probs, targets = p.astype(dtype), t.astype(dtype)
+        actual = xent.binary_cross_entropy(probs, targets, reduction="none", return_grad=True)
+        expected = elementwise_by_torch(
+            torch.nn.functional.binary_cross_entropy, probs, targets, reduction="none"
+        )
+        close = {"rtol": 1e-6, "atol": 1e-40} if dtype == np.float32 else {"rtol": 1e-14}
+        with np.errstate(under="ignore"):
+            for one, other in zip(actual, expected, strict=False):
+                np.testing.assert_allclose(one, other, **close)

@@ -67,9 +67,40 @@ typedef struct {
     xent_chunk *chunks; /* room for one row, or for one in each lane (XENT_COLUMNS) */
 } xent_rows;
 
+/* What is computed of each element and summed: one of the elementwise losses; 1, which weights multiply; 1 where x is not a
+ * probability. */
+typedef enum {
+    XENT_BINARY,
+    XENT_BINARY_LOGITS,
+    XENT_SIGMOID_FOCAL,
+    XENT_KL,
+    XENT_ONE,
+    XENT_OUTSIDE,
+    XENT_ELEMENTS
+} xent_element;
+
+typedef struct {
+    xent_element element;
+    int derivatives;          /* 0, 1, 2 */
+    double mix_keep, mix_add; /* targets: mix_keep t + mix_add */
+    double eps, alpha, gamma; /* none: eps 0, alpha < 0 */
+    int log_target;
+    double scale; /* d(result) / d(element's loss), without weight and upstream gradient */
+} xent_element_plan;
+
+/* A run of elements, next to each other in every array. Of the inputs only x is required, by losses their target too; the
+ * outputs are as many as the derivatives, `loss` besides or NULL. */
+typedef struct {
+    int64_t count;
+    const char *x, *target, *weight, *pos_weight, *upstream;
+    char *loss, *out, *hess;
+    double *sums; /* XENT_MOST_LANES: added to; elementwise.h says how. Or NULL */
+} xent_elements;
+
 typedef struct {
     const char *isa;
     void (*rows)(const xent_plan *plan, const xent_rows *rows);
+    void (*elements)(const xent_element_plan *plan, const xent_elements *elements);
     /* Plain reading and copying at full width, to measure a machine's memory by. */
     double (*read)(const void *from, int64_t bytes);
     void (*copy)(void *to, const void *from, int64_t bytes);

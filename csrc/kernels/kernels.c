@@ -19,6 +19,7 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
 #include "row.h"
 #include "wide.h"
 #include "tile.h"
+#include "elementwise.h"
 #include "probe.h"
 
 #define XENT_VARIANTS(USE)                                                                                                  \
@@ -71,5 +72,5 @@ static void all_rows(const xent_plan *plan, const xent_rows *rows) {
 #define XENT_TEXT_(x) #x
 #define XENT_TEXT(x) XENT_TEXT_(x)
 
-const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows, memory_read, memory_copy,
-                                                            math_map};
+const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows,    all_elements,
+                                                            memory_read,         memory_copy, math_map};

@@ -37,7 +37,7 @@ static inline load_plan prepare_load(const xent_plan *plan) {
 /* z and, for the gradient, dz/dx (of XENT_GIVEN its inverse). Infinities pass through the cap. */
 static INLINE vec transformed(vec x, const load_plan *p, xent_transform transform, vec *slope) {
     if (transform == XENT_GIVEN && p->probabilities) {
-        *slope = x;
+        *slope = v(add)(x, v(set)(0)); /* -0 becomes +0 */
         if (!p->clipped)
             return v(log)(x);
         const vec inside = v(max)(p->least, v(select)(v(lt)(p->most, x), p->most, x));

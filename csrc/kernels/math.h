@@ -45,23 +45,44 @@ static inline v(vec) v(log_parts)(v(vec) f, v(vec) k) {
     return v(fma)(k, v(set)(c(LN2)), v(sub)(f, v(sub)(square, tail)));
 }
 
+typedef struct {
+    v(vec) f, k;
+} v(log_split);
+
 /* log(1 + x) for -1 < x <= 2^126 (f32) or 2^1022 (f64) and NaN, at most 1.4 ulp (f32, f64).
  * 1 + x = 2^k (1 + f) with f taken from x itself, so that nothing of a small x is lost. */
-static inline v(vec) v(log1p)(v(vec) x) {
+static inline v(log_split) v(split_log1p)(v(vec) x) {
     const v(vec) one = v(set)(1), k = v(exponent)(v(add)(one, x));
     const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
-    return v(log_parts)(v(fma)(x, scale, v(sub)(scale, one)), k);
+    return (v(log_split)){v(fma)(x, scale, v(sub)(scale, one)), k};
+}
+
+static inline v(vec) v(log1p)(v(vec) x) {
+    const v(log_split) part = v(split_log1p)(x);
+    return v(log_parts)(part.f, part.k);
+}
+
+/* The same for 0 <= x <= 1, where k is 0 or 1. */
+static inline v(vec) v(log1p_unit)(v(vec) x) {
+    const v(vec) one = v(set)(1), half = v(set)((v(real))0.5);
+    const v(mask) large = v(nlt)(x, v(set)((v(real))0x1.a827999fcef32p-2)); /* sqrt(2) - 1 */
+    return v(log_parts)(v(select)(large, v(fma)(x, half, v(set)((v(real)) - 0.5)), x), v(keep)(large, one));
 }
 
 /* log(x) for 0 <= x <= 2^126 (f32) or 2^1022 (f64), subnormal numbers included, at most 1.0 ulp (f32, f64). -inf of 0; NaN
  * of NaN and of negative numbers. */
-static inline v(vec) v(log)(v(vec) x) {
-    const v(vec) zero = v(set)(0), one = v(set)(1);
+static inline v(log_split) v(split_log)(v(vec) x) {
+    const v(vec) one = v(set)(1);
     const v(mask) small = v(lt)(x, v(set)(c(TINY)));
     const v(vec) normal = v(select)(small, v(mul)(x, v(set)(c(LIFT))), x), k = v(exponent)(normal);
     const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
-    const v(vec) f = v(fma)(normal, scale, v(set)(-1));
-    const v(vec) log = v(log_parts)(f, v(sub)(k, v(keep)(small, v(set)(c(LIFT_EXPONENT)))));
+    return (v(log_split)){v(fma)(normal, scale, v(set)(-1)), v(sub)(k, v(keep)(small, v(set)(c(LIFT_EXPONENT))))};
+}
+
+static inline v(vec) v(log)(v(vec) x) {
+    const v(vec) zero = v(set)(0);
+    const v(log_split) part = v(split_log)(x);
+    const v(vec) log = v(log_parts)(part.f, part.k);
     return v(select)(v(eq)(x, zero), v(set)((v(real)) - INFINITY), v(select)(v(lt)(x, zero), v(set)((v(real))NAN), log));
 }
 

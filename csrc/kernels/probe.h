@@ -1,7 +1,7 @@
 /* What tests and benchmarks look at: the functions of math.h by themselves, and memory at full speed.
  *
  * Reading and copying, nothing else: the speeds every other kernel is held against. Both are the plainest loops that
- * reach the limit: full-width loads, and for the copy streaming stores. `to` is aligned to 64 bytes. */
+ * reach the limit: full-width loads, and for the copy streaming stores. */
 static double memory_read(const void *from, int64_t bytes) {
     vec s[4];
     for (int g = 0; g < 4; ++g)
@@ -17,8 +17,9 @@ static double memory_read(const void *from, int64_t bytes) {
 }
 
 static void memory_copy(void *to, const void *from, int64_t bytes) {
-    const int64_t step = LANES * (int64_t)sizeof(real);
-    int64_t i = 0;
+    const int64_t step = LANES * (int64_t)sizeof(real), unaligned = (int64_t)(-(uintptr_t)to % (uintptr_t)step);
+    int64_t i = unaligned < bytes ? unaligned : bytes;
+    memcpy(to, from, (size_t)i);
     for (; i + step <= bytes; i += step) {
         xent_prefetch((const char *)from + i + 4096);
         v(stream)((char *)to + i, v(load)((const char *)from + i));

@@ -81,6 +81,9 @@ static INLINE void add_class(lane_sums *s, vec z, vec a, vec max, vec teacher_ma
         const vec of_teacher = v(sub)(a, teacher_max);
         e = add_exponential(of_teacher, &s->teacher_rest, &s->teacher_hits, p, transform, holds_max, &counts);
         s->moment = v(select)(counts, v(fma)(e, v(sub)(of_teacher, t), s->moment), s->moment);
+        /* A class that the student alone masks makes all infinite, however little the teacher gives it. */
+        const vec lowest = v(set)(-c(LARGEST));
+        s->moment = v(select)(v(but)(v(lt)(t, lowest), v(lt)(of_teacher, lowest)), v(set)((real)INFINITY), s->moment);
     }
 }
 
@@ -146,8 +149,7 @@ static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_sour
     }
 }
 
-/* Moves what a chunk has summed to a new maximum. With the moment of exponentials f goes to nothing before a distance of
- * -inf in it counts. */
+/* Moves what a chunk has summed to a new maximum. */
 static inline void rebase(xent_chunk *chunk, double max, double temperature, xent_stream stream) {
     const double step = chunk->max - max, sum = chunk->rest + chunk->hits;
     const double f = sum != 0 ? shrink(step / temperature) : 0;
@@ -165,7 +167,8 @@ static inline void rebase(xent_chunk *chunk, double max, double temperature, xen
 static inline void rebase_teacher(xent_chunk *chunk, double max, double temperature) {
     const double step = chunk->teacher_max - max, sum = chunk->teacher_rest + chunk->teacher_hits;
     const double f = sum != 0 ? shrink(step / temperature) : 0;
-    chunk->moment = f != 0 ? (chunk->moment + sum * step) * f : 0;
+    if (!isinf(chunk->moment))
+        chunk->moment = f != 0 ? (chunk->moment + sum * step) * f : 0;
     chunk->teacher_rest = sum != 0 ? sum * f : 0;
     chunk->teacher_hits = 0;
     chunk->teacher_max = max;

@@ -86,8 +86,8 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
             put(rows->loss + r * rows->loss_step, result.loss);
         if (!out)
             continue;
-        const row_memory m = {
-            x, out, rows->hess ? rows->hess + r * rows->hess_step : NULL, &a, sums.max, target, plan->non_temporal};
+        const row_memory m = {x,        out,    rows->hess ? rows->hess + r * rows->hess_step : NULL,     &a,
+                              sums.max, target, plan->non_temporal && (uintptr_t)out % STORAGE_BYTES == 0};
         if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS)
             apply_row(&m, plan->classes, &result, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
         else if (m.hess && has_hessian(stream, transform))

@@ -133,6 +133,12 @@ XENT_VECTOR(f64, double, __m256d, 8, pd, epi64, epi64x, 52, 0x3ff0000000000000 -
 #undef XENT_COMPARE
 #undef XENT_BOTH
 
+static inline f64_vec f32_widen_half(__m256 a) {
+    return (f64_vec){_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1))};
+}
+static inline f64_vec f32_widen_first(f32_vec a) { return f32_widen_half(a.lo); }
+static inline f64_vec f32_widen_last(f32_vec a) { return f32_widen_half(a.hi); }
+
 static inline float f32_get(f32_vec a) { return _mm256_cvtss_f32(a.lo); }
 static inline double f64_get(f64_vec a) { return _mm256_cvtsd_f64(a.lo); }
 

@@ -64,6 +64,9 @@ XENT_VECTOR(f64, double, __m512d, __mmask8, 8, pd, epi64, i, 52, 0x3ff0000000000
             0x4330000000000000, 1023.0)
 #undef XENT_VECTOR
 
+static inline f64_vec f32_widen_first(f32_vec a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
+static inline f64_vec f32_widen_last(f32_vec a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+
 static inline float f32_get(f32_vec a) { return _mm512_cvtss_f32(a); }
 static inline double f64_get(f64_vec a) { return _mm512_cvtsd_f64(a); }
 

@@ -200,6 +200,18 @@
 XENT_VECTOR(f32, float, int32_t, uint32_t, 16, 23, 0x3f800000u, 0x3f3504f3u, 0x1p23f, 127.0f, fmaf)
 XENT_VECTOR(f64, double, int64_t, uint64_t, 8, 52, 0x3ff0000000000000u, 0x3fe6a09e667f3bcdu, 0x1p52, 1023.0, fma)
 
+/* The first eight floats, and the others, as doubles. */
+static inline f64_vec f32_widen_first(f32_vec a) {
+    f64_vec r;
+    XENT_EACH(8) r.at[i] = (double)a.at[i];
+    return r;
+}
+static inline f64_vec f32_widen_last(f32_vec a) {
+    f64_vec r;
+    XENT_EACH(8) r.at[i] = (double)a.at[i + 8];
+    return r;
+}
+
 /* float16 and bfloat16, 16 numbers: read exactly, subnormals included; written rounded to nearest even, beyond the
  * largest number as infinity. `first`: lanes 0..n-1 only, the others from `fill`. */
 static inline float xent_from_f16(uint16_t h) {

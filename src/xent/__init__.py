@@ -2,8 +2,13 @@
 
 from importlib.metadata import version as _version
 
+from xent.binary import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    sigmoid_focal_loss,
+)
 from xent.focal import focal_loss, poly1_loss
-from xent.information import distillation_loss, entropy
+from xent.information import distillation_loss, entropy, kl_div
 from xent.losses import cross_entropy, perplexity, token_log_probs
 from xent.probabilities import categorical_cross_entropy, nll_loss
 from xent.runtime import (
@@ -19,6 +24,8 @@ from xent.special import log_softmax, logsumexp, softmax
 __version__ = _version("xent")
 
 __all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
     "cross_entropy",
     "distillation_loss",
@@ -27,6 +34,7 @@ __all__ = [
     "get_include",
     "get_library",
     "get_num_threads",
+    "kl_div",
     "log_softmax",
     "logsumexp",
     "nll_loss",
@@ -35,6 +43,7 @@ __all__ = [
     "poly1_loss",
     "set_num_threads",
     "show_config",
+    "sigmoid_focal_loss",
     "softmax",
     "token_log_probs",
 ]

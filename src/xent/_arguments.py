@@ -160,18 +160,10 @@ def teacher(
     return student, found, replace(precision(np.promote_types(*wide)), answer=kind.answer)
 
 
-def probabilities(value: Array, kind: Precision, name: str) -> None:
-    """Refuses numbers outside [0, 1]; NaN passes."""
-    rows = value.reshape(1) if value.ndim == 0 else value
-    for i, row in enumerate(rows):
-        x = (row.astype(np.uint32) << 16).view(np.float32) if kind.bfloat16 else row
-        outside = np.argwhere((x < 0) | (x > 1))
-        if outside.size:
-            position = (i, *(int(k) for k in outside[0]))[: value.ndim]
-            where = ", ".join(map(str, position))
-            raise ValueError(
-                f"{name}[{where}] = {x[tuple(outside[0])]} is not a probability; expected 0 <= p <= 1"
-            )
+def bad_probability(name: str, position: tuple[int, ...], value: float) -> ValueError:
+    """The exception for a probability outside [0, 1]."""
+    where = ", ".join(map(str, position))
+    return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
 
 
 def bad_target(index: Array, row: int, classes: int, ignore_index: int | None) -> IndexError:
@@ -270,11 +262,14 @@ def class_weight(value: Any, classes: int, dtype: np.dtype[Any]) -> Array | None
     return np.ascontiguousarray(found, dtype)
 
 
-def broadcast(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
-    """One number a row, given in any shape that broadcasts to the loss."""
+def broadcast(
+    value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None
+) -> Array | None:
+    """One number a row, given in any shape that broadcasts to the loss; of no dtype, as it is."""
     if value is None:
         return None
-    found = real(value, name).astype(dtype, copy=False)
+    found = real(value, name)
+    found = found if dtype is None else found.astype(dtype, copy=False)
     try:
         return np.broadcast_to(found, shape)
     except ValueError:
@@ -283,10 +278,18 @@ def broadcast(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any
         ) from None
 
 
+def like(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
+    """An array of any real dtype and of exactly this shape, that of the argument `of`."""
+    found = real(value, name)
+    if found.shape != shape:
+        raise ValueError(f"{name}: shape {found.shape} is not that of {of}, {shape}")
+    return found
+
+
 def grad_output(
-    value: Any, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    value: Any, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None
 ) -> tuple[Array | None, float]:
-    """The upstream gradient as (one number a row or None, factor of the whole)."""
+    """The upstream gradient as (one number a row or None, factor of the whole); of no dtype, as it is."""
     if value is None:
         return None, 1.0
     found = real(value, "grad_output")
@@ -295,7 +298,7 @@ def grad_output(
             raise ValueError(
                 f"grad_output: expected the shape of the loss, {shape}, for reduction='none'; got {found.shape}"
             )
-        return found.astype(dtype, copy=False), 1.0
+        return found if dtype is None else found.astype(dtype, copy=False), 1.0
     if found.shape != ():
         raise ValueError(
             f"grad_output: expected a scalar for reduction={reduction!r}, got {given(found)}"

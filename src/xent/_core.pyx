@@ -24,7 +24,7 @@ cnp.import_array()
 context_threads = contextvars.ContextVar("xent_num_threads", default=0)
 
 cdef object functions = {"exp": XENT_EXP, "log": XENT_LOG, "log1p": XENT_LOG1P, "tanh": XENT_TANH, "tanh_slope": XENT_TANH_SLOPE}
-cdef object names = {"none": XENT_NONE, "sum": XENT_SUM, "mean": XENT_MEAN}
+cdef object names = {"none": XENT_NONE, "sum": XENT_SUM, "mean": XENT_MEAN, "batchmean": XENT_BATCH_MEAN}
 cdef object operations = {
     "cross_entropy": XENT_CROSS_ENTROPY,
     "focal_loss": XENT_FOCAL_LOSS,
@@ -33,6 +33,10 @@ cdef object operations = {
     "categorical_cross_entropy": XENT_CATEGORICAL_CROSS_ENTROPY,
     "distillation_loss": XENT_DISTILLATION_LOSS,
     "entropy": XENT_ENTROPY,
+    "binary_cross_entropy": XENT_BINARY_CROSS_ENTROPY,
+    "binary_cross_entropy_with_logits": XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS,
+    "sigmoid_focal_loss": XENT_SIGMOID_FOCAL_LOSS,
+    "kl_div": XENT_KL_DIV,
     "logsumexp": XENT_LOGSUMEXP,
     "softmax": XENT_SOFTMAX,
     "log_softmax": XENT_LOG_SOFTMAX,
@@ -77,7 +81,7 @@ cdef class Call:
     """One call of the C interface. Arrays have the axes of the loss first and the class axis, if any, last."""
     cdef xent_call call
     cdef int64_t shape[64]
-    cdef int64_t strides[8][64]
+    cdef int64_t strides[9][64]
     cdef list keep
     cdef bint repeated  # one element stands for all classes, which C takes for contiguous
 
@@ -149,6 +153,18 @@ cdef class Call:
         self.call.eps = eps
         return self
 
+    def elementwise(self, cnp.ndarray pos_weight=None, cnp.ndarray block_sums=None, object alpha=None,
+                    bint log_target=False):
+        """What elementwise losses have besides. `block_sums`: two float64 for every 4,096 elements."""
+        if pos_weight is not None:
+            self.set_array(8, &self.call.pos_weight, pos_weight)
+        if block_sums is not None:
+            self.call.block_sums = <double *>cnp.PyArray_DATA(block_sums)
+            self.keep.append(block_sums)
+        self.call.alpha = -1.0 if alpha is None else alpha
+        self.call.log_target = log_target
+        return self
+
     def readable(self):
         """Whether the arrays can be used where they lie."""
         return not self.repeated and bool(xent_readable(&self.call))
@@ -166,8 +182,8 @@ cdef class Call:
         return self.call.result
 
     cdef int64_t check(self, xent_status status) except -2:
-        """-1, or the row of a bad target."""
-        if status == XENT_BAD_TARGET:
+        """-1, or the row of a bad target, or the position of a bad probability."""
+        if status == XENT_BAD_TARGET or status == XENT_BAD_PROBABILITY:
             return self.call.bad_row
         if status == XENT_NO_MEMORY:
             raise MemoryError("xent: no memory for the sums of the rows")

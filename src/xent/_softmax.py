@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xent import _arguments as arguments
+from xent._elementwise import judge_probabilities
 from xent._rows import Rows, run
 
 # What takes class probabilities in the place of class indices.
@@ -102,7 +103,7 @@ def softmax_loss(
         in_place=("grad_out", name),
     )
     if operation == "categorical_cross_entropy":
-        arguments.probabilities(x, kind, name)
+        judge_probabilities(x, kind, name)
 
     results: list[Any] = []
     if with_grad:

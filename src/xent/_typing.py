@@ -7,15 +7,20 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Array",
+    "BinaryLogitsOptions",
+    "BinaryOptions",
     "CategoricalOptions",
     "CrossEntropyOptions",
     "DistillationOptions",
+    "ElementOptions",
     "EntropyOptions",
     "FocalOptions",
+    "KlOptions",
     "LossOptions",
     "NllOptions",
     "Poly1Options",
     "Scalar",
+    "SigmoidFocalOptions",
     "TokenOptions",
 ]
 
@@ -99,3 +104,39 @@ class Poly1Options(LossOptions, total=False):
     """And `poly1_loss`."""
 
     epsilon: float
+
+
+class ElementOptions(TypedDict, total=False):
+    """What every elementwise loss takes besides the arguments its type depends on."""
+
+    sample_weight: ArrayLike | None
+    grad_output: ArrayLike | None
+    grad_out: NDArray[Any] | None
+    dtype: Literal["bfloat16"] | None
+
+
+class BinaryOptions(ElementOptions, total=False):
+    """And `binary_cross_entropy`."""
+
+    eps: float | None
+    label_smoothing: float
+
+
+class BinaryLogitsOptions(ElementOptions, total=False):
+    """And `binary_cross_entropy_with_logits`."""
+
+    pos_weight: ArrayLike | None
+    label_smoothing: float
+
+
+class SigmoidFocalOptions(ElementOptions, total=False):
+    """And `sigmoid_focal_loss`."""
+
+    alpha: float | None
+    gamma: float
+
+
+class KlOptions(ElementOptions, total=False):
+    """And `kl_div`."""
+
+    log_target: bool

@@ -33,41 +33,44 @@ def _classes_last(x: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[
     return moved.reshape(*moved.shape[: len(kept)], -1) if len(axes) != 1 else moved
 
 
-def _log(s: Array) -> Array:
-    """log |s| of float64, exact near 1."""
-    size = np.abs(np.atleast_1d(s))
-    lift = np.where(size > 2.0**1000, 64.0, 0.0)
-    size = np.ldexp(size, -lift.astype(int))
-    near = size > 0.5
-    near_one = _core.math("log1p", np.where(near, size - 1, 0.0))
-    far = _core.math("log", size) + lift * np.log(2.0)
-    return np.where(near, near_one, far).reshape(np.shape(s))
+def _exp(t: Array) -> Array:
+    """exp(t) of float64 t <= 0, 0 below the smallest normal number."""
+    return np.where(t < -708.0, 0.0, _core.math("exp", np.ascontiguousarray(np.maximum(t, -708.0))))
+
+
+def _log(top: Array, rest: Array) -> Array:
+    """log |top + rest| of float64, exact near 1."""
+    s = np.abs(top + rest)
+    lift = np.where(s > 2.0**1000, 64, 0)
+    near = (s > 0.5) & (s < 2.0)
+    less_one = np.where(top + rest < 0, -top, top) - 1 + np.where(top + rest < 0, -rest, rest)
+    near_one = _core.math("log1p", np.where(near, less_one, 0.0))
+    far = _core.math("log", np.where(np.isinf(s), 1.0, np.ldexp(s, -lift))) + lift * np.log(2.0)
+    return np.where(near, near_one, np.where(np.isinf(s), s, far))
 
 
 def _weighted(
     x: np.ndarray[Any, Any], b: np.ndarray[Any, Any], kind: arguments.Precision
 ) -> tuple[Array, Array]:
-    """(log |sum of b exp(x)|, its sign) over the last axis, in float64: lse + log |sum of b softmax|, block by block."""
+    """(log |sum of b exp(x)|, its sign) over the last axis, in float64, relative to the largest x whose b is not 0."""
     shape = x.shape[:-1]
     lse, sign = np.empty(shape), np.empty(shape)
     for block in blocks(shape, max(1, BLOCK_BYTES // (8 * max(1, x.shape[-1])))):
         with np.errstate(all="ignore"):
-            a = (
-                x[block]
-                if not kind.bfloat16
-                else (x[block].astype(np.uint32) << 16).view(np.float32)
-            )
-            weight = np.asarray(b[block], np.float64)
-            a = np.where(weight == 0, -np.inf, a.astype(np.float64))
-            top = logsumexp(a, -1)
-            infinite = np.isposinf(top)
-            share = np.where(
-                infinite[..., None], np.isposinf(a), softmax(a, -1) if a.shape[-1] else a
-            )
-            s = np.sum(weight * share, axis=-1)
-            s = np.where(np.isneginf(top), 0.0, s)
-            lse[block] = np.where(s == 0, np.where(infinite, np.nan, -np.inf), top + _log(s))
-            sign[block] = np.where(np.isnan(lse[block]), np.nan, np.sign(s))
+            part = x[block]
+            if kind.bfloat16:
+                part = (part.astype(np.uint32) << 16).view(np.float32)
+            factor = np.asarray(b[block], np.float64)
+            a = np.where(factor == 0, -np.inf, part.astype(np.float64))
+            m = np.max(a, axis=-1, keepdims=True, initial=-np.inf)
+            t = np.where(a == m, 0.0, a - m)  # the largest, infinite or not
+            top = np.sum(np.where(t == 0, factor, 0.0), axis=-1)
+            rest = np.sum(np.where(t < 0, factor * _exp(t), t * 0), axis=-1)
+            s = np.where(np.isneginf(m[..., 0]), 0.0, top + rest)
+            opposed = np.isposinf(m[..., 0]) & (s == 0)  # inf - inf
+            log = _log(np.atleast_1d(top), np.atleast_1d(rest)).reshape(s.shape)
+            lse[block] = np.where(opposed, np.nan, np.where(s == 0, -np.inf, m[..., 0] + log))
+            sign[block] = np.where(opposed, np.nan, np.sign(s))
     return lse, sign
 
 

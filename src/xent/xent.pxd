@@ -20,6 +20,7 @@ cdef extern from "xent.h" nogil:
     ctypedef enum xent_status:
         XENT_OK
         XENT_BAD_TARGET
+        XENT_BAD_PROBABILITY
         XENT_NO_MEMORY
         XENT_BAD_LAYOUT
         XENT_INTERRUPTED
@@ -32,6 +33,10 @@ cdef extern from "xent.h" nogil:
         XENT_CATEGORICAL_CROSS_ENTROPY
         XENT_DISTILLATION_LOSS
         XENT_ENTROPY
+        XENT_BINARY_CROSS_ENTROPY
+        XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS
+        XENT_SIGMOID_FOCAL_LOSS
+        XENT_KL_DIV
         XENT_LOGSUMEXP
         XENT_SOFTMAX
         XENT_LOG_SOFTMAX
@@ -40,6 +45,7 @@ cdef extern from "xent.h" nogil:
         XENT_NONE
         XENT_SUM
         XENT_MEAN
+        XENT_BATCH_MEAN
 
     ctypedef enum xent_function:
         XENT_EXP
@@ -81,6 +87,10 @@ cdef extern from "xent.h" nogil:
         double z_loss
         double softcap
         double temperature
+        xent_array pos_weight
+        double alpha
+        int log_target
+        double *block_sums
         xent_reduction reduction
         double grad_scale
         int threads

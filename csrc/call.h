@@ -1,0 +1,54 @@
+/* What call.c and elementwise.c share: sizes, exact sums, and the handing over of elementwise losses. */
+#ifndef XENT_CALL_H
+#define XENT_CALL_H
+
+#include <math.h>
+
+#include "dispatch.h"
+
+enum { MOST_AXES = 64, WORTH_A_THREAD = 256 << 10 };
+
+static inline int64_t row_count(const xent_call *call) {
+    int64_t n = 1;
+    for (int d = 0; d < call->ndim; ++d)
+        n *= call->shape[d];
+    return n;
+}
+
+static inline int compute_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
+static inline int storage_bytes(const xent_call *call) {
+    return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2;
+}
+
+static inline int thread_count(const xent_call *call) { return call->threads > 0 ? call->threads : xent_get_num_threads(); }
+
+/* A sum and the error of its additions: (high + low) is exact to twice the precision. */
+typedef struct {
+    double high, low;
+} exact;
+
+static inline void add(exact *s, double x) {
+    const double t = s->high + x, part = t - s->high;
+    s->low += (s->high - (t - part)) + (x - part);
+    s->high = t;
+}
+
+static inline double value(exact s) { return isfinite(s.high) ? s.high + s.low : s.high; }
+
+static inline exact add_blocks(const exact *sums, int64_t n) {
+    exact s = {0, 0};
+    for (int64_t i = 0; i < n; ++i) {
+        add(&s, sums[i].high);
+        s.low += sums[i].low;
+    }
+    return s;
+}
+
+/* elementwise.c: whether a call is one of its own, and its steps. */
+int xent_is_elementwise(const xent_call *call);
+xent_status xent_prepare_elements(xent_call *call);
+xent_status xent_compute_elements(const xent_call *call);
+xent_status xent_run_elements(xent_call *call);
+exact xent_sum_elements(const xent_call *call);
+
+#endif

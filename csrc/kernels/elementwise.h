@@ -1,0 +1,266 @@
+/* elementwise: the head is the kernel. x, the target t and the parameters → loss, gradient and Hessian of one element, and
+ * sums of the losses.
+ *
+ *   binary                 -(t log p + (1 - t) log(1 - p)), each logarithm at least -100 (torch), or p clipped (Keras)
+ *   binary, logits         t w softplus(-z) + (1 - t) softplus(z), w: pos_weight
+ *   sigmoid focal          alpha_t q^gamma times it with w = 1, q = t s(-z) + (1 - t) s(z)       (Lin et al.,
+ * arXiv:1708.02002) Kullback-Leibler       t (log t - x), or e^t (t - x)
+ *
+ * with s(z) = 1 / (1 + e^-z), softplus(z) = log(1 + e^z) = max(z, 0) + log1p(e^-|z|). A factor of 0 makes a term 0, infinite
+ * or not. A weight of 0 makes everything 0, NaN included. Derivatives below the smallest normal number are 0.
+ *
+ * Lane i sums elements i, i + LANES, ... of a block, in f64. A float loses at most 2^-53 of its lane's sum, so that 256 of
+ * them stay far below an ulp; for doubles the errors are summed beside (Knuth's two-sum). Either way the sum is that of
+ * XENT_MOST_LANES doubles. */
+
+typedef struct {
+    vec loss, grad, hess;
+} element;
+
+static INLINE vec times(vec factor, vec a) { return v(keep)(v(ne)(factor, v(set)(0)), v(mul)(factor, a)); }
+
+static INLINE int is_soft(vec t, mask is_one) { return v(any)(v(but)(v(ne)(t, v(set)(0)), is_one)); }
+
+/* log p from its parts; NaN stays. */
+static INLINE vec log_of(vec f, vec k, vec p, vec least) {
+    const vec log = v(select)(v(eq)(p, v(set)(0)), v(set)((real)-INFINITY), v(log_parts)(f, k));
+    return v(max)(least, log);
+}
+
+static INLINE element binary(vec given, vec t, const xent_element_plan *plan, int derivatives) {
+    const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t);
+    const vec low = v(set)((real)plan->eps), high = v(set)((real)(1 - plan->eps));
+    const mask inside = v(but)(v(nlt)(given, low), v(lt)(high, given));
+    const vec p = plan->eps <= 0 ? given : v(select)(inside, given, v(select)(v(lt)(given, low), low, high));
+    element r = {zero, zero, zero};
+    const vec least = v(set)(plan->eps <= 0 ? -100 : (real)-INFINITY);
+    const mask is_one = v(eq)(t, one);
+    const v(log_split) split = v(split_log)(p), others = v(split_log1p)(v(sub)(zero, p));
+    if (is_soft(t, is_one)) {
+        const vec log_p = log_of(split.f, split.k, p, least), log_others = log_of(others.f, others.k, v(sub)(one, p), least);
+        r.loss = v(sub)(zero, v(add)(times(t, log_p), times(tf, log_others)));
+    } else /* one logarithm for the two */
+        r.loss = v(sub)(zero, log_of(v(select)(is_one, split.f, others.f), v(select)(is_one, split.k, others.k),
+                                     v(select)(is_one, p, v(sub)(one, p)), least));
+    if (!derivatives)
+        return r;
+    vec bend = v(mul)(p, v(sub)(one, p));
+    if (plan->eps <= 0)
+        bend = v(max)(v(set)((real)1e-12), bend);
+    r.grad = v(div)(v(sub)(p, t), bend);
+    if (plan->eps > 0) {
+        /* Where t = p is 0 or 1, one of the two terms is there alone. */
+        r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(p, t)), v(sub)(tf, t), r.grad);
+        r.grad = v(keep)(inside, r.grad);
+    }
+    return r;
+}
+
+typedef struct {
+    vec up, down;             /* s(z), s(-z) */
+    vec softplus, softplus_m; /* of z and of -z */
+} logistic;
+
+static INLINE logistic logistic_of(vec z, int sigmoids) {
+    const vec zero = v(set)(0), minus = v(sub)(zero, z);
+    vec e = v(exp)(v(sub)(zero, v(abs)(z)));
+    e = v(keep)(v(nlt)(e, v(set)(c(TINY))), e);
+    const vec rest = v(log1p_unit)(e);
+    logistic r = {zero, zero, v(add)(v(max)(z, zero), rest), v(add)(v(max)(minus, zero), rest)};
+    if (sigmoids) {
+        const vec large = v(div)(v(set)(1), v(add)(v(set)(1), e)), small = v(mul)(e, large);
+        const mask positive = v(lt)(zero, z);
+        r.up = v(select)(positive, large, small);
+        r.down = v(select)(positive, small, large);
+    }
+    return r;
+}
+
+static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
+    const vec zero = v(set)(0), tf = v(sub)(v(set)(1), t);
+    const logistic s = logistic_of(z, derivatives > 0);
+    element r = {v(add)(times(tp, s.softplus_m), times(tf, s.softplus)), zero, zero};
+    if (derivatives > 0)
+        r.grad = v(fnma)(tp, s.down, v(mul)(tf, s.up));
+    if (derivatives > 1)
+        r.hess = v(mul)(v(add)(tf, tp), v(mul)(s.up, s.down));
+    return r;
+}
+
+/* With c the cross-entropy, v = s(z) s(-z), r = q' / q:
+ *   F'  = q^gamma (c' + gamma r c)
+ *   F'' = q^gamma (2 gamma r c' + v + gamma (gamma - 1) r^2 c + gamma r (s(-z) - s(z)) c) */
+static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan, int derivatives) {
+    const vec zero = v(set)(0), one = v(set)(1), gamma = v(set)((real)plan->gamma), tf = v(sub)(one, t);
+    const logistic s = logistic_of(z, 1);
+    const mask is_one = v(eq)(t, one), is_zero = v(eq)(t, zero);
+    const vec ce = v(add)(times(t, s.softplus_m), times(tf, s.softplus));
+    const int soft = is_soft(t, is_one); /* else a logarithm is spared */
+    const vec q = soft ? v(fma)(t, s.down, v(mul)(tf, s.up)) : v(select)(is_one, s.down, s.up);
+    vec power = v(mul)(q, q);
+    if (plan->gamma == 2)
+        power = v(keep)(v(nlt)(power, v(set)(c(TINY))), power);
+    else {
+        vec log_q = v(sub)(zero, v(select)(is_one, s.softplus, s.softplus_m));
+        if (soft)
+            log_q = v(select)(is_one, log_q, v(select)(is_zero, log_q, v(log)(q)));
+        const vec exponent = times(gamma, log_q);
+        power = v(keep)(v(nlt)(exponent, v(set)(c(EXP_LEAST))), v(exp)(exponent));
+    }
+    if (plan->alpha >= 0)
+        power = v(mul)(power, v(fma)(v(set)((real)plan->alpha), t, v(mul)(v(set)((real)(1 - plan->alpha)), tf)));
+    element r = {times(power, ce), zero, zero};
+    if (!derivatives)
+        return r;
+    vec pull = v(select)(is_one, v(sub)(zero, s.up), s.down);
+    const vec bend = v(mul)(s.up, s.down);
+    if (soft) {
+        const vec mixed = v(div)(v(mul)(v(sub)(tf, t), bend), q);
+        pull = v(select)(is_one, pull, v(select)(is_zero, pull, mixed));
+    }
+    const vec slope = v(fnma)(t, s.down, v(mul)(tf, s.up)), share = times(pull, ce);
+    r.grad = v(mul)(power, v(fma)(gamma, share, slope));
+    if (derivatives > 1) {
+        const vec inner = v(fma)(v(sub)(gamma, one), pull, v(sub)(s.down, s.up));
+        const vec turn = v(fma)(v(add)(pull, pull), slope, v(mul)(share, inner));
+        r.hess = v(mul)(power, v(fma)(gamma, turn, bend));
+    }
+    return r;
+}
+
+/* exp(t) of any sign: beyond 0 as the square of exp(t / 2), bounded where the square has long been infinite. */
+static INLINE vec exp_of(vec t) {
+    const vec zero = v(set)(0), half = v(set)((real)0.5);
+    const mask positive = v(lt)(zero, t);
+    vec e = v(exp)(v(keep)(v(nlt)(zero, t), t));
+    e = v(keep)(v(nlt)(e, v(set)(c(TINY))), e);
+    if (!v(any)(positive))
+        return e;
+    const vec root = v(exp)(v(sub)(zero, v(max)(v(set)(c(EXP_LOWEST)), v(mul)(v(sub)(zero, half), v(keep)(positive, t)))));
+    return v(select)(positive, v(mul)(root, root), e);
+}
+
+static INLINE element kl(vec x, vec t, const xent_element_plan *plan) {
+    const vec zero = v(set)(0), mass = plan->log_target ? exp_of(t) : t, log_mass = plan->log_target ? t : v(log)(t);
+    const vec nothing = v(keep)(v(ne)(x, x), x); /* 0, but NaN stays */
+    const element r = {v(select)(v(eq)(mass, zero), nothing, v(mul)(mass, v(sub)(log_mass, x))), v(sub)(zero, mass), zero};
+    return r;
+}
+
+static INLINE element element_of(const xent_element_plan *plan, const xent_elements *e, int64_t i, int n, xent_element what,
+                                 int derivatives) {
+    const vec zero = v(set)(0), one = v(set)(1);
+    element r = {one, zero, zero};
+    if (what == XENT_ONE)
+        return r;
+    const char *at = e->x + i * STORAGE_BYTES;
+    const vec x = n == LANES ? stored(at) : stored_first(at, n, zero);
+    if (what == XENT_OUTSIDE) {
+        r.loss = v(select)(v(lt)(x, zero), one, v(keep)(v(lt)(one, x), one));
+        return r;
+    }
+    vec t = load_reals((const real *)e->target, i, n);
+    if (what == XENT_KL)
+        return kl(x, t, plan);
+    if (what == XENT_SIGMOID_FOCAL)
+        return sigmoid_focal(x, t, plan, derivatives);
+    t = v(fma)(t, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add));
+    if (what == XENT_BINARY)
+        return binary(x, t, plan, derivatives);
+    const vec tp = e->pos_weight ? times(t, load_reals((const real *)e->pos_weight, i, n)) : t;
+    return binary_logits(x, t, tp, derivatives);
+}
+
+static inline void f32_add_to(f64_vec s[2], f32_vec x) {
+    s[0] = f64_add(s[0], f32_widen_first(x));
+    s[1] = f64_add(s[1], f32_widen_last(x));
+}
+
+static inline void f64_add_to(f64_vec s[2], f64_vec x) {
+    const f64_vec t = f64_add(s[0], x), part = f64_sub(t, s[0]);
+    const f64_vec error = f64_add(f64_sub(s[0], f64_sub(t, part)), f64_sub(x, part));
+    s[1] = f64_add(s[1], f64_keep(f64_eq(error, error), error)); /* NaN once a sum is infinite */
+    s[0] = t;
+}
+
+enum { PREFETCH_ELEMENTS = 1024 };
+
+static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, xent_element what,
+                            int derivatives) {
+    /* Copies, which no store can change. */
+    const xent_element_plan own_plan = *the_plan, *plan = &own_plan;
+    const xent_elements own_elements = *the_elements, *e = &own_elements;
+    const vec zero = v(set)(0), tiny = v(set)(c(TINY)), scale = v(set)((real)plan->scale);
+    f64_vec sums[2] = {f64_set(0), f64_set(0)};
+    if (e->sums)
+        for (int k = 0; k < 2; ++k)
+            sums[k] = f64_load(e->sums + k * f64_lanes);
+    for (int64_t i = 0; i < e->count; i += LANES) {
+        const int n = lanes_left(e->count - i);
+        if (what != XENT_ONE)
+            xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * STORAGE_BYTES);
+        if (what < XENT_ONE)
+            xent_prefetch(e->target + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real));
+        element r = element_of(plan, e, i, n, what, derivatives);
+        vec factor = scale;
+        mask counts = v(first)(n);
+        if (e->upstream)
+            factor = v(mul)(factor, load_reals((const real *)e->upstream, i, n));
+        if (e->weight) {
+            const vec w = load_reals((const real *)e->weight, i, n);
+            counts = v(both)(counts, v(ne)(w, zero));
+            r.loss = v(mul)(w, r.loss);
+            factor = v(mul)(factor, w);
+        }
+        r.loss = v(keep)(counts, r.loss);
+        v(add_to)(sums, r.loss);
+        if (e->loss)
+            v(store_first)(e->loss + i * (int64_t)sizeof(real), n, r.loss);
+        if (derivatives > 0) {
+            const vec g = v(mul)(r.grad, factor);
+            const vec kept = v(keep)(v(both)(counts, v(nlt)(v(abs)(g), tiny)), g);
+            if (n == LANES)
+                store_stored(e->out + i * STORAGE_BYTES, kept);
+            else
+                store_stored_first(e->out + i * STORAGE_BYTES, n, kept);
+        }
+        if (derivatives > 1) {
+            const vec h = v(mul)(r.hess, factor);
+            const vec kept = v(keep)(v(both)(counts, v(nlt)(v(abs)(h), tiny)), h);
+            if (n == LANES)
+                store_stored(e->hess + i * STORAGE_BYTES, kept);
+            else
+                store_stored_first(e->hess + i * STORAGE_BYTES, n, kept);
+        }
+    }
+    if (e->sums)
+        for (int k = 0; k < 2; ++k)
+            f64_store(e->sums + k * f64_lanes, sums[k]);
+}
+
+#define XENT_ELEMENT_VARIANTS(USE)                                                                                          \
+    USE(XENT_BINARY, 0)                                                                                                     \
+    USE(XENT_BINARY, 1)                                                                                                     \
+    USE(XENT_BINARY_LOGITS, 0)                                                                                              \
+    USE(XENT_BINARY_LOGITS, 1)                                                                                              \
+    USE(XENT_BINARY_LOGITS, 2)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 0)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 1)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 2)                                                                                              \
+    USE(XENT_KL, 0)                                                                                                         \
+    USE(XENT_KL, 1)                                                                                                         \
+    USE(XENT_ONE, 0)                                                                                                        \
+    USE(XENT_OUTSIDE, 0)
+
+#define XENT_DEFINE(E, D)                                                                                                   \
+    static void elements_##E##_##D(const xent_element_plan *plan, const xent_elements *e) { elements(plan, e, E, D); }
+XENT_ELEMENT_VARIANTS(XENT_DEFINE)
+#undef XENT_DEFINE
+
+static void all_elements(const xent_element_plan *plan, const xent_elements *e) {
+#define XENT_ENTRY(E, D) [E][D] = elements_##E##_##D,
+    static void (*const variants[XENT_ELEMENTS][3])(const xent_element_plan *,
+                                                    const xent_elements *) = {XENT_ELEMENT_VARIANTS(XENT_ENTRY)};
+#undef XENT_ENTRY
+    variants[plan->element][plan->derivatives](plan, e);
+}

@@ -1,0 +1,507 @@
+"""Losses of two classes, element by element."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack, overload
+
+from numpy.typing import ArrayLike, NDArray
+
+from xent import _arguments as arguments
+from xent._elementwise import elementwise_loss
+from xent._typing import Array, BinaryLogitsOptions, BinaryOptions, Scalar, SigmoidFocalOptions
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "sigmoid_focal_loss",
+]
+
+
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[BinaryOptions],
+) -> Scalar: ...
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    out: None = None,
+    **options: Unpack[BinaryOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[BinaryOptions],
+) -> Array: ...
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    out: Array | None = None,
+    **options: Unpack[BinaryOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    out: Array | None = None,
+    **options: Unpack[BinaryOptions],
+) -> Any: ...
+def binary_cross_entropy(
+    probs: Any,
+    targets: Any,
+    *,
+    eps: float | None = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    grad_output: Any = None,
+    out: Any = None,
+    grad_out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Binary cross-entropy of probabilities, element by element.
+
+    .. math:: \ell = -t \log p - (1 - t) \log(1 - p)
+
+    with each logarithm at least -100, and the gradient :math:`(p - t) / \max(p (1 - p), 10^{-12})`, as in PyTorch; or
+    with `eps`, as in Keras, of p clipped to [eps, 1 - eps], where the gradient is 0 outside. From logits,
+    `binary_cross_entropy_with_logits` is exact and faster.
+
+    Parameters
+    ----------
+    probs : array_like, any shape
+        Probabilities in [0, 1] of any floating dtype; float16 and bfloat16 are computed in float32.
+    targets : array_like of the same shape
+        Probabilities of the positive class, of any real dtype, bool included.
+    eps : float, optional
+        Clips probabilities to [eps, 1 - eps], 0 < eps <= 0.5, in the dtype of the computation. Keras does so with
+        ``eps=1e-7``.
+    label_smoothing : float, default 0.0
+        e in [0, 1]: targets become t (1 - e) + e / 2.
+    sample_weight : array_like, optional
+        Weight of each element, broadcast to the shape of `probs`. An element of weight 0 counts for nothing, NaN or
+        not; one of weight 2 counts twice.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
+        gradient zero.
+    return_grad : bool, default False
+        Whether to return the gradient of ``sum(grad_output * loss)`` with respect to `probs`, too.
+    grad_output : array_like, optional
+        Upstream gradient: a scalar, or of the loss's shape for reduction "none".
+    out, grad_out : numpy.ndarray, optional
+        Where to put the results; `grad_out` may be the memory of `probs`.
+    dtype : "bfloat16", optional
+        Reads uint16 input as the bits of bfloat16.
+
+    Returns
+    -------
+    loss : numpy scalar, or array of the shape of `probs` for reduction "none"
+        float64 for float64, integers and bool, else float32.
+    grad : numpy.ndarray
+        If asked for: shape and dtype of `probs`, float64 for integers. Below the smallest normal number they are 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A probability outside [0, 1] (nothing has been written then), or an argument that is not accepted; the message
+        names the argument, what was given and what is accepted.
+
+    References
+    ----------
+    PyTorch, ``torch.nn.functional.binary_cross_entropy``; Keras, ``keras.losses.binary_crossentropy``.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> loss, grad = xent.binary_cross_entropy([0.8, 0.4], [1, 0], return_grad=True)
+    >>> round(float(loss), 6)
+    0.366985
+    >>> grad.round(6)
+    array([-0.625   ,  0.833333])
+    """
+    return elementwise_loss(
+        "binary_cross_entropy",
+        "probs",
+        probs,
+        targets,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        return_grad=return_grad,
+        grad_output=grad_output,
+        out=out,
+        grad_out=grad_out,
+        dtype=dtype,
+        label_smoothing=arguments.label_smoothing(label_smoothing),
+        eps=arguments.eps(eps),
+    )
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[BinaryLogitsOptions],
+) -> Scalar: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    return_hess: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[BinaryLogitsOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    out: None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[BinaryLogitsOptions],
+) -> tuple[Scalar, Array, Array]: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[BinaryLogitsOptions],
+) -> Array: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    return_hess: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[BinaryLogitsOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[BinaryLogitsOptions],
+) -> tuple[Array, Array, Array]: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    return_hess: bool = False,
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[BinaryLogitsOptions],
+) -> Any: ...
+def binary_cross_entropy_with_logits(
+    logits: Any,
+    targets: Any,
+    *,
+    pos_weight: Any = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    return_hess: bool = False,
+    grad_output: Any = None,
+    out: Any = None,
+    grad_out: Any = None,
+    hess_out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Binary cross-entropy of logits, element by element.
+
+    .. math:: \ell = w\, t\, \mathrm{softplus}(-z) + (1 - t)\, \mathrm{softplus}(z), \qquad
+        \mathrm{softplus}(z) = \max(z, 0) + \log(1 + e^{-|z|})
+
+    .. math:: \ell' = (1 - t)\, \sigma(z) - w\, t\, \sigma(-z), \qquad
+        \ell'' = (1 - t + w\, t)\, \sigma(z)\, \sigma(-z)
+
+    Parameters
+    ----------
+    logits : array_like, any shape
+        Any floating dtype, infinities included; float16 and bfloat16 are computed in float32.
+    targets : array_like of the same shape
+        Probabilities of the positive class, of any real dtype, bool included.
+    pos_weight : array_like, optional
+        w, the weight of the positive class, broadcast to the shape of `logits`. It does not divide the mean.
+    label_smoothing : float, default 0.0
+        e in [0, 1]: targets become t (1 - e) + e / 2.
+    sample_weight : array_like, optional
+        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 counts for nothing, NaN or
+        not; one of weight 2 counts twice.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
+        gradient zero.
+    return_grad : bool, default False
+        Whether to return the gradient of ``sum(grad_output * loss)`` with respect to `logits`, too.
+    return_hess : bool, default False
+        Whether to return gradient and second derivative, too: the Hessian, which is diagonal.
+    grad_output : array_like, optional
+        Upstream gradient: a scalar, or of the loss's shape for reduction "none".
+    out, grad_out, hess_out : numpy.ndarray, optional
+        Where to put the results; `grad_out` may be the memory of `logits`.
+    dtype : "bfloat16", optional
+        Reads uint16 input as the bits of bfloat16.
+
+    Returns
+    -------
+    loss : numpy scalar, or array of the shape of `logits` for reduction "none"
+        float64 for float64, integers and bool, else float32.
+    grad, hess : numpy.ndarray
+        If asked for: shape and dtype of `logits`, float64 for integers. Below the smallest normal number they are 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument that is not accepted; the message names the argument, what was given and what is accepted.
+
+    References
+    ----------
+    PyTorch, ``torch.nn.functional.binary_cross_entropy_with_logits``.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> loss, grad, hess = xent.binary_cross_entropy_with_logits([2.0, -1.0], [1, 1], return_hess=True)
+    >>> round(float(loss), 6)
+    0.720095
+    >>> grad.round(6), hess.round(6)
+    (array([-0.059601, -0.365529]), array([0.052497, 0.098306]))
+    """
+    return elementwise_loss(
+        "binary_cross_entropy_with_logits",
+        "logits",
+        logits,
+        targets,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        return_grad=return_grad,
+        return_hess=return_hess,
+        grad_output=grad_output,
+        out=out,
+        grad_out=grad_out,
+        hess_out=hess_out,
+        dtype=dtype,
+        pos_weight=pos_weight,
+        label_smoothing=arguments.label_smoothing(label_smoothing),
+    )
+
+
+@overload
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[SigmoidFocalOptions],
+) -> Scalar: ...
+@overload
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    return_hess: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[SigmoidFocalOptions],
+) -> tuple[Scalar, Array]: ...
+@overload
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    out: None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[SigmoidFocalOptions],
+) -> tuple[Scalar, Array, Array]: ...
+@overload
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    return_hess: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[SigmoidFocalOptions],
+) -> Array: ...
+@overload
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    return_hess: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[SigmoidFocalOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    return_grad: bool = False,
+    return_hess: Literal[True],
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[SigmoidFocalOptions],
+) -> tuple[Array, Array, Array]: ...
+@overload
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    return_hess: bool = False,
+    out: Array | None = None,
+    hess_out: NDArray[Any] | None = None,
+    **options: Unpack[SigmoidFocalOptions],
+) -> Any: ...
+def sigmoid_focal_loss(
+    logits: Any,
+    targets: Any,
+    *,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    return_hess: bool = False,
+    grad_output: Any = None,
+    out: Any = None,
+    grad_out: Any = None,
+    hess_out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Focal loss of logits, element by element: binary cross-entropy that sure elements hardly enter.
+
+    .. math:: \ell = \alpha_t\, (1 - p_t)^\gamma\, \mathrm{BCE}(z, t), \qquad
+        1 - p_t = t\, \sigma(-z) + (1 - t)\, \sigma(z), \qquad \alpha_t = \alpha\, t + (1 - \alpha)(1 - t)
+
+    computed from :math:`\log(1 - p_t)`, so that sure elements keep their digits.
+
+    Parameters
+    ----------
+    logits : array_like, any shape
+        As in `binary_cross_entropy_with_logits`.
+    targets : array_like of the same shape
+        Probabilities of the positive class, of any real dtype, bool included.
+    alpha : float or None, default 0.25
+        In [0, 1]: weight of positive elements; that of negative ones is 1 - alpha. None weights all alike.
+    gamma : float, default 2.0
+        How much less sure elements count; 0 is binary cross-entropy.
+    sample_weight : array_like, optional
+        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 counts for nothing, NaN or
+        not; one of weight 2 counts twice.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
+        gradient zero.
+    return_grad : bool, default False
+        Whether to return the gradient of ``sum(grad_output * loss)`` with respect to `logits`, too.
+    return_hess : bool, default False
+        Whether to return gradient and second derivative, too: the Hessian, which is diagonal.
+    grad_output : array_like, optional
+        Upstream gradient: a scalar, or of the loss's shape for reduction "none".
+    out, grad_out, hess_out : numpy.ndarray, optional
+        Where to put the results; `grad_out` may be the memory of `logits`.
+    dtype : "bfloat16", optional
+        Reads uint16 input as the bits of bfloat16.
+
+    Returns
+    -------
+    loss : numpy scalar, or array of the shape of `logits` for reduction "none"
+        float64 for float64, integers and bool, else float32.
+    grad, hess : numpy.ndarray
+        If asked for: shape and dtype of `logits`, float64 for integers. Below the smallest normal number they are 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument that is not accepted; the message names the argument, what was given and what is accepted.
+
+    References
+    ----------
+    T.-Y. Lin et al., "Focal loss for dense object detection", ICCV 2017, arXiv:1708.02002; torchvision,
+    ``torchvision.ops.sigmoid_focal_loss``.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> xent.sigmoid_focal_loss([4.0, 0.5], [1, 1], reduction="none").round(6)
+    array([1.00000e-06, 1.69830e-02])
+    """
+    return elementwise_loss(
+        "sigmoid_focal_loss",
+        "logits",
+        logits,
+        targets,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        return_grad=return_grad,
+        return_hess=return_hess,
+        grad_output=grad_output,
+        out=out,
+        grad_out=grad_out,
+        hess_out=hess_out,
+        dtype=dtype,
+        strength=arguments.number(gamma, "gamma", 0.0, 1000.0, "a number in [0, 1000]"),
+        alpha=None
+        if alpha is None
+        else arguments.number(alpha, "alpha", 0.0, 1.0, "None or a number in [0, 1]"),
+    )

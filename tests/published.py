@@ -1,0 +1,239 @@
+"""Losses of libraries that tests do not install, by their published formulas in float64 NumPy.
+
+Each name says which function of which version it follows. What those functions do before the
+formula (dtypes, checks, devices) and after it (gradients) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """exp(x) / sum exp(x), shifted."""
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def logsumexp(x: Array, axis: int | None = None) -> Array:
+    """Log of the sum of exponentials, shifted."""
+    top = x.max(axis=axis, keepdims=True)
+    return np.log(np.exp(x - top).sum(axis=axis)) + top.squeeze(axis)
+
+
+def log_softmax(x: Array, axis: int = -1) -> Array:
+    """Logits less their log-sum-exp."""
+    return x - np.expand_dims(logsumexp(x, axis), axis)
+
+
+def sigmoid(z: Array) -> Array:
+    """Probability of yes."""
+    return 1 / (1 + np.exp(-z))
+
+
+def binary_cross_entropy(z: Array, t: Array) -> Array:
+    """max(z, 0) - z t + log(1 + exp(-|z|)), as TensorFlow documents its own."""
+    return np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
+
+
+# --- Keras 3.15.1: keras/src/losses/losses.py, loss.py; keras/src/backend/jax/nn.py ------------
+
+EPSILON = 1e-7  # keras.config.epsilon()
+
+
+def _log_probs(output: Array, from_logits: bool, axis: int) -> Array:
+    if from_logits:
+        return log_softmax(output, axis)
+    return np.log(np.clip(output / output.sum(axis=axis, keepdims=True), EPSILON, 1 - EPSILON))
+
+
+def _smooth(y_true: Array, smoothing: float, classes: int) -> Array:
+    return y_true * (1 - smoothing) + smoothing / classes
+
+
+def categorical_crossentropy(
+    y_true: Array, y_pred: Array, from_logits: bool = False, label_smoothing: float = 0, axis=-1
+) -> Array:
+    y_true = _smooth(y_true, label_smoothing, y_pred.shape[axis])
+    return -(y_true * _log_probs(y_pred, from_logits, axis)).sum(axis=axis)
+
+
+def sparse_categorical_crossentropy(
+    y_true: Array, y_pred: Array, from_logits: bool = False, ignore_class=None, axis: int = -1
+) -> Array:
+    counts = np.ones(y_true.shape, bool) if ignore_class is None else y_true != ignore_class
+    log_probs = _log_probs(y_pred, from_logits, axis)
+    at = np.expand_dims(np.where(counts, y_true, 0), axis)
+    return np.where(counts, -np.take_along_axis(log_probs, at, axis).squeeze(axis), 0)
+
+
+def categorical_focal_crossentropy(
+    y_true: Array, y_pred: Array, alpha=0.25, gamma=2.0, from_logits: bool = False, axis: int = -1
+) -> Array:
+    p = np.exp(_log_probs(y_pred, from_logits, axis))
+    p = np.clip(p, EPSILON, 1 - EPSILON)
+    return -(alpha * (1 - p) ** gamma * y_true * np.log(p)).sum(axis=axis)
+
+
+def binary_crossentropy(
+    y_true: Array, y_pred: Array, from_logits: bool = False, label_smoothing: float = 0, axis=-1
+) -> Array:
+    y_true = _smooth(y_true, label_smoothing, 2)
+    if from_logits:
+        return binary_cross_entropy(y_pred, y_true).mean(axis=axis)
+    p = np.clip(y_pred, EPSILON, 1 - EPSILON)
+    return -(y_true * np.log(p) + (1 - y_true) * np.log(1 - p)).mean(axis=axis)
+
+
+def binary_focal_crossentropy(
+    y_true: Array,
+    y_pred: Array,
+    apply_class_balancing: bool = False,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    axis: int = -1,
+) -> Array:
+    p = sigmoid(y_pred) if from_logits else y_pred
+    clipped = np.clip(p, EPSILON, 1 - EPSILON)
+    loss = -(y_true * np.log(clipped) + (1 - y_true) * np.log(1 - clipped))
+    loss *= (1 - (y_true * p + (1 - y_true) * (1 - p))) ** gamma
+    if apply_class_balancing:
+        loss *= y_true * alpha + (1 - y_true) * (1 - alpha)
+    return loss.mean(axis=axis)
+
+
+def kl_divergence(y_true: Array, y_pred: Array) -> Array:
+    y_true, y_pred = np.clip(y_true, EPSILON, 1), np.clip(y_pred, EPSILON, 1)
+    return (y_true * np.log(y_true / y_pred)).sum(axis=-1)
+
+
+def _keras_loss(function: Callable[..., Array]) -> Callable[..., Callable[..., Array]]:
+    """The class of a loss function: `Loss.__call__`, `reduce_values` and `apply_mask`."""
+
+    def configure(reduction: str = "sum_over_batch_size", **options: Any) -> Callable[..., Array]:
+        def call(y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> Array:
+            losses = function(y_true, y_pred, **options)
+            rows = float(losses.size)
+            if options.get("ignore_class") is not None:
+                rows = np.count_nonzero(y_true != options["ignore_class"])
+            if sample_weight is not None:
+                losses = losses * sample_weight
+            if reduction == "sum":
+                return losses.sum()
+            if reduction == "mean_with_sample_weight":
+                assert sample_weight is not None
+                return losses.sum() / sample_weight.sum()
+            assert reduction == "sum_over_batch_size"
+            return losses.sum() / rows
+
+        return call
+
+    return configure
+
+
+keras = SimpleNamespace(
+    losses=SimpleNamespace(
+        BinaryCrossentropy=_keras_loss(binary_crossentropy),
+        BinaryFocalCrossentropy=_keras_loss(binary_focal_crossentropy),
+        CategoricalCrossentropy=_keras_loss(categorical_crossentropy),
+        CategoricalFocalCrossentropy=_keras_loss(categorical_focal_crossentropy),
+        KLDivergence=_keras_loss(kl_divergence),
+        SparseCategoricalCrossentropy=_keras_loss(sparse_categorical_crossentropy),
+        binary_crossentropy=binary_crossentropy,
+        categorical_crossentropy=categorical_crossentropy,
+        sparse_categorical_crossentropy=sparse_categorical_crossentropy,
+    ),
+    ops=SimpleNamespace(softmax=softmax, log_softmax=log_softmax, logsumexp=logsumexp),
+)
+
+# --- TensorFlow 2.20: tf.nn, formulas of its API documentation --------------------------------
+
+tensorflow = SimpleNamespace(
+    keras=keras,
+    nn=SimpleNamespace(
+        softmax=softmax,
+        softmax_cross_entropy_with_logits=lambda labels, logits: categorical_crossentropy(
+            labels, logits, from_logits=True
+        ),
+        sparse_softmax_cross_entropy_with_logits=lambda labels, logits: (
+            sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        ),
+        sigmoid_cross_entropy_with_logits=lambda labels, logits: binary_cross_entropy(
+            logits, labels
+        ),
+        weighted_cross_entropy_with_logits=lambda labels, logits, pos_weight: (
+            -labels * np.log(sigmoid(logits)) * pos_weight
+            - (1 - labels) * np.log(1 - sigmoid(logits))
+        ),
+    ),
+)
+
+# --- torchvision 0.28: torchvision/ops/focal_loss.py -------------------------------------------
+
+
+def sigmoid_focal_loss(
+    inputs: Array, targets: Array, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
+) -> Array:
+    p = sigmoid(inputs)
+    p_t = p * targets + (1 - p) * (1 - targets)
+    loss = binary_cross_entropy(inputs, targets) * (1 - p_t) ** gamma
+    if alpha >= 0:
+        loss = (alpha * targets + (1 - alpha) * (1 - targets)) * loss
+    return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
+
+
+# --- Liger 0.8.2: liger_kernel/ops/cross_entropy.py, kl_div.py, jsd.py --------------------------
+
+
+def LigerCrossEntropyLoss(
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    lse_square_scale: float = 0.0,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    return_z_loss: bool = False,
+) -> Callable[[Array, Array], Any]:
+    def call(x: Array, target: Array) -> Any:
+        counts = target != ignore_index
+        w = np.ones(x.shape[1]) if weight is None else weight
+        if softcap is not None:
+            x = softcap * np.tanh(x / softcap)
+        lse, y = logsumexp(x, 1), np.where(counts, target, 0)
+        eps = label_smoothing / x.shape[1]
+        smooth = -eps * (x * w).sum(axis=1) + eps * lse * w.sum()
+        loss = (1 - label_smoothing) * w[y] * (lse - x[np.arange(len(y)), y]) + smooth
+        z_loss = lse_square_scale * lse**2
+        loss, z_loss = np.where(counts, loss, 0), np.where(counts, z_loss, 0)
+        if reduction == "mean":
+            # Each by a divisor of its own.
+            loss, z_loss = loss / w[y][counts].sum(), z_loss / np.count_nonzero(counts)
+        if reduction != "none":
+            loss, z_loss = loss.sum(), z_loss.sum()
+        loss = loss + z_loss
+        return SimpleNamespace(loss=loss, z_loss=z_loss) if return_z_loss else loss
+
+    return call
+
+
+def LigerKLDIVLoss(
+    eps: float = 1e-10, reduction: str = "mean", log_target: bool = False
+) -> Callable[[Array, Array], Array]:
+    def call(y_pred: Array, y_true: Array) -> Array:
+        log_true = y_true if log_target else np.log(np.maximum(y_true, eps))
+        loss = (np.exp(y_true) if log_target else y_true) * (log_true - y_pred)
+        return loss.mean() if reduction == "mean" else loss.sum() / len(y_pred)
+
+    return call
+
+
+def LigerJSD(beta: float) -> Callable[[Array, Array], Array]:
+    assert beta == 0  # the forward KL, of which there is a counterpart
+    return lambda x, y: (np.exp(y) * (y - x)).sum() / len(x)

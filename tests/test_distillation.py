@@ -1,0 +1,308 @@
+"""`distillation_loss`: bounds on rows that break naive code, its edges, what it must satisfy."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import inputs
+import xent
+from calls import REDUCTIONS, assert_same
+from reference import WIDE, exact_distillation, wide
+from tolerance import assert_within, expect
+
+INF, NAN = np.inf, np.nan
+LN2, LN3 = np.log(2.0), np.log(3.0)
+TEMPERATURES = (1.0, 0.5, 4.0)
+
+
+def distil(student: Any, teacher: Any, dtype: np.dtype, **options: Any) -> Any:
+    """Loss and gradient, row by row unless told otherwise."""
+    call = {"reduction": "none", "return_grad": True} | options
+    return xent.distillation_loss(np.asarray(student, dtype), np.asarray(teacher, dtype), **call)
+
+
+def pairs(classes: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Every kind of row as the student of several others, with no class masked by it alone."""
+    rows = inputs.adversarial(classes, dtype)
+    students, teachers = [], []
+    for shift in (0, 1, 5, 8):
+        teacher = np.roll(rows, shift, axis=0)
+        students.append(np.where(np.isinf(rows), teacher, rows))
+        teachers.append(teacher)
+    return np.concatenate(students), np.concatenate(teachers)
+
+
+@cache
+def case(classes: int, dtype: np.dtype, temperature: float) -> tuple[Any, ...]:
+    """Students, teachers, and what must come out."""
+    student, teacher = pairs(classes, dtype)
+    expected = expect(
+        "distillation_loss", student, teacher, temperature=temperature, reduction="none"
+    )
+    return student, teacher, expected
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("sizes", [inputs.SMALL[::4], inputs.EDGES[::3]], ids=("1..130", "edges"))
+def test_every_kind_of_row(isa, dtype, sizes, temperature):
+    for classes in sizes:
+        student, teacher, expected = case(classes, dtype, temperature)
+        loss, grad = distil(student, teacher, dtype, temperature=temperature)
+        what = f"{classes} classes, rows {', '.join(inputs.KINDS)}"
+        assert_within(loss, expected.value, expected.value_bound, f"loss of {what}")
+        assert_within(grad, expected.grad, expected.grad_bound, f"gradient of {what}")
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("classes", [1, 2, 16, 65])
+def test_sixty_digits(isa, dtype, classes, temperature):
+    student, teacher, expected = case(classes, dtype, temperature)
+    loss, grad = distil(student, teacher, dtype, temperature=temperature)
+    for i in range(len(student)):
+        exact = exact_distillation(student[i].tolist(), teacher[i].tolist(), temperature)
+        assert_within(loss[i], wide([exact[0]])[0], expected.value_bound[i])
+        assert_within(grad[i], wide(exact[1]), expected.grad_bound[i])
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_a_student_that_has_learnt_it_all(isa, dtype, temperature):
+    """Equal logits cost exactly nothing, whatever they are."""
+    for classes in (*range(1, 131, 3), 1023, 1025, 16385, 50257):
+        rows = inputs.adversarial(classes, dtype)
+        loss, grad = distil(rows, rows, dtype, temperature=temperature)
+        np.testing.assert_array_equal(loss, np.zeros(len(rows)))
+        np.testing.assert_array_equal(grad, np.zeros(rows.shape))
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("distance", [1e-7, 1e-6, 1e-5, 1e-3, 1e-1])
+def test_student_and_teacher_that_nearly_agree(isa, dtype, temperature, distance):
+    rng = np.random.default_rng(0)
+    for classes in (2, 10, 65, 1025):
+        teacher = rng.normal(0, 3, (20, classes))
+        student = teacher + distance * rng.normal(size=teacher.shape)
+        student, teacher = student.astype(dtype), teacher.astype(dtype)
+        options = {"temperature": temperature, "reduction": "none"}
+        expected = expect("distillation_loss", student, teacher, **options)
+        loss, grad = distil(student, teacher, dtype, **options)
+        assert_within(loss, expected.value, expected.value_bound)
+        assert_within(grad, expected.grad, expected.grad_bound)
+
+
+# student, teacher, loss, gradient
+ROWS: dict[str, tuple[Any, ...]] = {
+    "equal": ([0, 0], [5, 5], 0, [0, 0]),
+    "odds of 3 against even": ([0, 0], [LN3, 0], 0.75 * LN3 - LN2, [-0.25, 0.25]),
+    "even against odds of 3": ([LN3, 0], [0, 0], LN2 - 0.5 * LN3, [0.25, -0.25]),
+    "one class": ([3], [-7], 0, [0]),
+    "masked in the teacher": ([0, 0, 0], [0, 0, -INF], np.log(1.5), [-1 / 6, -1 / 6, 1 / 3]),
+    "masked in both": ([0, -INF, 0], [0, -INF, 0], 0, [0, 0, 0]),
+    "masked in the student": ([0, -INF], [0, 0], INF, [0.5, -0.5]),
+    "masked in the student, many": ([0, -INF, 0], [LN2, 0, 0], INF, [0, -0.25, 0.25]),
+    "each masks another": ([0, -INF], [-INF, 0], INF, [1, -1]),
+    "the student masks all": ([-INF, -INF], [0, 0], NAN, [NAN, NAN]),
+    "the teacher masks all": ([0, 0], [-INF, -INF], NAN, [NAN, NAN]),
+    "both mask all": ([-INF, -INF], [-INF, -INF], NAN, [NAN, NAN]),
+    "+inf in the student": ([INF, 0], [0, 0], NAN, [NAN, NAN]),
+    "+inf in the teacher": ([0, 0], [INF, 0], NAN, [NAN, NAN]),
+    "+inf in both": ([INF, 0], [INF, 0], NAN, [NAN, NAN]),
+    "NaN in the student": ([0, NAN], [0, 0], NAN, [NAN, NAN]),
+    "NaN in the teacher": ([0, 0], [NAN, 0], NAN, [NAN, NAN]),
+    "NaN in the student where the teacher masks": ([0, NAN], [0, -INF], NAN, [NAN, NAN]),
+    "NaN in the teacher where the student masks": ([0, -INF], [0, NAN], NAN, [NAN, NAN]),
+    "+inf in the student where the teacher masks": ([0, INF], [0, -INF], NAN, [NAN, NAN]),
+    "far apart": ([0, 1e4], [1e4, 0], 1e4, [-1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(isa, dtype, name):
+    """Alone, and among classes that both mask."""
+    student, teacher, loss, grad = ROWS[name]
+    eps = np.finfo(dtype).eps
+    for width in (len(student), 3, 17, 64, 65, 130, 1025, 2049, 16385, 33000):
+        room = width - len(student)
+        for before in (0, room) if room >= 0 else ():
+            padding = (before, room - before)
+            rows = [
+                np.pad(np.asarray(row, dtype), padding, constant_values=-INF)
+                for row in (student, teacher)
+            ]
+            actual = distil(*rows, dtype)
+            np.testing.assert_allclose(actual[0], loss, rtol=8 * eps)
+            part = actual[1][before : before + len(student)]
+            np.testing.assert_allclose(part, grad, rtol=0, atol=eps)
+            around = np.delete(actual[1], np.s_[before : before + len(student)])
+            assert np.isnan(around).all() if np.isnan(loss) else (around == 0).all()
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_masks_in_wide_rows(isa, dtype, temperature):
+    """A whole block that one of them masks, at the start, inside and at the end."""
+    for classes in (70, 3000, 40_000):
+        student, teacher = (inputs.batch((3, classes), dtype, seed)[0] for seed in (0, 1))
+        for part in (
+            np.s_[: classes // 2],
+            np.s_[classes // 3 : -classes // 3],
+            np.s_[-classes // 2 :],
+        ):
+            masked = teacher.copy()
+            masked[:, part] = -INF
+            options = {"temperature": temperature, "reduction": "none"}
+            for one in (student, np.where(np.isinf(masked), -INF, student).astype(dtype)):
+                expected = expect("distillation_loss", one, masked, **options)
+                loss, grad = distil(one, masked, dtype, **options)
+                assert_within(loss, expected.value, expected.value_bound)
+                assert_within(grad, expected.grad, expected.grad_bound)
+            alone = np.where(np.isinf(masked), -INF, student).astype(dtype)
+            loss, grad = distil(alone, teacher, dtype, **options)
+            assert (loss == INF).all()
+            assert_within(grad, *gradient(alone, teacher, options))
+
+
+def gradient(student: Any, teacher: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The gradient that must come out, and its bound."""
+    expected = expect("distillation_loss", student, teacher, **options)
+    return expected.grad, expected.grad_bound
+
+
+@pytest.mark.parametrize("distance", [50.0, 80.0, 120.0, 800.0, 1e4])
+def test_masked_in_the_student_however_unlikely_for_the_teacher(isa, dtype, distance):
+    """A probability too small for its dtype is still one."""
+    for classes in (2, 65, 1025, 3000, 20_000):
+        for position in (0, classes // 2, classes - 1):
+            teacher, student = np.zeros((1, classes), dtype), np.zeros((1, classes), dtype)
+            teacher[0, position], student[0, position] = -distance, -INF
+            assert distil(student, teacher, dtype)[0] == INF, (classes, position)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_a_spoilt_row_spoils_no_other(isa, dtype, whose, bad):
+    for classes in (2, 17, 130, 2000):
+        rows = {
+            name: inputs.batch((20, classes), dtype, seed)[0]
+            for seed, name in enumerate(("student", "teacher"))
+        }
+        for reduction in REDUCTIONS:
+            clean = distil(**rows, dtype=dtype, reduction=reduction)
+            spoilt = {name: row.copy() for name, row in rows.items()}
+            spoilt[whose][7, classes // 2] = bad
+            loss, grad = distil(**spoilt, dtype=dtype, reduction=reduction)
+            assert np.isnan(loss if reduction != "none" else loss[7])
+            assert np.isnan(grad[7]).all()
+            assert_same(np.delete(grad, 7, axis=0), np.delete(clean[1], 7, axis=0))
+            if reduction == "none":
+                assert_same(np.delete(loss, 7), np.delete(clean[0], 7))
+
+
+@pytest.mark.parametrize("bad", [NAN, INF], ids=("nan", "inf"))
+@pytest.mark.parametrize("whose", [0, 1], ids=("student", "teacher"))
+def test_nan_and_inf_are_seen_at_every_position(isa, dtype, whose, bad):
+    for classes in (*range(1, 70), 127, 128, 129, 1023, 1024, 1025, 2049, 16385):
+        where = np.arange(classes)
+        if classes > 130:
+            where = np.unique(np.r_[:70, classes // 2, classes - 70 : classes])
+        rows = np.zeros((2, len(where), classes), dtype)
+        rows[1, :, ::3] = -INF
+        rows[whose, np.arange(len(where)), where] = bad
+        loss, grad = distil(*rows, dtype)
+        assert np.isnan(loss).all(), classes
+        assert np.isnan(grad).all(), classes
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_temperature_squared_times_the_divergence_of_divided_logits(dtype, reduction):
+    """Hinton, Vinyals & Dean, arXiv:1503.02531, section 2: gradients keep their size."""
+    student, teacher = (inputs.batch((6, 9), dtype, seed)[0] for seed in (0, 1))
+    options = {"sample_weight": np.linspace(0.5, 2, 6), "reduction": reduction}
+    loss, grad = distil(student, teacher, dtype, temperature=4.0, **options)
+    cold, slope = distil(student / 4, teacher / 4, dtype, **options)
+    np.testing.assert_allclose(loss, 16 * cold, rtol=64 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(grad, 4 * slope, atol=16 * np.finfo(dtype).eps)
+
+
+def test_divergence_is_cross_entropy_less_entropy(isa, dtype):
+    for classes in (3, 50, 1025):
+        student, teacher = (inputs.batch((8, classes), np.float64, seed)[0] for seed in (0, 1))
+        q = xent.softmax(teacher, axis=-1)
+        crossed = xent.cross_entropy(student, q, reduction="none", return_grad=True)
+        loss, grad = distil(student, teacher, np.dtype(np.float64))
+        np.testing.assert_allclose(loss, crossed[0] - xent.entropy(teacher), rtol=1e-12)
+        np.testing.assert_allclose(grad, crossed[1], rtol=1e-12, atol=1e-15)
+        with np.errstate(all="ignore"):
+            narrow = distil(student, teacher, dtype)[0]
+        np.testing.assert_allclose(narrow, loss, rtol=1e-4)
+
+
+def test_a_shared_offset_changes_nothing_the_input_still_resolves(isa, dtype):
+    rng = np.random.default_rng(0)
+    student, teacher = (8.0 * rng.integers(-12, 1, (2, 50, 33))).astype(dtype)
+    for temperature in TEMPERATURES:
+        near = distil(student, teacher, dtype, temperature=temperature)
+        moved = student + dtype.type(1e8), teacher - dtype.type(1e8)
+        assert_same(distil(*moved, dtype, temperature=temperature), near)
+
+
+def test_gradients_of_a_row_sum_to_zero(isa, dtype):
+    for classes in (2, 33, 130, 1025):
+        student, teacher = pairs(classes, dtype)
+        grad = distil(student, teacher, dtype, reduction="sum")[1]
+        bound = gradient(student, teacher, {"reduction": "sum"})[1].sum(axis=-1)
+        assert (abs(grad.astype(WIDE).sum(axis=-1)) <= bound).all(), classes
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "computed"),
+    [
+        (np.float32, np.float64, np.float64),
+        (np.float64, np.float32, np.float64),
+        (np.float16, np.float32, np.float32),
+        (np.float32, np.float16, np.float32),
+        (np.float16, np.float64, np.float64),
+        (np.float32, np.int64, np.float64),
+        (np.int8, np.float32, np.float64),
+        (ml_dtypes.bfloat16, np.float32, np.float32),
+        (np.float32, ml_dtypes.bfloat16, np.float32),
+        (ml_dtypes.bfloat16, np.float16, np.float32),
+        (ml_dtypes.bfloat16, np.float64, np.float64),
+    ],
+    ids=lambda it: np.dtype(it).name,
+)
+def test_student_and_teacher_of_different_dtypes(isa, student, teacher, computed):
+    """Computed in what holds both; the gradient is the student's."""
+    for shape in ((4, 5), (3, 2000)):
+        rows = [inputs.batch(shape, np.float64, seed)[0].round(2) for seed in (0, 1)]
+        with np.errstate(all="ignore"):
+            rows = [row.astype(kind) for row, kind in zip(rows, (student, teacher), strict=True)]
+            wide_rows = [row.astype(computed) for row in rows]
+        loss, grad = xent.distillation_loss(*rows, reduction="none", return_grad=True)
+        expected = xent.distillation_loss(*wide_rows, reduction="none", return_grad=True)
+        answer = np.float64 if np.dtype(student).kind == "i" else student
+        assert loss.dtype == computed
+        assert grad.dtype == answer
+        np.testing.assert_array_equal(loss, expected[0])
+        with np.errstate(all="ignore"):
+            rounded = expected[1].astype(answer).astype(np.float64)
+            np.testing.assert_array_equal(grad.astype(np.float64), rounded)
+        grad_out = np.zeros(shape, answer)
+        again = xent.distillation_loss(*rows, return_grad=True, reduction="none", grad_out=grad_out)
+        assert again[1] is grad_out
+        assert_same(grad_out, grad)
+
+
+def test_bits_of_bfloat16(isa):
+    rows = [inputs.batch((4, 70), np.float32, seed)[0] for seed in (0, 1)]
+    rows = [row.astype(ml_dtypes.bfloat16) for row in rows]
+    expected = xent.distillation_loss(*rows, return_grad=True)
+    bits = [row.view(np.uint16) for row in rows]
+    loss, grad = xent.distillation_loss(*bits, return_grad=True, dtype="bfloat16")
+    assert loss == expected[0]
+    np.testing.assert_array_equal(grad, expected[1].view(np.uint16))
+    with pytest.raises((TypeError, ValueError), match="teacher_logits"):
+        xent.distillation_loss(bits[0], rows[1].astype(np.float32), dtype="bfloat16")

@@ -1,0 +1,192 @@
+"""`entropy`: bounds on rows that break naive code, its edges, what it must satisfy."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import inputs
+import xent
+from calls import REDUCTIONS, assert_same
+from reference import WIDE, exact_entropy, wide
+from tolerance import assert_within, expect
+
+INF, NAN = np.inf, np.nan
+LN2, LN3 = np.log(2.0), np.log(3.0)
+TRANSFORMS: dict[str, dict[str, float]] = {
+    "plain": {},
+    "cold": {"temperature": 0.3},
+    "hot": {"temperature": 7.0},
+    "cap": {"softcap": 4.0},
+    "cap and temperature": {"softcap": 30.0, "temperature": 2.5},
+}
+
+
+@cache
+def case(classes: int, dtype: np.dtype, transform: str) -> tuple[Any, Any]:
+    """Adversarial rows, and what must come out."""
+    logits = inputs.adversarial(classes, dtype)
+    return logits, expect("entropy", logits, **TRANSFORMS[transform])
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("sizes", [inputs.SMALL[::3], inputs.EDGES[::2]], ids=("1..130", "edges"))
+def test_every_kind_of_row(isa, dtype, sizes, transform):
+    for classes in sizes:
+        logits, expected = case(classes, dtype, transform)
+        entropy, grad = xent.entropy(logits, return_grad=True, **TRANSFORMS[transform])
+        what = f"{classes} classes, rows {', '.join(inputs.KINDS)}"
+        assert_within(entropy, expected.value, expected.value_bound, f"entropy of {what}")
+        assert_within(grad, expected.grad, expected.grad_bound, f"gradient of {what}")
+        assert (entropy >= 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("classes", [1, 2, 16, 65])
+def test_sixty_digits(isa, dtype, classes, temperature):
+    logits = inputs.adversarial(classes, dtype)
+    expected = expect("entropy", logits, temperature=temperature)
+    entropy, grad = xent.entropy(logits, temperature=temperature, return_grad=True)
+    for i, kind in enumerate(inputs.KINDS):
+        exact = exact_entropy(logits[i].tolist(), temperature)
+        assert_within(entropy[i], wide([exact[0]])[0], expected.value_bound[i], kind)
+        assert_within(grad[i], wide(exact[1]), expected.grad_bound[i], kind)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 64, 1000])
+def test_sure_rows_keep_their_digits(isa, dtype, classes):
+    """Where p of the likeliest class is 1 in its dtype, as far as entropies of 1e-28."""
+    surplus = np.linspace(0, 69, 1000 if classes < 100 else 200)
+    logits = np.repeat(-surplus[:, None] - np.log(classes - 1), classes, axis=1).astype(dtype)
+    logits[:, 0] = 0
+    expected = expect("entropy", logits)
+    entropy, grad = xent.entropy(logits, return_grad=True)
+    assert_within(entropy, expected.value, expected.value_bound)
+    assert_within(grad, expected.grad, expected.grad_bound)
+    assert 0 < entropy.min() < 1e-28
+    assert (expected.value_bound < 1e-5 * expected.value).all() or dtype == np.float64
+    assert (expected.value_bound < 1e-4 * expected.value).all()
+
+
+# logits, entropy, gradient
+ROWS: dict[str, tuple[Any, ...]] = {
+    "two equal classes": ([0, 0], LN2, [0, 0]),
+    "three equal classes far away": ([1e8, 1e8, 1e8], LN3, [0, 0, 0]),
+    "one class": ([5], 0, [0]),
+    "a masked class": ([0, -INF, 0], LN2, [0, 0, 0]),
+    "all but one masked": ([-INF, 3, -INF], 0, [0, 0, 0]),
+    "all masked": ([-INF, -INF], NAN, [NAN, NAN]),
+    "+inf": ([INF, 0], NAN, [NAN, NAN]),
+    "+inf twice": ([INF, INF], NAN, [NAN, NAN]),
+    "+inf and -inf": ([INF, -INF], NAN, [NAN, NAN]),
+    "NaN": ([0, NAN], NAN, [NAN, NAN]),
+    "NaN and -inf": ([-INF, NAN], NAN, [NAN, NAN]),
+    "logits of 1e4": ([1e4, -1e4], 0, [0, 0]),
+    "the largest numbers": ([1e38, -3e38], 0, [0, 0]),
+    "minus zero and zero": ([-0.0, 0.0], LN2, [0, 0]),
+    "odds of 3": ([np.log(3), 0], np.log(4) - 0.75 * LN3, [-3 / 16 * LN3, 3 / 16 * LN3]),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(isa, dtype, name):
+    """Alone, and among masked classes."""
+    logits, entropy, grad = ROWS[name]
+    eps = np.finfo(dtype).eps
+    for width in (len(logits), 3, 17, 64, 65, 130, 1025, 2049, 16385, 33000):
+        room = width - len(logits)
+        for before in (0, room) if room >= 0 else ():
+            padding = (before, room - before)
+            row = np.pad(np.asarray(logits, dtype), padding, constant_values=-INF)
+            actual = xent.entropy(row, return_grad=True)
+            np.testing.assert_allclose(actual[0], entropy, rtol=4 * eps)
+            part = actual[1][before : before + len(logits)]
+            np.testing.assert_allclose(part, grad, rtol=8 * eps)
+            around = np.delete(actual[1], np.s_[before : before + len(logits)])
+            assert np.isnan(around).all() if np.isnan(entropy) else (around == 0).all()
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_spoilt_row_spoils_no_other(isa, dtype, bad):
+    for classes in (2, 17, 130, 2000):
+        logits = inputs.batch((20, classes), dtype)[0]
+        for reduction in REDUCTIONS:
+            options = {"reduction": reduction, "return_grad": True}
+            clean = xent.entropy(logits, **options)
+            spoilt = logits.copy()
+            spoilt[7, classes // 2] = bad
+            entropy, grad = xent.entropy(spoilt, **options)
+            assert np.isnan(entropy if reduction != "none" else entropy[7])
+            assert np.isnan(grad[7]).all()
+            assert_same(np.delete(grad, 7, axis=0), np.delete(clean[1], 7, axis=0))
+            if reduction == "none":
+                assert_same(np.delete(entropy, 7), np.delete(clean[0], 7))
+
+
+@pytest.mark.parametrize("bad", [NAN, INF], ids=("nan", "inf"))
+def test_nan_and_inf_are_seen_at_every_position(isa, dtype, bad):
+    for classes in (*range(1, 70), 127, 128, 129, 1023, 1024, 1025, 2049, 16385):
+        where = np.arange(classes)
+        if classes > 130:
+            where = np.unique(np.r_[:70, classes // 2, classes - 70 : classes])
+        logits = np.zeros((len(where), classes), dtype)
+        logits[:, ::3] = -INF
+        logits[np.arange(len(where)), where] = bad
+        entropy, grad = xent.entropy(logits, return_grad=True)
+        assert np.isnan(entropy).all(), classes
+        assert np.isnan(grad).all(), classes
+
+
+def test_entropy_is_that_of_the_softmax(isa, dtype):
+    for classes in (2, 10, 65, 1025):
+        logits = inputs.batch((20, classes), dtype)[0]
+        p = xent.softmax(logits.astype(np.float64), axis=-1)
+        close = {"rtol": 1e-12 if dtype == np.float64 else 1e-5}
+        np.testing.assert_allclose(xent.entropy(logits), scipy.stats.entropy(p, axis=-1), **close)
+
+
+def test_cross_entropy_with_oneself_is_entropy(isa, dtype):
+    """H(p, p) = H(p), to the error of p as a soft target."""
+    logits = inputs.batch((20, 50), dtype)[0]
+    p = xent.softmax(logits, axis=-1)
+    crossed = xent.cross_entropy(logits, p, reduction="none")
+    np.testing.assert_allclose(xent.entropy(logits), crossed, rtol=40 * np.finfo(dtype).eps)
+
+
+def test_a_shared_offset_changes_nothing_the_input_still_resolves(isa, dtype):
+    logits = (8.0 * np.random.default_rng(0).integers(-12, 1, (50, 33))).astype(dtype)
+    for options in ({}, {"temperature": 3.0}):
+        near = xent.entropy(logits, return_grad=True, **options)
+        far = xent.entropy(logits + dtype.type(1e8), return_grad=True, **options)
+        assert_same(far, near)
+
+
+def test_entropy_is_at_most_the_logarithm_of_the_classes(isa, dtype):
+    for classes in (*range(1, 131), 1023, 1025, 50257):
+        entropy, grad = xent.entropy(np.full((2, classes), 0.7, dtype), return_grad=True)
+        exact = np.log(WIDE(classes))
+        assert (abs(entropy - exact) <= 2 * np.spacing(dtype.type(exact))).all()
+        assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_gradients_of_a_row_sum_to_zero_before_the_cap(isa, dtype, transform):
+    options = TRANSFORMS[transform]
+    if "softcap" in options:
+        options = {"temperature": options.get("temperature", 1.0)}
+    for classes in (2, 33, 130, 1025):
+        logits = inputs.adversarial(classes, dtype)
+        grad = xent.entropy(logits, reduction="sum", return_grad=True, **options)[1]
+        bound = expect("entropy", logits, reduction="sum", **options).grad_bound.sum(axis=-1)
+        assert (abs(grad.astype(WIDE).sum(axis=-1)) <= bound).all(), classes
+
+
+def test_a_softmax_that_is_hot_enough_is_uniform(dtype):
+    logits = inputs.batch((5, 9), dtype)[0]
+    np.testing.assert_allclose(
+        xent.entropy(logits, temperature=1e6), np.log(9), rtol=8 * np.finfo(dtype).eps
+    )

@@ -1,0 +1,371 @@
+"""Every line of docs/mapping.md: the call of the other library and that of xent give the same.
+
+The page is the list of tests. A line is run against the library itself where it is installed; Keras,
+TensorFlow, torchvision and Liger else by their published formulas (`published.py`).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import published
+import xent
+from test_completeness import OPERATIONS
+
+PAGE = Path(__file__).parent.parent / "docs/mapping.md"
+# Two float64 computations of fewer than a hundred terms, each good to a few ulp; where a library
+# takes 1 - p of a p near 1, it loses three digits more.
+CLOSE = {"rtol": 1e-12, "atol": 1e-14}
+# Differences over five points err by step^4 / 30 times a fifth derivative, that of log p at most, with no
+# p below 0.03, and by 18 roundings of a sum below 100, divided by 12 steps.
+STEP = 5e-5
+CLOSE_DIFFERENCES = {
+    "rtol": 0,
+    "atol": STEP**4 / 30 * 24 / 0.03**5 + 18 * 100 * 2**-53 / (12 * STEP),
+}
+
+
+class Line(NamedTuple):
+    """One line of a table of the page."""
+
+    library: str
+    theirs: str
+    ours: str
+    note: str
+    number: int
+
+
+def lines() -> list[Line]:
+    """The lines of every table from the first library on; what stands before them explains."""
+    found: list[Line] = []
+    text = PAGE.read_text(encoding="utf-8").splitlines()
+    library = heading = ""
+    for number, line in enumerate(text[text.index("## PyTorch") :], text.index("## PyTorch") + 1):
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if line.startswith("|---"):
+            found.pop()  # the heading
+            library = heading
+        elif cells:
+            code = [cell[1:-1] if re.fullmatch("`[^`]+`", cell) else "" for cell in cells]
+            found.append(Line(library, code[0], code[1], cells[-1], number))
+            heading = cells[0]
+    return found
+
+
+LINES = lines()
+CALLS = [line for line in LINES if not line.library.endswith("tutorial")]
+
+
+def data() -> dict[str, Any]:
+    """The arrays that the page names."""
+    rng = np.random.default_rng(8)
+    logits, student, teacher = rng.normal(0, 2, (3, 12, 5))
+    targets = np.append(np.arange(5), rng.integers(0, 5, 7))
+    z = rng.normal(0, 2, (12, 4))
+    return {
+        "logits": logits,
+        "probs": published.softmax(rng.uniform(-1, 1, (12, 5))),
+        "log_probs": published.log_softmax(rng.normal(size=(12, 5))),
+        "targets": targets,
+        "soft": rng.dirichlet(np.full(5, 2.0), 12),
+        "onehot": np.eye(5)[targets],
+        "weight": rng.uniform(0.3, 2, 5),
+        "row_weight": rng.uniform(0.3, 2, 12),
+        "images": rng.normal(0, 2, (3, 5, 4, 4)),
+        "labels": rng.integers(0, 5, (3, 4, 4)),
+        "z": z,
+        "p": published.sigmoid(rng.uniform(-1, 1, (12, 4))),
+        "t": rng.integers(0, 2, (12, 4)).astype(float),
+        "pos_weight": rng.uniform(0.3, 3, 4),
+        "student": student,
+        "teacher": teacher,
+        # A class that is not there is no target.
+        "mask": (rng.random((12, 5)) < 0.8) | np.eye(5, dtype=bool)[targets],
+    }
+
+
+class Library(NamedTuple):
+    """How the lines of one library are evaluated."""
+
+    names: dict[str, Any]
+    array: Callable[[np.ndarray], Any]
+    gradient: Callable[[Callable[[Any], Any], np.ndarray], np.ndarray] | None
+    close: dict[str, float]
+    close_gradient: dict[str, float]
+
+
+def by_differences(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    """Gradient of the sum of the function, over five points."""
+    grad = np.zeros_like(x)
+    for at in np.ndindex(x.shape):
+        for steps, share in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
+            moved = x.copy()
+            moved[at] += steps * STEP
+            grad[at] += share * np.sum(function(moved)) / (12 * STEP)
+    return grad
+
+
+def _torch() -> Library:
+    torch = pytest.importorskip("torch")
+
+    def gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+        leaf = torch.tensor(x, requires_grad=True)
+        function(leaf).sum().backward()
+        return leaf.grad.numpy()
+
+    names = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional}
+    return Library(names, torch.tensor, gradient, CLOSE, CLOSE)
+
+
+def _optax() -> Library:
+    optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
+
+    def gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.grad(lambda x: function(x).sum())(jax.numpy.asarray(x)))
+
+    names = {"optax": optax, "jax": jax, "jnp": jax.numpy}
+    return Library(names, jax.numpy.asarray, gradient, CLOSE, CLOSE)
+
+
+def _numpy(**names: Any) -> Library:
+    return Library(names, np.asarray, by_differences, CLOSE, CLOSE_DIFFERENCES)
+
+
+def _scipy() -> Library:
+    scipy = SimpleNamespace(
+        special=pytest.importorskip("scipy.special"), stats=pytest.importorskip("scipy.stats")
+    )
+    return _numpy(scipy=scipy)
+
+
+def _sklearn() -> Library:
+    # It refuses rows that do not sum to 1, and so cannot be differentiated.
+    log_loss = pytest.importorskip("sklearn.metrics").log_loss
+    return _numpy(log_loss=log_loss)._replace(gradient=None)
+
+
+def _keras() -> Library:
+    if find_spec("keras") is None:
+        return _numpy(keras=published.keras)
+    keras = importlib.import_module("keras")
+    keras.config.set_floatx("float64")
+    # Its backends take some steps in float32, which is too coarse for differences.
+    return _numpy(keras=keras)._replace(gradient=None, close={"rtol": 4 * 2**-23, "atol": 0})
+
+
+def _torchvision() -> Library:
+    if find_spec("torchvision") is None:
+        return _numpy(sigmoid_focal_loss=published.sigmoid_focal_loss)
+    function = importlib.import_module("torchvision.ops").sigmoid_focal_loss
+    return _torch()._replace(names={"sigmoid_focal_loss": function})
+
+
+LIBRARIES: dict[str, Callable[[], Library]] = {
+    "PyTorch": _torch,
+    "Keras": _keras,
+    "TensorFlow": lambda: _numpy(tf=published.tensorflow),
+    "optax": _optax,
+    "SciPy": _scipy,
+    "scikit-learn": _sklearn,
+    "torchvision": _torchvision,
+    # Its kernels run on GPUs alone.
+    "Liger": lambda: _numpy(
+        np=np,
+        LigerCrossEntropyLoss=published.LigerCrossEntropyLoss,
+        LigerKLDIVLoss=published.LigerKLDIVLoss,
+        LigerJSD=published.LigerJSD,
+    ),
+}
+
+
+@contextmanager
+def at_ease(library: str) -> Iterator[None]:
+    """Let JAX, and Keras on it, compute in float64; let all of them warn."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if library in ("optax", "Keras") and find_spec("jax"):
+            with importlib.import_module("jax").enable_x64(True):
+                yield
+        else:
+            yield
+
+
+def differentiated(code: str) -> tuple[str, str] | None:
+    """The argument of a lone call of a loss of xent, and the call that gives the gradient, too."""
+    call = ast.parse(code, mode="eval").body
+    if not (isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Name)):
+        return None
+    function = getattr(xent, getattr(call.func, "attr", ""), None)
+    if function is None or "return_grad" not in inspect.signature(function).parameters:
+        return None
+    call.keywords.append(ast.keyword("return_grad", ast.Constant(True)))
+    return call.args[0].id, ast.unparse(call)
+
+
+def assert_close(theirs: Any, ours: Any, **tolerance: float) -> None:
+    """Compare values, or the tuples of them that return_sign gives."""
+    if isinstance(ours, tuple):
+        for one, other in zip(theirs, ours, strict=True):
+            assert_close(one, other, **tolerance)
+        return
+    assert np.shape(theirs) == np.shape(ours)
+    np.testing.assert_allclose(np.asarray(theirs), ours, **tolerance)
+
+
+@pytest.mark.parametrize("line", CALLS, ids=lambda line: f"{line.library}-{line.number}")
+def test_line(line):
+    library, arrays = LIBRARIES[line.library](), data()
+    with at_ease(line.library):
+        names = {name: library.array(value) for name, value in arrays.items()} | library.names
+        theirs = eval(line.theirs, names)
+    ours = eval(line.ours, {"xent": xent, "np": np, **arrays})
+    assert_close(theirs, ours, **library.close)
+    found = differentiated(line.ours)
+    if found and library.gradient:
+        name, call = found
+        with at_ease(line.library):
+            grad = library.gradient(lambda x: eval(line.theirs, names | {name: x}), arrays[name])
+        ours = eval(call, {"xent": xent, "np": np, **arrays})[1]
+        if line.note.startswith("the value"):
+            assert not np.allclose(grad, ours, **library.close_gradient)
+        else:
+            assert_close(grad, ours, **library.close_gradient)
+
+
+def test_gradients_are_compared():
+    """Most lines are lone calls of a loss."""
+    assert sum(differentiated(line.ours) is not None for line in CALLS) > 60
+
+
+def run(code: str, names: dict[str, Any]) -> None:
+    exec(compile(code, str(PAGE), "exec"), names)
+
+
+def tutorial(library: str) -> list[Line]:
+    found = [line for line in LINES if line.library == library]
+    assert found
+    return found
+
+
+def model(classes: int = 4, features: int = 3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(9)
+    return {
+        "weight": rng.normal(size=(classes, features)),
+        "bias": rng.normal(size=classes),
+        "X": rng.normal(size=(20, features)),
+        "y": rng.integers(0, classes, 20),
+    }
+
+
+def test_pytorch_tutorial():
+    torch = pytest.importorskip("torch")
+    start = model()
+    layer = torch.nn.Linear(3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(start["weight"]))
+        layer.bias.copy_(torch.tensor(start["bias"]))
+    theirs = {
+        "torch": torch,
+        "nn": torch.nn,
+        "model": layer,
+        "optimizer": torch.optim.SGD(layer.parameters(), lr=0.1),
+        "X": torch.tensor(start["X"]),
+        "y": torch.tensor(start["y"]),
+    }
+    ours = {"xent": xent, "np": np, **start}
+    compared = set()
+    for line in tutorial("PyTorch tutorial"):
+        run(line.theirs, theirs)
+        run(line.ours, ours)
+        # What the parameters hold, and what they are to hold next.
+        held = {"weight": layer.weight, "bias": layer.bias}
+        held |= {f"grad_{name}": value.grad for name, value in held.items()}
+        held |= {name: theirs[name] for name in ours if name in theirs}
+        for name in ("weight", "bias", "grad_weight", "grad_bias", *assigned(line)):
+            if name in ours and held.get(name) is not None and not callable(held[name]):
+                expected = held[name]
+                expected = expected.detach().numpy() if torch.is_tensor(expected) else expected
+                np.testing.assert_allclose(ours[name], expected, **CLOSE, err_msg=line.theirs)
+                compared.add(name)
+    assert compared >= {"pred", "loss", "grad_weight", "grad_bias", "weight", "bias", "pred_probab"}
+    assert compared >= {"y_pred", "correct", "test_loss"}
+
+
+def assigned(line: Line) -> list[str]:
+    """Names that both sides of a line assign."""
+    sides = [
+        {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+        for code in (line.theirs, line.ours)
+        if "=" in code
+    ]
+    return sorted(set.intersection(*sides)) if len(sides) == 2 else []
+
+
+def test_keras_tutorial():
+    start = model()
+    x_train, y_train, weight, bias = (start[name] for name in ("X", "y", "weight", "bias"))
+
+    class Tape:
+        """tf.GradientTape, of the loss of the tutorial."""
+
+        def gradient(self, loss: Any, predictions: np.ndarray) -> np.ndarray:
+            assert loss == theirs["loss_fn"](y_train, predictions)
+            return by_differences(lambda z: theirs["loss_fn"](y_train, z), predictions)
+
+    theirs: dict[str, Any] = {"x_train": x_train, "y_train": y_train, "tf": published.tensorflow}
+    theirs |= {"model": lambda x: x @ weight.T + bias, "tape": Tape()}
+    ours = {"xent": xent, "np": np, "x_train": x_train, "y_train": y_train, **start}
+    compared = set()
+    for line in tutorial("Keras tutorial"):
+        run(line.theirs, theirs)
+        run(line.ours, ours)
+        for name in set(assigned(line)) - {"loss_fn", "x_train", "y_train"}:
+            close = CLOSE_DIFFERENCES if name == "gradient" else CLOSE
+            np.testing.assert_allclose(ours[name], theirs[name], **close, err_msg=line.theirs)
+            compared.add(name)
+    assert compared >= {"predictions", "probabilities", "loss", "first", "gradient"}
+
+
+def test_every_line_is_tested():
+    assert {line.library for line in LINES} == {*LIBRARIES, "PyTorch tutorial", "Keras tutorial"}
+    assert all(line.theirs and line.ours for line in CALLS)
+
+
+def test_gradient_of_rows_divided_by_their_sum():
+    """As the page says of Keras: g - (g . p) for rows that sum to 1."""
+    arrays = data()
+    targets, probs = arrays["targets"], arrays["probs"]
+    loss = published.keras.losses.SparseCategoricalCrossentropy()
+    grad = xent.categorical_cross_entropy(probs, targets, eps=1e-7, return_grad=True)[1]
+    theirs = by_differences(lambda p: loss(targets, p), probs)
+    assert_close(theirs, grad - np.vecdot(grad, probs)[:, None], **CLOSE_DIFFERENCES)
+
+
+def test_index_out_of_range():
+    """As the page says of optax, which wraps a negative index; xent refuses both."""
+    optax, jnp = pytest.importorskip("optax"), pytest.importorskip("jax.numpy")
+    logits = np.array([[0.5, 1.0, 3.0]], np.float32)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    assert np.isnan(loss(jnp.asarray(logits), jnp.array([7])))
+    assert loss(jnp.asarray(logits), jnp.array([-1])) == loss(jnp.asarray(logits), jnp.array([2]))
+    for target in (7, -1):
+        with pytest.raises(IndexError):
+            xent.cross_entropy(logits, [target])
+
+
+def test_every_operation_is_on_the_page():
+    text = " ".join(line.ours for line in LINES)
+    assert {name for name in OPERATIONS if f"xent.{name}(" not in text} == set()
