@@ -47,6 +47,21 @@ LABELLED = frozenset(
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
 
 
+PAGE = 4096
+
+
+def filled(value: np.ndarray | float, shape: tuple[int, ...], dtype: str, order: Any) -> np.ndarray:
+    """An array that starts on a page.
+
+    Where malloc puts one depends on what has run before, and stores that trail loads by a
+    little, modulo a page, may take several times as long.
+    """
+    room = np.empty(prod(shape) * np.dtype(dtype).itemsize + PAGE, dtype=np.uint8)
+    array = np.ndarray(shape, dtype, room, -room.ctypes.data % PAGE, order=order)
+    array[...] = value
+    return array
+
+
 @dataclass(frozen=True)
 class Data:
     """The arrays of one case; `out`, `grad_out` and `hess_out` are buffers to reuse, or None."""
@@ -187,7 +202,7 @@ class Case:
             shape[-2] += 1
         logits = rng.standard_normal(shape, dtype=np.dtype(self.compute_dtype))
         logits *= 3  # the spread of a trained model: a few classes hold most of the mass
-        logits = logits.astype(self.dtype, order=self._order, copy=False)
+        logits = filled(logits, logits.shape, self.dtype, self._order)
         return logits[..., :-1, :] if self.layout == "shifted" else logits
 
     def _normalised(self, logits: np.ndarray) -> np.ndarray:
@@ -208,16 +223,16 @@ class Case:
             return rng.integers(self.classes, size=self.row_shape)
         weights = rng.standard_exponential(self.shape, dtype=np.dtype(self.compute_dtype))
         weights /= weights.sum(axis=self.axis, keepdims=True)
-        return weights
+        return filled(weights, self.shape, self.compute_dtype, self._order)
 
     def _out(self) -> np.ndarray | None:
         if self.function in ELEMENTWISE_RESULT:
             return self._buffer(self.shape)
         in_rows = self.function in ROW_RESULT
-        return np.full(self.row_shape, np.nan, self.compute_dtype) if in_rows else None
+        return filled(np.nan, self.row_shape, self.compute_dtype, "C") if in_rows else None
 
     def _buffer(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.full(shape, np.nan, dtype=self.dtype, order=self._order)
+        return filled(np.nan, shape, self.dtype, self._order)
 
     @property
     def _order(self) -> Literal["C", "F"]:
