@@ -81,12 +81,22 @@ static INLINE applied apply_vector(const row_memory *m, int64_t i, int n, const 
                     hessian);
 }
 
+/* A streaming store waits long for its place in memory, and a later load waits for it if their addresses agree in the last
+ * 12 bits (measured: 2.7 times slower where `out` lies up to a few vectors behind the logits in that sense). From the last
+ * class to the first they never do. */
+static INLINE int runs_backward(const row_memory *m) {
+    const uintptr_t behind = ((uintptr_t)m->out - (uintptr_t)m->x) % 4096;
+    return m->non_temporal && behind > 0 && behind < 1024;
+}
+
 /* Whole vectors from i up to the last that fits before end; returns where it stopped. */
 static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, const row_result *row, const load_plan *p,
                                  xent_stream stream, xent_transform transform, xent_form form, int at_target, int hessian) {
-    for (; i + LANES <= end; i += LANES) {
-        const int64_t byte = i * STORAGE_BYTES;
-        const applied r = apply_vector(m, i, LANES, row, p, stream, transform, form, at_target, hessian);
+    const int64_t n = end > i ? (end - i) / LANES : 0, step = runs_backward(m) ? -LANES : LANES;
+    int64_t k = step < 0 ? i + (n - 1) * LANES : i;
+    for (int64_t left = n; left > 0; --left, k += step) {
+        const int64_t byte = k * STORAGE_BYTES;
+        const applied r = apply_vector(m, k, LANES, row, p, stream, transform, form, at_target, hessian);
         if (m->non_temporal)
             stream_stored(m->out + byte, r.first);
         else
@@ -94,7 +104,7 @@ static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, co
         if (hessian)
             store_stored(m->hess + byte, r.hess);
     }
-    return i;
+    return i + n * LANES;
 }
 
 static INLINE void apply_part(const row_memory *m, int64_t i, int n, const row_result *row, const load_plan *p,
