@@ -719,7 +719,6 @@ class CategoricalCrossEntropy(RowLoss):
         low, high = (0, 1) if eps is None else self._as_computed([eps, 1 - eps])
         self.p = np.where(given < low, low, np.where(given > high, high, given))
         self.moves = (given >= low) & (given <= high)
-        self.spoilt = np.isnan(given).any(axis=-1)
 
     @cached_property
     def log_p(self) -> np.ndarray:
@@ -729,13 +728,13 @@ class CategoricalCrossEntropy(RowLoss):
     @cached_property
     def cost(self) -> np.ndarray:
         """As for `nll_loss`."""
-        return np.where(self.spoilt, np.nan, self.weighted(-self.log_p))
+        return self.weighted(-self.log_p)
 
     @property
     def slopes(self) -> np.ndarray:
         """0 where p was moved, or nothing pulls."""
-        slopes = np.where(self.moves & (self.attract != 0), -self.attract / abs(self.p), 0)
-        return np.where(np.isnan(self.p), np.nan, slopes)
+        moved = ~(self.moves | np.isnan(self.p))
+        return np.where(moved | (self.attract == 0), 0, -self.attract / abs(self.p))
 
 
 class Entropy(RowLoss):

@@ -21,6 +21,7 @@ from reference import ORACLES
 NAN, INF = np.nan, np.inf
 SHAPE = (4, 3)
 SOFT = np.full(SHAPE, 1 / 3)
+LIKELIHOODS = ("cross_entropy", "nll_loss", "categorical_cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,18 @@ def _broadcast(shape: tuple[int, ...]) -> np.ndarray:
 
 ARRAYS = _bad_arrays()
 BAD: dict[str, list[Bad]] = {
-    "logits": [*ARRAYS, Bad(np.float64(1), ValueError, ("scalar",))],
+    **{
+        first: [*ARRAYS, Bad(np.float64(1), ValueError, ("scalar",))]
+        for first in ("logits", "log_probs", "probs", "student_logits")
+    },
+    "teacher_logits": [
+        *ARRAYS,
+        Bad(np.zeros(3), ValueError, ("(3,)", "(4, 3)")),
+        Bad(np.zeros((3, 4)), ValueError, ("(3, 4)", "(4, 3)")),
+        Bad(np.zeros((1, 3)), ValueError, ("(1, 3)", "(4, 3)")),
+        Bad(np.zeros((4, 3, 1)), ValueError, ("(4, 3, 1)", "(4, 3)")),
+        Bad(np.float64(1), ValueError, ("()", "(4, 3)")),
+    ],
     "a": ARRAYS,
     "x": ARRAYS,
     "targets": [
@@ -133,8 +145,8 @@ BAD: dict[str, list[Bad]] = {
     ],
     "ignore_index": [
         *(Bad(value, TypeError, (str(value),)) for value in (1.5, "1")),
-        Bad(0, ValueError, ("0",), {"targets": SOFT}, ("cross_entropy",)),
-        Bad(2, ValueError, ("2",), {"targets": SOFT}, ("cross_entropy",)),
+        Bad(0, ValueError, ("0",), {"targets": SOFT}, LIKELIHOODS),
+        Bad(2, ValueError, ("2",), {"targets": SOFT}, LIKELIHOODS),
     ],
     "label_smoothing": _bad_numbers(-0.1, 1.1, NAN, INF),
     "z_loss": _bad_numbers(NAN, INF),
@@ -156,6 +168,13 @@ BAD: dict[str, list[Bad]] = {
     ],
     "grad_out": [*_bad_buffers(SHAPE), Bad(_broadcast(SHAPE), ValueError, ())],
     "hess_out": [*_bad_buffers(SHAPE), Bad(_broadcast(SHAPE), ValueError, ())],
+    "b": [
+        *_bad_dtypes(SHAPE),
+        Bad(scipy.sparse.csr_array(np.eye(4, 3)), TypeError, ("sparse",)),
+        Bad(np.ones(5), ValueError, ("(5,)", "(4, 3)")),
+        Bad(np.ones((4, 1, 2)), ValueError, ("(4, 1, 2)", "(4, 3)")),
+    ],
+    "eps": _bad_numbers(0.0, -1e-7, 0.6, NAN, INF),
     "gamma": [*_bad_numbers(-0.1, NAN, INF), Bad(None, TypeError, ())],
     "epsilon": [*_bad_numbers(NAN, INF, -INF), Bad(None, TypeError, ())],
     "dtype": [
@@ -164,7 +183,7 @@ BAD: dict[str, list[Bad]] = {
     ],
 }
 # Options that take anything with a truth value.
-WITHOUT = {"keepdims", "return_grad", "return_hess", "return_lse"}
+WITHOUT = {"keepdims", "return_grad", "return_hess", "return_lse", "return_sign"}
 BUFFERS = ("out", "grad_out", "hess_out")
 # Those of elementwise losses are in test_elementwise.py.
 OPERATIONS = sorted(ORACLES.keys() - ELEMENTWISE)
@@ -178,9 +197,13 @@ def _good(name: str) -> dict[str, Any]:
     """Arguments the function takes, with buffers that show whether they were written to."""
     first = _parameters(name)[0]
     logits = np.arange(12.0).reshape(SHAPE)
-    if first != "logits":
+    if first in ("a", "x"):
         return {first: logits, "axis": -1, "out": np.full(_out_shape(name, {}), 7.0)}
-    good: dict[str, Any] = {"logits": logits, "targets": np.array([0, 1, 2, 0])}
+    good: dict[str, Any] = {first: logits / 12 if first == "probs" else logits}
+    if "targets" in _parameters(name):
+        good["targets"] = np.array([0, 1, 2, 0])
+    if "teacher_logits" in _parameters(name):
+        good["teacher_logits"] = logits[::-1].copy()
     if "grad_out" in _parameters(name):
         good |= {"return_grad": True, "grad_out": np.full(SHAPE, 7.0)}
     if "hess_out" in _parameters(name):
@@ -190,12 +213,16 @@ def _good(name: str) -> dict[str, Any]:
     return good
 
 
+def _arrays(name: str) -> dict[str, Any]:
+    """The arguments that come first."""
+    return {key: value for key, value in _good(name).items() if key in _parameters(name)[:2]}
+
+
 def _out_shape(name: str, given: dict[str, Any]) -> tuple[int, ...]:
     if name in ("softmax", "log_softmax"):
         return SHAPE
-    if name in ("logsumexp", "token_log_probs") or given.get("reduction") == "none":
-        return SHAPE[:1]
-    return ()
+    by_default = "none" if name in ("entropy", "logsumexp", "token_log_probs") else "mean"
+    return SHAPE[:1] if given.get("reduction", by_default) == "none" else ()
 
 
 def _bad_calls() -> list[Any]:
@@ -247,17 +274,18 @@ def test_the_good_arguments_are_good(name):
     ("name", "buffer"),
     [
         (name, buffer)
-        for name in ("cross_entropy", "focal_loss", "poly1_loss")
+        for name in OPERATIONS
         for buffer in BUFFERS[1:]
         if buffer in _parameters(name)
     ],
 )
 def test_a_buffer_for_what_is_not_returned(name, buffer):
     flag = {"grad_out": "return_grad", "hess_out": "return_hess"}[buffer]
+    arrays = _arrays(name)
     for given in ({}, {"return_grad": True} if buffer == "hess_out" else {}):
         filled = np.full(SHAPE, 7.0)
         with pytest.raises(ValueError, match=f"{buffer}.*{flag}"):
-            getattr(xent, name)(np.zeros(SHAPE), np.zeros(4, int), **given, **{buffer: filled})
+            getattr(xent, name)(**arrays, **given, **{buffer: filled})
         assert (filled == 7).all()
 
 
@@ -269,10 +297,12 @@ def test_unknown_and_missing_arguments(name):
         getattr(xent, name)()
 
 
-@pytest.mark.parametrize("name", [name for name in OPERATIONS if "targets" in _parameters(name)])
+@pytest.mark.parametrize(
+    "name", [name for name in OPERATIONS if _parameters(name)[0] not in ("a", "x")]
+)
 def test_options_are_keyword_only(name):
-    with pytest.raises(TypeError):
-        getattr(xent, name)(np.zeros(SHAPE), np.zeros(4, int), -1)
+    with pytest.raises(TypeError, match="positional"):
+        getattr(xent, name)(*_arrays(name).values(), -1)
 
 
 @pytest.mark.parametrize("name", ["set_num_threads", "num_threads"])

@@ -71,6 +71,17 @@ CALLS: dict[str, Callable[[Arrays], object]] = {
     "in place": lambda a: xent.cross_entropy(a.grad, a.targets, return_grad=True, grad_out=a.grad),
     "token_log_probs": lambda a: xent.token_log_probs(a.logits, a.targets),
     "perplexity": lambda a: xent.perplexity(a.logits, a.targets),
+    "nll_loss": lambda a: xent.nll_loss(a.logits, a.targets, return_grad=True, grad_out=a.grad),
+    "categorical_cross_entropy": lambda a: xent.categorical_cross_entropy(
+        a.soft, a.targets, return_grad=True, grad_out=a.grad
+    ),
+    "categorical_cross_entropy of strided rows": lambda a: xent.categorical_cross_entropy(
+        a.soft.reshape(16, 16, -1)[:, :, :-1], a.targets.reshape(16, 16), eps=1e-7
+    ),
+    "entropy": lambda a: xent.entropy(a.logits, return_grad=True, grad_out=a.grad),
+    "distillation_loss": lambda a: xent.distillation_loss(
+        a.logits, a.soft, return_grad=True, grad_out=a.grad
+    ),
     "logsumexp": lambda a: xent.logsumexp(a.logits, axis=-1),
     "logsumexp into a buffer": lambda a: xent.logsumexp(a.logits, axis=-1, out=a.losses),
     "float16": lambda a: xent.cross_entropy(

@@ -269,3 +269,115 @@ def test_probabilities_0_and_1():
         with np.errstate(under="ignore"):
             for one, other in zip(actual, expected, strict=False):
                 np.testing.assert_allclose(one, other, **close)
+
+
+def rows_by_torch(function: Any, x: np.ndarray, upstream: Any) -> tuple[Any, Any]:
+    """Loss of a function of torch, and its gradient."""
+    z = torch.tensor(x, requires_grad=True)
+    loss = function(z)
+    loss.backward(torch.tensor(upstream, dtype=torch.float64).expand_as(loss))
+    return loss.detach().numpy(), z.grad.numpy()
+
+
+def assert_like_torch(function: Any, x: np.ndarray, actual: Any, upstream: Any = 1.0) -> None:
+    """Compare loss and gradient."""
+    for one, other in zip(actual, rows_by_torch(function, x, upstream), strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("ignore_index", [-100, 2, 77])
+@pytest.mark.parametrize("weighted", [False, True], ids=("", "weighted"))
+def test_nll_loss(weighted, ignore_index, reduction):
+    for shape in (*SHAPES, (4, 5, 7)):
+        x, targets = inputs.batch(shape, np.float64)
+        targets.flat[:: 3 if targets.size > 1 else 2] = ignore_index
+        if targets.size == 1:
+            targets[...] = 0
+        x, axis = np.moveaxis(x, -1, 1), 1
+        weight = np.linspace(0.25, 2, x.shape[1]) if weighted else None
+        options = {"ignore_index": ignore_index, "reduction": reduction}
+        upstream: Any = 1.5
+        if reduction == "none":
+            upstream = np.random.default_rng(0).normal(size=targets.shape)
+        actual = xent.nll_loss(
+            *(x, targets),
+            **options,
+            axis=axis,
+            class_weight=weight,
+            return_grad=True,
+            grad_output=upstream,
+        )
+        theirs = {**options, "weight": None if weight is None else torch.tensor(weight)}
+        y = torch.tensor(targets)
+
+        def function(z: Any, y: Any = y, theirs: Any = theirs) -> Any:
+            return torch.nn.functional.nll_loss(z, y, **theirs)
+
+        assert_like_torch(function, x, actual, upstream)
+
+
+@pytest.mark.parametrize("x", [[-np.inf, 0.0], [np.nan, -1.0], [-1.0, np.nan]], ids=str)
+def test_nll_loss_at_the_edges(x):
+    x = np.array([x])
+    for reduction in ("none", "sum", "mean"):
+        actual = xent.nll_loss(x, [0], reduction=reduction, return_grad=True)
+
+        def function(z: Any, reduction: str = reduction) -> Any:
+            return torch.nn.functional.nll_loss(z, torch.tensor([0]), reduction=reduction)
+
+        assert_like_torch(function, x, actual)
+
+
+@pytest.mark.parametrize("eps", [None, 1e-7, 0.05])
+@pytest.mark.parametrize("kind", ["index", "soft"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_categorical_cross_entropy(smoothing, kind, eps):
+    """Keras' formula, without its normalising: the logarithm of clipped probabilities."""
+    for shape in SHAPES:
+        p = inputs.probabilities(shape, np.float64)
+        targets = inputs.batch(shape, np.float64)[1]
+        soft = np.eye(shape[1])[targets]
+        if kind == "soft":
+            targets = soft = inputs.soft_targets(shape, np.float64)
+        weight = np.linspace(0.25, 2, shape[1])
+        pull = torch.tensor(weight * (soft * (1 - smoothing) + smoothing / shape[1]))
+
+        def function(p: Any, pull: Any = pull) -> Any:
+            return -(pull * (p if eps is None else p.clip(eps, 1 - eps)).log()).sum(1)
+
+        upstream = np.linspace(-1, 2, shape[0])
+        options = {"class_weight": weight, "label_smoothing": smoothing, "eps": eps}
+        actual = xent.categorical_cross_entropy(
+            *(p, targets), **options, reduction="none", return_grad=True, grad_output=upstream
+        )
+        assert_like_torch(function, p, actual, upstream)
+
+
+@pytest.mark.parametrize("options", [TRANSFORMS[k] for k in ("plain", "temperature", "both")])
+def test_entropy(options):
+    for shape in SHAPES:
+        logits, upstream = inputs.batch(shape, np.float64)[0], np.linspace(-1, 2, shape[0])
+
+        def function(z: Any) -> Any:
+            return torch.distributions.Categorical(logits=transformed(z, options)[0]).entropy()
+
+        actual = xent.entropy(logits, return_grad=True, grad_output=upstream, **options)
+        assert_like_torch(function, logits, actual, upstream)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 4.0])
+def test_distillation_loss(temperature):
+    """kl_div as in PyTorch's tutorial on distillation, where "batchmean" is the mean over rows."""
+    functional = torch.nn.functional
+    for shape in SHAPES:
+        student, teacher = (inputs.batch(shape, np.float64, seed)[0] for seed in (0, 1))
+        q = functional.log_softmax(torch.tensor(teacher) / temperature, dim=1)
+
+        def function(z: Any, q: Any = q) -> Any:
+            log_p = functional.log_softmax(z / temperature, dim=1)
+            loss = functional.kl_div(log_p, q, log_target=True, reduction="batchmean")
+            return temperature**2 * loss
+
+        actual = xent.distillation_loss(student, teacher, temperature=temperature, return_grad=True)
+        assert_like_torch(function, student, actual)

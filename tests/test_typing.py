@@ -59,12 +59,28 @@ assert_type(
 assert_type(xent.kl_div(z, z, reduction="batchmean", log_target=True), Scalar)
 assert_type(xent.kl_div(z, z, reduction="batchmean", return_grad=True), tuple[Scalar, Array])
 assert_type(xent.poly1_loss(z, y, return_grad=True), tuple[Scalar, Array])
+assert_type(xent.nll_loss(z, y), Scalar)
+assert_type(xent.nll_loss(z, z, class_weight=[1, 2, 3], reduction="none"), Array)
+assert_type(xent.nll_loss(z, y, return_grad=True, grad_out=z), tuple[Scalar, Array])
+assert_type(xent.categorical_cross_entropy(z, y, eps=1e-7), Scalar)
+assert_type(xent.categorical_cross_entropy(z, y, reduction="none", out=loss), Array)
+assert_type(xent.categorical_cross_entropy(z, z, return_grad=True), tuple[Scalar, Array])
+assert_type(xent.entropy(z), Array)
+assert_type(xent.entropy(z, reduction="mean", temperature=2), Scalar)
+assert_type(xent.entropy(z, return_grad=True), tuple[Array, Array])
+assert_type(xent.entropy(z, reduction="sum", return_grad=True), tuple[Scalar, Array])
+assert_type(xent.distillation_loss(z, z, temperature=4.0), Scalar)
+assert_type(xent.distillation_loss(z, z, reduction="none"), Array)
+assert_type(xent.distillation_loss(z, z, return_grad=True), tuple[Scalar, Array])
 assert_type(xent.token_log_probs(z, y), Array)
 assert_type(xent.token_log_probs(z, y, reduction="mean", ignore_index=0), Scalar)
 assert_type(xent.perplexity(z, y, sample_weight=[1, 0]), Scalar)
 assert_type(xent.logsumexp(z), Scalar)
 assert_type(xent.logsumexp(z, axis=1), Array)
 assert_type(xent.logsumexp(z, keepdims=True), Array)
+assert_type(xent.logsumexp(z, b=[1, 2, -1]), Scalar)
+assert_type(xent.logsumexp(z, 1, z), Array)
+assert_type(xent.logsumexp(z, axis=1, b=z, return_sign=True), tuple[Array, Array])
 assert_type(xent.softmax(z, axis=-1, out=z), Array)
 assert_type(xent.log_softmax([1, 2], axis=(0,)), Array)
 assert_type(xent.get_num_threads(), int)
@@ -77,6 +93,10 @@ ce(z, y, label_smoothing="0.1")  # type: ignore[call-overload]
 xent.kl_div(z, z, return_hess=True)  # type: ignore[call-overload]
 xent.poly1_loss(z, y, return_hess=True)  # type: ignore[call-overload]
 xent.token_log_probs(z, y, class_weight=[1, 2, 3])  # type: ignore[call-overload]
+xent.nll_loss(z, y, temperature=2.0)  # type: ignore[call-overload]
+xent.nll_loss(z, y, eps=1e-7)  # type: ignore[call-overload]
+xent.entropy(z, z)  # type: ignore[call-overload]
+xent.distillation_loss(z, z, softcap=30.0)  # type: ignore[call-overload]
 xent.softmax(z, axis="last")  # type: ignore[arg-type]
 xent.set_num_threads("2")  # type: ignore[arg-type]
 """
