@@ -128,8 +128,13 @@ class Case:
         return f"{self.function}_hessian" if self.hessian else self.function
 
     @property
-    def plain(self) -> Case:
-        """The cross-entropy of the same logits that writes as often, but for a Hessian."""
+    def plain(self) -> Case | None:
+        """The cross-entropy of the same logits that writes as often, but for a Hessian.
+
+        None for losses of single elements.
+        """
+        if self.function in ELEMENTWISE:
+            return None
         return replace(
             self,
             function="cross_entropy",
@@ -208,8 +213,8 @@ class Case:
     def _normalised(self, logits: np.ndarray) -> np.ndarray:
         kind = NORMALISED.get(self.function)
         if kind == "sigmoid":
-            return 1 / (1 + np.exp(-logits))
-        if kind:
+            logits[...] = 1 / (1 + np.exp(-logits))
+        elif kind:
             logits -= logits.max(axis=self.axis, keepdims=True)
             logits -= np.log(np.exp(logits).sum(axis=self.axis, keepdims=True))
         return np.exp(logits, out=logits) if kind == "probs" else logits
@@ -218,7 +223,7 @@ class Case:
         if self.function in OF_TWO_LOGITS:
             return self._logits(rng)
         if self.function in LABELLED:
-            return (rng.random(self.shape) < 0.5).astype(self.compute_dtype)
+            return filled(rng.random(self.shape) < 0.5, self.shape, self.compute_dtype, self._order)
         if not self.soft:
             return rng.integers(self.classes, size=self.row_shape)
         weights = rng.standard_exponential(self.shape, dtype=np.dtype(self.compute_dtype))

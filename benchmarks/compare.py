@@ -184,7 +184,7 @@ def main() -> None:
         print("\n".join(case.name for case in (cases if arguments.names else CASES)))
         return
     if arguments.relative:
-        cases = [case for case in cases if case != case.plain]
+        cases = [case for case in cases if case.plain not in (None, case)]
     elif arguments.markdown and not arguments.names:
         cases = [case for case in cases if case.readme]
     pin(threads)

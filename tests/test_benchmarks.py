@@ -52,3 +52,7 @@ def test_bytes_moved_beside_plain_cross_entropy(name: str, ratio: float):
     case = BY_NAME[name]
     assert case.bytes_moved / case.plain.bytes_moved == pytest.approx(ratio, rel=1e-3)
     assert case.plain.plain == case.plain
+
+
+def test_elements_have_no_plain_cross_entropy():
+    assert BY_NAME["loss-50000x100-kl_div"].plain is None
