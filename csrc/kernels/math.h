@@ -87,21 +87,30 @@ static inline v(vec) v(log)(v(vec) x) {
 }
 
 /* tanh(x) for every x and NaN, at most 2.7 ulp (f32, f64), and its derivative 1 - tanh(x)^2, at most 5.3 ulp for |x| < 39
- * (f32) or 340 (f64), without the cancellation: with E = exp(-2|x|) and E - 1 kept exact for small x, tanh|x| = -(E - 1) /
- * (E + 1) and the derivative is 4 E / (E + 1)^2. */
+ * (f32) or 340 (f64). Near 0, where soft-capped logits mostly are, x + x^3 q(x^2); beyond, with E = exp(-2|x|), tanh|x| =
+ * -(E - 1) / (E + 1) and the derivative 4 E / (E + 1)^2, which does not cancel. */
 typedef struct {
     v(vec) value, slope;
 } v(tanh_parts);
 
 static inline v(tanh_parts) v(tanh)(v(vec) x) {
-    const v(vec) one = v(set)(1), t = v(mul)(v(set)(-2), v(abs)(x));
-    const v(exp_parts) part = v(exp_split)(v(max)(v(set)(c(TANH_LOWEST)), t));
+    const v(vec) one = v(set)(1), size = v(abs)(x), z = v(mul)(x, x);
+    v(vec) q = v(set)(v(tanh_terms)[c(TANH_TERMS) - 1]);
+    for (int i = c(TANH_TERMS) - 2; i >= 0; --i)
+        q = v(fma)(q, z, v(set)(v(tanh_terms)[i]));
+    v(tanh_parts) near;
+    near.value = v(copysign)(v(fma)(v(mul)(q, z), x, x), x); /* -0 stays */
+    near.slope = v(fnma)(near.value, near.value, one);
+    const v(mask) far = v(nlt)(size, v(set)(c(TANH_NEAR)));
+    if (!v(any)(far))
+        return near;
+
+    const v(exp_parts) part = v(exp_split)(v(max)(v(set)(c(TANH_LOWEST)), v(mul)(v(set)(-2), size)));
     const v(vec) scale = v(shift_exponent)(one, part.n), rise = v(mul)(part.slope, part.reduced);
-    const v(vec) less_one = v(fma)(rise, scale, v(sub)(scale, one));
-    const v(vec) plus_one = v(add)(v(set)(2), less_one);
+    const v(vec) less_one = v(fma)(rise, scale, v(sub)(scale, one)), plus_one = v(add)(v(set)(2), less_one);
     const v(vec) e = v(shift_exponent)(v(add)(one, rise), part.n);
     v(tanh_parts) r;
-    r.value = v(copysign)(v(div)(less_one, plus_one), x);
-    r.slope = v(div)(v(mul)(v(set)(4), e), v(mul)(plus_one, plus_one));
+    r.value = v(select)(far, v(copysign)(v(div)(less_one, plus_one), x), near.value);
+    r.slope = v(select)(far, v(div)(v(mul)(v(set)(4), e), v(mul)(plus_one, plus_one)), near.slope);
     return r;
 }

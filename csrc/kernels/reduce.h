@@ -164,6 +164,7 @@ static inline void rebase(xent_chunk *chunk, double max, double temperature, xen
     chunk->max = max;
 }
 
+/* Before the student's: what a teacher has lost cannot make the moment infinite. */
 static inline void rebase_teacher(xent_chunk *chunk, double max, double temperature) {
     const double step = chunk->teacher_max - max, sum = chunk->teacher_rest + chunk->teacher_hits;
     const double f = sum != 0 ? shrink(step / temperature) : 0;
@@ -194,13 +195,13 @@ static INLINE xent_chunk reduce_chunk(const char *x, const stream_source *a, int
             continue;
         }
         const double m = (double)block_max(x + at * STORAGE_BYTES, n, p, transform);
-        if (m > chunk.max)
-            rebase(&chunk, m, temperature, stream);
         if (stream == XENT_TEACHER) {
             const double teacher = (double)block_max(a->teacher + at * STORAGE_BYTES, n, p, XENT_PLAIN);
             if (teacher > chunk.teacher_max)
                 rebase_teacher(&chunk, teacher, temperature);
         }
+        if (m > chunk.max)
+            rebase(&chunk, m, temperature, stream);
         if (m == chunk.max || stream == XENT_TEACHER)
             add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 1);
         else
@@ -227,10 +228,10 @@ static INLINE xent_chunk merge_chunks(const xent_chunk *chunks, int64_t n, doubl
     }
     for (int64_t k = 0; k < n; ++k) {
         xent_chunk chunk = chunks[k];
-        if (chunk.max < row.max)
-            rebase(&chunk, row.max, temperature, stream);
         if (stream == XENT_TEACHER && chunk.teacher_max < row.teacher_max)
             rebase_teacher(&chunk, row.teacher_max, temperature);
+        if (chunk.max < row.max)
+            rebase(&chunk, row.max, temperature, stream);
         row.hits += chunk.hits;
         row.teacher_hits += chunk.teacher_hits;
         add_exactly(&row.rest, &rest_low, chunk.rest);

@@ -117,13 +117,11 @@ static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_sou
             if (stream == XENT_TEACHER)
                 teacher_max = lanes_of(teacher_tile_max(m, at, classes));
             for (int i = 0; i < LANES; ++i) {
+                if (stream == XENT_TEACHER && (double)teacher_max.at[i] > chunk[i].teacher_max)
+                    rebase_teacher(&chunk[i], (double)teacher_max.at[i], plan->temperature);
                 if ((double)max.at[i] > chunk[i].max)
                     rebase(&chunk[i], (double)max.at[i], plan->temperature, stream);
                 max.at[i] = (real)chunk[i].max;
-                if (stream != XENT_TEACHER)
-                    continue;
-                if ((double)teacher_max.at[i] > chunk[i].teacher_max)
-                    rebase_teacher(&chunk[i], (double)teacher_max.at[i], plan->temperature);
                 teacher_max.at[i] = (real)chunk[i].teacher_max;
             }
             const lane_sums sums = tile_block(m, s, at, classes, v(load)(&max), v(load)(&teacher_max), p, stream, transform);

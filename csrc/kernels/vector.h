@@ -26,12 +26,16 @@
 #define f32_constant_TANH_LOWEST -80.0f
 #define f32_constant_EXP_TERMS 5
 #define f32_constant_LOG_TERMS 4
+#define f32_constant_TANH_TERMS 6
+#define f32_constant_TANH_NEAR 0.625f
 #define f32_constant_LARGEST 0x1.fffffep127f
 #define f32_constant_TINY 0x1p-126f
 #define f32_constant_LIFT 0x1p32f
 #define f32_constant_LIFT_EXPONENT 32
 static const float f32_exp_terms[] = {0x1.fffffb9a58e21p-2f, 0x1.5554915420452p-3f, 0x1.5558f17bd9dc7p-5f,
                                       0x1.1239e2a4f545fp-7f, 0x1.6a243550adbe7p-10f};
+static const float f32_tanh_terms[] = {-0x1.55555539a3fddp-2, 0x1.1110e919f7ad3p-3,  -0x1.ba08c4e66a3c8p-5,
+                                       0x1.64a9766b3a952p-6,  -0x1.116a168e18e77p-7, 0x1.2c83c001d2709p-9};
 static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-2f, 0x1.2438d2dd13bdfp-2f,
                                       0x1.e2f7221dc6be6p-3f};
 
@@ -44,10 +48,15 @@ static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-
 #define f64_constant_TANH_LOWEST -700.0
 #define f64_constant_EXP_TERMS 10
 #define f64_constant_LOG_TERMS 7
+#define f64_constant_TANH_TERMS 9
+#define f64_constant_TANH_NEAR 0.3125
 #define f64_constant_LARGEST 0x1.fffffffffffffp1023
 #define f64_constant_TINY 0x1p-1022
 #define f64_constant_LIFT 0x1p64
 #define f64_constant_LIFT_EXPONENT 64
+static const double f64_tanh_terms[] = {-0x1.5555555555555p-2,  0x1.11111111110f3p-3,  -0x1.ba1ba1ba13a20p-5,
+                                        0x1.664f487c2b317p-6,   -0x1.226e32a6234d1p-7, 0x1.d6d28d19a0a4dp-9,
+                                        -0x1.7d77027b2866ep-10, 0x1.31c5f949b5be7p-11, -0x1.a4c3080fb5e9fp-13};
 static const double f64_exp_terms[] = {
     0x1.000000000000ap-1,  0x1.55555555554fap-3,  0x1.555555555087dp-5,  0x1.1111111127be9p-7,  0x1.6c16c1842a0e4p-10,
     0x1.a01a012a56626p-13, 0x1.a0199a0c7067bp-16, 0x1.71df2555820b7p-19, 0x1.28ad72c46d724p-22, 0x1.ad7f6966eed54p-26};
