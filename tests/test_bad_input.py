@@ -160,7 +160,7 @@ BAD: dict[str, list[Bad]] = {
         *(Bad(value, (TypeError, ValueError), ("mean",)) for value in (None, 1, ["mean"])),
     ],
     "grad_output": [
-        Bad(np.ones(4), ValueError, ("(4,)",)),
+        Bad(np.ones(4), ValueError, ("(4,)",), {"reduction": "sum"}),
         Bad(1.0, ValueError, ("(4,)",), {"reduction": "none"}),
         Bad(np.ones((4, 3)), ValueError, ("(4, 3)", "(4,)"), {"reduction": "none"}),
         Bad(np.ones(4, complex), TypeError, ("complex128",), {"reduction": "none"}),

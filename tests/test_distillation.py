@@ -19,7 +19,7 @@ LN2, LN3 = np.log(2.0), np.log(3.0)
 TEMPERATURES = (1.0, 0.5, 4.0)
 SIZES = {
     "1..130": (*range(1, 18), *inputs.SMALL[19::9]),
-    "edges": (257, 1023, 1025, 2048, 16385, 50257),
+    "edges": (257, 1023, 1025, 2048, 16385),
 }
 
 
@@ -58,6 +58,10 @@ def test_every_kind_of_row(dtype, sizes, temperature):
         shifts = (0, 1, 5, 8) if classes < 200 else (classes % 16,)
         what = f"of {classes} classes, rows {', '.join(inputs.KINDS)}"
         check(*pairs(classes, dtype, shifts), what, temperature=temperature)
+
+
+def test_every_kind_of_row_of_a_language_model(dtype):
+    check(*pairs(50257, dtype, (3,)), temperature=2.0)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -143,8 +147,8 @@ def test_row(isa, dtype, name):
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_masks_in_wide_rows(dtype, temperature):
     """A whole block that one of them masks, at the start, inside and at the end."""
-    for classes in (70, 3000, 40_000):
-        student, teacher = (inputs.batch((2, classes), dtype, seed)[0] for seed in (0, 1))
+    for classes in (70, 3000, 17_500):
+        student, teacher = (inputs.batch((1, classes), dtype, seed)[0] for seed in (0, 1))
         half, third = classes // 2, classes // 3
         for part in (np.s_[:half], np.s_[third:-third], np.s_[-half:]):
             narrow, sparse = student.copy(), teacher.copy()
@@ -191,7 +195,7 @@ def test_nan_and_inf_are_seen_at_every_position(isa, dtype, whose, bad):
     for classes in (*range(1, 70), 127, 128, 129, 1023, 1024, 1025, 2049, 16385):
         where = np.arange(classes)
         if classes > 130:
-            where = np.unique(np.r_[:70, classes // 2, classes - 70 : classes])
+            where = np.unique(np.r_[:3, 62:66, classes // 2, classes - 3 : classes])
         rows = np.zeros((2, len(where), classes), dtype)
         rows[1, :, ::3] = -INF
         rows[whose, np.arange(len(where)), where] = bad

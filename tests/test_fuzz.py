@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import xent
+from calls import ROW_CALLS
 from tolerance import assert_within, expect
 
 DOCUMENTED = (TypeError, ValueError, IndexError, NotImplementedError)
@@ -97,3 +98,53 @@ def test_any_call_at_all_returns_or_raises_what_is_documented(logits, targets, o
 def test_any_call_of_the_softmax_family_does_too(name, x, axis, out):
     with suppress(*DOCUMENTED):
         getattr(xent, name)(x, axis=axis, out=out)
+
+
+@st.composite
+def row_problems(draw: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A loss over rows, arguments that it takes, masked classes and ties among them."""
+    call = ROW_CALLS[draw(st.sampled_from(sorted(ROW_CALLS)))]
+    dtype = np.dtype(draw(FLOATS))
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=1, max_side=9))
+    classes = draw(st.sampled_from((1, 2, 3, 8, 16, 17, 31, 64, 65, 200, 1030)))
+    axis = draw(st.integers(-len(shape) - 1, len(shape)))
+    first, *others = call.arrays((*shape, classes), dtype)
+    masked = draw(st.sampled_from((0.0, 0.1, 0.9)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    if call.function in ("entropy", "distillation_loss"):
+        first = np.round(first * dtype.type(draw(st.sampled_from((0.1, 1.0, 100.0)))))
+        first = np.where(rng.random(first.shape) < masked, dtype.type(-np.inf), first)
+        first[..., -1] = 0.25
+        others = [np.where(rng.random(a.shape) < masked, first, a) for a in others]
+    arrays = [np.moveaxis(a, -1, axis) if a.ndim == first.ndim else a for a in (first, *others)]
+    weight = draw(st.none() | hnp.arrays(dtype, shape, elements=st.floats(0.125, 8, width=32)))
+    options = {
+        "axis": axis,
+        "reduction": draw(st.sampled_from(("none", "sum", "mean"))),
+        "sample_weight": weight,
+    }
+    return call, tuple(arrays), options
+
+
+@settings(max_examples=300)
+@given(row_problems())
+def test_any_valid_call_of_the_other_losses_is_within_the_bounds(problem):
+    call, arrays, options = problem
+    expected = expect(call.function, *arrays, **{**call.options, **options})
+    loss, grad = call(*arrays, **options)
+    assert_within(loss, expected.value, expected.value_bound)
+    assert_within(grad, expected.grad, expected.grad_bound)
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(sorted({call.function for call in ROW_CALLS.values()})),
+    st.just(np.arange(6.0).reshape(2, 3) / 6) | ODD_ARRAYS,
+    st.just(np.array([0, 2])) | st.just(np.ones((2, 3))) | ODD_ARRAYS,
+    st.fixed_dictionaries({}, optional=ARGUMENTS | {"eps": ODD_NUMBERS}),
+)
+def test_any_call_at_all_of_the_other_losses_does_too(name, first, second, options):
+    function = getattr(xent, name)
+    options = {key: it for key, it in options.items() if key in function.__kwdefaults__}
+    with suppress(*DOCUMENTED):
+        function(*((first,) if name == "entropy" else (first, second)), **options)

@@ -268,7 +268,7 @@ def test_factors_with_the_largest_terms_cancelled(isa, dtype):
 def test_factors_within_the_bounds(isa, dtype, return_sign):
     rng = np.random.default_rng(6)
     for classes in (1, 2, 3, 17, 64, 130, 1025, 17_000):
-        x = rng.normal(0, 5, (40, classes)).astype(dtype)
+        x = rng.normal(0, 5, (8, classes)).astype(dtype)
         b = rng.normal(0.3, 1, x.shape).astype(dtype)
         b[:, ::5] = 0
         expected = expect("logsumexp", x, b=b, return_sign=return_sign)
