@@ -74,12 +74,26 @@ static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s,
     return sums;
 }
 
+/* Columns far apart are fetched by nobody else: what the next tile reads of a class, and what this one will write. */
+enum { FETCHED_AHEAD = 256 }; /* classes: more lines than that would push each other out of the cache */
+
+static INLINE void prefetch_ahead(const tile_memory *m, int64_t k) {
+    xent_prefetch(m->x + k * m->x_step + LANES * STORAGE_BYTES);
+    if (m->out && !m->non_temporal)
+        xent_prefetch(m->out + k * m->out_step);
+    if (m->hess)
+        xent_prefetch(m->hess + k * m->hess_step);
+}
+
 static INLINE vec tile_max(const tile_memory *m, int64_t begin, int64_t n, const load_plan *p, xent_transform transform) {
     vec max = v(set)(-c(LARGEST)), slope;
     if (transform == XENT_GIVEN)
         return v(set)(0);
-    for (int64_t i = 0; i < n; ++i)
+    for (int64_t i = 0; i < n; ++i) {
+        if (!m->local && n <= FETCHED_AHEAD)
+            prefetch_ahead(m, begin + i);
         max = v(max)(tile_load(m, begin + i), max);
+    }
     return transformed(v(add)(max, v(set)(0)), p, transform, &slope); /* -0 becomes +0 */
 }
 
