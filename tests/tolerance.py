@@ -186,10 +186,13 @@ class SumError:
         at_top = np.where(is_top, error.shift, 0).sum(axis=-1, keepdims=True)
         self.distance = error.distance
         self.of_distance = u * self.distance + error.shift + at_top
-        # When a block raises the maximum, the sums are multiplied by exp(old - new) in float64.
-        moves = 2 + min(-(-classes // 1024), 16)
+        # Where a block or a chunk raises the maximum, the sums are multiplied by exp(old - new) in
+        # float64.
+        moves = min(-(-classes // 1024), 16) - 1 + (classes > 16384)
         self.of_moves = 2 * double * moves
-        self.of_sum = u * roundings(classes, dtype) + double * self.distance + self.of_moves
+        self.of_sum = u * roundings(classes, dtype) + self.of_moves
+        if moves:
+            self.of_sum = self.of_sum + double * self.distance
         flushed = rows.e < 1.001 * tiny(dtype)
         self.of_exp = np.where(flushed, 1, EXP_EPS * error.eps + self.of_distance)
         of_others = np.where(is_top, 0, times(rows.p, self.of_exp + self.of_sum))
