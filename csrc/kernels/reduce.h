@@ -149,14 +149,14 @@ static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_sour
     }
 }
 
+static inline double larger(double a, double b) { return a > b ? a : b; }
+
 /* Moves what a chunk has summed to a new maximum. */
 static inline void rebase(xent_chunk *chunk, double max, double temperature, xent_stream stream) {
     const double step = chunk->max - max, sum = chunk->rest + chunk->hits;
     const double f = sum != 0 ? shrink(step / temperature) : 0;
     if (stream == XENT_OWN)
         chunk->moment = f != 0 ? (chunk->moment + sum * step) * f : 0;
-    if (stream == XENT_TEACHER && chunk->teacher_rest + chunk->teacher_hits != 0)
-        chunk->moment -= (chunk->teacher_rest + chunk->teacher_hits) * step;
     chunk->rest = sum != 0 ? sum * f : 0;
     chunk->hits = 0;
     if (chunk->mass != 0)
@@ -164,15 +164,21 @@ static inline void rebase(xent_chunk *chunk, double max, double temperature, xen
     chunk->max = max;
 }
 
-/* Before the student's: what a teacher has lost cannot make the moment infinite. */
-static inline void rebase_teacher(xent_chunk *chunk, double max, double temperature) {
-    const double step = chunk->teacher_max - max, sum = chunk->teacher_rest + chunk->teacher_hits;
-    const double f = sum != 0 ? shrink(step / temperature) : 0;
+/* The same with a teacher. Both steps enter the moment at once, so that of equal rows it stays 0, and what the teacher has
+ * lost cannot make it infinite. */
+static inline void rebase_both(xent_chunk *chunk, double max, double teacher_max, double temperature) {
+    const double step = chunk->max - max, teacher_step = chunk->teacher_max - teacher_max;
+    const double sum = chunk->teacher_rest + chunk->teacher_hits;
+    const double f = sum != 0 ? shrink(teacher_step / temperature) : 0;
     if (!isinf(chunk->moment))
-        chunk->moment = f != 0 ? (chunk->moment + sum * step) * f : 0;
-    chunk->teacher_rest = sum != 0 ? sum * f : 0;
-    chunk->teacher_hits = 0;
-    chunk->teacher_max = max;
+        chunk->moment = f != 0 ? (chunk->moment + sum * (teacher_step - step)) * f : 0;
+    if (teacher_step < 0) {
+        chunk->teacher_rest = sum != 0 ? sum * f : 0;
+        chunk->teacher_hits = 0;
+        chunk->teacher_max = teacher_max;
+    }
+    if (step < 0)
+        rebase(chunk, max, temperature, XENT_TEACHER);
 }
 
 /* Nothing summed yet. Without a softmax nothing is relative to a maximum. */
@@ -197,10 +203,9 @@ static INLINE xent_chunk reduce_chunk(const char *x, const stream_source *a, int
         const double m = (double)block_max(x + at * STORAGE_BYTES, n, p, transform);
         if (stream == XENT_TEACHER) {
             const double teacher = (double)block_max(a->teacher + at * STORAGE_BYTES, n, p, XENT_PLAIN);
-            if (teacher > chunk.teacher_max)
-                rebase_teacher(&chunk, teacher, temperature);
-        }
-        if (m > chunk.max)
+            if (m > chunk.max || teacher > chunk.teacher_max)
+                rebase_both(&chunk, larger(m, chunk.max), larger(teacher, chunk.teacher_max), temperature);
+        } else if (m > chunk.max)
             rebase(&chunk, m, temperature, stream);
         if (m == chunk.max || stream == XENT_TEACHER)
             add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 1);
@@ -228,9 +233,9 @@ static INLINE xent_chunk merge_chunks(const xent_chunk *chunks, int64_t n, doubl
     }
     for (int64_t k = 0; k < n; ++k) {
         xent_chunk chunk = chunks[k];
-        if (stream == XENT_TEACHER && chunk.teacher_max < row.teacher_max)
-            rebase_teacher(&chunk, row.teacher_max, temperature);
-        if (chunk.max < row.max)
+        if (stream == XENT_TEACHER)
+            rebase_both(&chunk, row.max, row.teacher_max, temperature);
+        else if (chunk.max < row.max)
             rebase(&chunk, row.max, temperature, stream);
         row.hits += chunk.hits;
         row.teacher_hits += chunk.teacher_hits;

@@ -131,9 +131,11 @@ static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_sou
             if (stream == XENT_TEACHER)
                 teacher_max = lanes_of(teacher_tile_max(m, at, classes));
             for (int i = 0; i < LANES; ++i) {
-                if (stream == XENT_TEACHER && (double)teacher_max.at[i] > chunk[i].teacher_max)
-                    rebase_teacher(&chunk[i], (double)teacher_max.at[i], plan->temperature);
-                if ((double)max.at[i] > chunk[i].max)
+                const double m = (double)max.at[i], teacher = (double)teacher_max.at[i];
+                if (stream == XENT_TEACHER && (m > chunk[i].max || teacher > chunk[i].teacher_max))
+                    rebase_both(&chunk[i], larger(m, chunk[i].max), larger(teacher, chunk[i].teacher_max),
+                                plan->temperature);
+                else if (m > chunk[i].max)
                     rebase(&chunk[i], (double)max.at[i], plan->temperature, stream);
                 max.at[i] = (real)chunk[i].max;
                 teacher_max.at[i] = (real)chunk[i].teacher_max;
