@@ -352,18 +352,8 @@ xent_status xent_compute(xent_call *call) {
         if (!w.chunks)
             return XENT_NO_MEMORY;
     }
-    /* Pieces large enough to hide the cost of taking one (64 KiB of logits make a few microseconds), up to a megabyte
-     * where every thread still gets several. */
-    const int64_t row_bytes = call->classes * storage_bytes(call) + 16;
-    const int64_t share = n / (8 * (int64_t)threads), least = (64 << 10) / row_bytes, most = (1 << 20) / row_bytes;
-    int64_t grain = share < least ? least : share > most ? most : share;
-    grain = grain < 1 ? 1 : grain;
-    if (plan.layout != XENT_WIDE) /* whole tiles */
-        grain = (grain + 63) / 64 * 64;
-    /* Waking a thread costs microseconds, and milliseconds where the machine is busy: only for work of that size. */
-    const double bytes = (double)n * (double)row_bytes;
-    const int worth = bytes < (double)threads * WORTH_A_THREAD ? (int)(bytes / WORTH_A_THREAD) : threads;
-    const int stopped = xent_parallel(n, grain, worth < 1 ? 1 : worth, compute_rows, &w, call->poll, call->poll_data);
+    const int64_t whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
+    const int stopped = in_pieces(call, n, call->classes * storage_bytes(call) + 16, whole_tiles, compute_rows, &w);
     free(w.chunks);
     return stopped ? XENT_INTERRUPTED : XENT_OK;
 }

@@ -44,6 +44,23 @@ static inline exact add_blocks(const exact *sums, int64_t n) {
     return s;
 }
 
+/* A task over n items, in pieces large enough to hide the cost of taking one (64 KiB make a few microseconds), up to a
+ * megabyte where every thread still gets several; pieces are multiples of `multiple` items. Waking a thread costs
+ * microseconds, and milliseconds where the machine is busy: only for work of that size. */
+static inline int in_pieces(const xent_call *call, int64_t n, int64_t item_bytes, int64_t multiple, xent_task *task,
+                            void *context) {
+    const int threads = thread_count(call);
+    const int64_t share = n / (8 * (int64_t)threads), least = (64 << 10) / item_bytes, most = (1 << 20) / item_bytes;
+    int64_t grain = share < least ? least : share > most ? most : share;
+    grain = grain < 1 ? 1 : grain;
+    const double worth = (double)n * (double)item_bytes / WORTH_A_THREAD;
+    return xent_parallel(n, (grain + multiple - 1) / multiple * multiple,
+                         worth < 1         ? 1
+                         : worth < threads ? (int)worth
+                                           : threads,
+                         task, context, call->poll, call->poll_data);
+}
+
 /* elementwise.c: whether a call is one of its own, and its steps. */
 int xent_is_elementwise(const xent_call *call);
 xent_status xent_prepare_elements(xent_call *call);

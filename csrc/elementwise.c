@@ -171,18 +171,8 @@ static void compute_blocks(void *context, int64_t begin, int64_t end, int worker
     }
 }
 
-/* Blocks to threads, in pieces of 64 KiB to a megabyte; a thread is woken for work that repays it. */
 static int in_parallel(const xent_call *call, element_work *w) {
-    const int64_t n = row_count(call);
-    const int threads = thread_count(call), bytes = storage_bytes(call) + compute_bytes(call);
-    const int64_t share = n / (8 * (int64_t)threads), least = (64 << 10) / bytes, most = (1 << 20) / bytes;
-    const int64_t grain = share < least ? least : share > most ? most : share;
-    const double worth = (double)n * bytes / WORTH_A_THREAD;
-    return xent_parallel(n, (grain + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK * XENT_SUM_BLOCK,
-                         worth < 1         ? 1
-                         : worth < threads ? (int)worth
-                                           : threads,
-                         compute_blocks, w, call->poll, call->poll_data);
+    return in_pieces(call, row_count(call), storage_bytes(call) + compute_bytes(call), XENT_SUM_BLOCK, compute_blocks, w);
 }
 
 static int64_t block_count(const xent_call *call) { return (row_count(call) + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK; }
