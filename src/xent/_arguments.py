@@ -320,6 +320,24 @@ def factors(value: Any, a: Array) -> tuple[Array, Array | None]:
     return np.broadcast_to(a, shape), np.broadcast_to(found, shape)
 
 
+def asked(
+    return_grad: Any, return_hess: Any, grad_output: Any, grad_out: Any, hess_out: Any
+) -> tuple[bool, bool]:
+    """(gradient wanted, Hessian wanted); refuses what goes with one that is not."""
+    with_grad = bool(return_grad) or bool(return_hess)
+    for name, value in (("grad_output", grad_output), ("grad_out", grad_out)):
+        if value is not None and not with_grad:
+            raise ValueError(f"{name}: given, but return_grad is False")
+    if hess_out is not None and not return_hess:
+        raise ValueError("hess_out: given, but return_hess is False")
+    return with_grad, bool(return_hess)
+
+
+def numbers(stored: Array, kind: Precision) -> Array:
+    """The numbers of an array as the core reads it: of bfloat16 bits, as float32."""
+    return (stored.astype(np.uint32) << 16).view(np.float32) if kind.bfloat16 else stored
+
+
 def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A caller's array to write to: exactly this shape and dtype, writeable, no element twice."""
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):

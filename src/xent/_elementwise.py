@@ -160,7 +160,7 @@ def check(e: Elements, name: str, position: int, start: int = 0) -> None:
 
 def bad_probability(x: Array, kind: Precision, name: str, position: int) -> ValueError:
     where = tuple(int(i) for i in np.unravel_index(position, x.shape))
-    value = np.uint32(int(x[where]) << 16).view(np.float32) if kind.bfloat16 else x[where]
+    value = arguments.numbers(np.asarray(x[where]), kind)
     return arguments.bad_probability(name, where, float(value))
 
 
@@ -207,12 +207,9 @@ def elementwise_loss(
     reduction = arguments.reduction(reduction, reductions)
     weight = broadcast(sample_weight, "sample_weight", shape, kind)
     positive = broadcast(pos_weight, "pos_weight", shape, kind)
-    with_grad = bool(return_grad) or bool(return_hess)
-    for argument, given in (("grad_output", grad_output), ("grad_out", grad_out)):
-        if given is not None and not with_grad:
-            raise ValueError(f"{argument}: given, but return_grad is False")
-    if hess_out is not None and not return_hess:
-        raise ValueError("hess_out: given, but return_hess is False")
+    with_grad, with_hess = arguments.asked(
+        return_grad, return_hess, grad_output, grad_out, hess_out
+    )
     upstream, grad_scale = arguments.grad_output(grad_output, reduction, shape, None)
     loss_shape = shape if reduction == "none" else ()
     wanted = {
@@ -234,7 +231,7 @@ def elementwise_loss(
     arguments.separate(buffers, read, in_place=("grad_out", name))
 
     results: list[Any] = []
-    for asked, given in ((with_grad, grad_out), (return_hess, hess_out)):
+    for asked, given in ((with_grad, grad_out), (with_hess, hess_out)):
         if asked:
             results.append(np.empty(shape, kind.answer) if given is None else given)
     stored = [np.asarray(a).view(kind.storage) for a in results] + [None, None]

@@ -62,12 +62,9 @@ def softmax_loss(
     reduction = arguments.reduction(reduction)
     rows.class_weight = arguments.class_weight(class_weight, classes, kind.compute)
     rows.sample_weight = arguments.broadcast(sample_weight, "sample_weight", shape, kind.compute)
-    with_grad = bool(return_grad) or bool(return_hess)
-    for given, value in (("grad_output", grad_output), ("grad_out", grad_out)):
-        if value is not None and not with_grad:
-            raise ValueError(f"{given}: given, but return_grad is False")
-    if hess_out is not None and not return_hess:
-        raise ValueError("hess_out: given, but return_hess is False")
+    with_grad, with_hess = arguments.asked(
+        return_grad, return_hess, grad_output, grad_out, hess_out
+    )
     rows.grad_output, grad_scale = arguments.grad_output(
         grad_output, reduction, shape, kind.compute
     )
@@ -110,7 +107,7 @@ def softmax_loss(
         grad = np.empty(x.shape, kind.answer) if grad_out is None else grad_out
         rows.out = np.moveaxis(stored(grad, kind), axis, -1)
         results.append(grad)
-    if return_hess:
+    if with_hess:
         hess = np.empty(x.shape, kind.answer) if hess_out is None else hess_out
         rows.hess = np.moveaxis(stored(hess, kind), axis, -1)
         results.append(hess)

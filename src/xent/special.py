@@ -57,9 +57,7 @@ def _weighted(
     lse, sign = np.empty(shape), np.empty(shape)
     for block in blocks(shape, max(1, BLOCK_BYTES // (8 * max(1, x.shape[-1])))):
         with np.errstate(all="ignore"):
-            part = x[block]
-            if kind.bfloat16:
-                part = (part.astype(np.uint32) << 16).view(np.float32)
+            part = arguments.numbers(x[block], kind)
             factor = np.asarray(b[block], np.float64)
             a = np.where(factor == 0, -np.inf, part.astype(np.float64))
             m = np.max(a, axis=-1, keepdims=True, initial=-np.inf)
