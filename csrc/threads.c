@@ -142,12 +142,30 @@ int xent_get_num_threads(void) {
 
 void xent_set_num_threads(int n) { atomic_store_explicit(&threads, clamp((double)n), memory_order_relaxed); }
 
+/* The kernel's list knows what one core can use, on every processor; sysconf may count the caches of all, or none. */
+static long long listed_cache(void) {
+    long long largest = 0, kib;
+    char path[80];
+    for (int i = 0; i < 8; ++i) {
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
+        FILE *f = fopen(path, "r");
+        if (!f)
+            break;
+        if (fscanf(f, "%lldK", &kib) == 1 && kib << 10 > largest)
+            largest = kib << 10;
+        fclose(f);
+    }
+    return largest;
+}
+
 int64_t xent_last_level_cache(void) {
     static atomic_llong known = 0;
     long long size = atomic_load_explicit(&known, memory_order_relaxed);
     if (size == 0) {
+        size = listed_cache();
 #ifdef _SC_LEVEL3_CACHE_SIZE
-        size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        if (size <= 0)
+            size = sysconf(_SC_LEVEL3_CACHE_SIZE);
         if (size <= 0)
             size = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif

@@ -1,0 +1,372 @@
+/* Digests of the bits of every loss through xent.h, on the instruction set in use: one for each operation and dtype, and one
+ * of them all. They must be those of digest.txt on every machine.
+ *
+ * Each is of many calls drawn at random, but the same everywhere: shapes, layouts, threads, arguments, and inputs with
+ * zeros, ties, infinities and NaN among them. Nothing outside the outputs may be written to.
+ *
+ * `digest disturbed` computes where the caller's subnormals are flushed: the same digests, and they still are afterwards. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+#include "numbers.h"
+#include "xent.h"
+
+enum { CALLS = 48, ROOM = 1 << 22, UNTOUCHED = 0x55 };
+
+static const format formats[] = {
+    [XENT_F32] = {4, 23, 8}, [XENT_F64] = {8, 52, 11}, [XENT_F16] = {2, 10, 5}, [XENT_BF16] = {2, 7, 8}};
+static const char *const dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
+
+/* The arrays and arguments that an operation knows. */
+typedef struct {
+    const char *name;
+    xent_operation operation;
+    int indexed, soft, out, hess, lse, smoothing, z_loss, softcap, temperature;
+} loss;
+
+static const loss losses[] = {
+    {"cross_entropy", XENT_CROSS_ENTROPY, .indexed = 1, .soft = 1, .out = 1, .hess = 1, .lse = 1, .smoothing = 1,
+     .z_loss = 1, .softcap = 1, .temperature = 1},
+    {"focal_loss", XENT_FOCAL_LOSS, .indexed = 1, .out = 1, .hess = 1, .lse = 1, .z_loss = 1, .softcap = 1,
+     .temperature = 1},
+    {"poly1_loss", XENT_POLY1_LOSS, .indexed = 1, .out = 1, .hess = 1, .lse = 1, .z_loss = 1, .softcap = 1,
+     .temperature = 1},
+    {"nll_loss", XENT_NLL_LOSS, .indexed = 1, .soft = 1, .out = 1, .smoothing = 1},
+    {"categorical_cross_entropy", XENT_CATEGORICAL_CROSS_ENTROPY, .indexed = 1, .soft = 1, .out = 1, .smoothing = 1},
+    {"distillation_loss", XENT_DISTILLATION_LOSS, .soft = 1, .out = 1, .temperature = 1},
+    {"entropy", XENT_ENTROPY, .out = 1, .lse = 1, .softcap = 1, .temperature = 1},
+    {"binary_cross_entropy", XENT_BINARY_CROSS_ENTROPY, .soft = 1, .out = 1, .smoothing = 1},
+    {"binary_cross_entropy_with_logits", XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS, .soft = 1, .out = 1, .hess = 1,
+     .smoothing = 1},
+    {"sigmoid_focal_loss", XENT_SIGMOID_FOCAL_LOSS, .soft = 1, .out = 1, .hess = 1},
+    {"kl_div", XENT_KL_DIV, .soft = 1, .out = 1},
+    {"logsumexp", XENT_LOGSUMEXP, .lse = 1},
+    {"softmax", XENT_SOFTMAX, .out = 1},
+    {"log_softmax", XENT_LOG_SOFTMAX, .out = 1},
+};
+
+static int is_elementwise(const loss *l) { return l->operation >= XENT_BINARY_CROSS_ENTROPY && l->operation <= XENT_KL_DIV; }
+
+/* The numbers that calls are drawn from, one after another; each name has its own. */
+static uint64_t seed, drawn;
+static void draw_for(const char *name, xent_dtype dtype) {
+    seed = drawn = dtype;
+    for (; *name; ++name)
+        seed = digested(seed, (unsigned char)*name);
+}
+static uint64_t draw(void) { return mixed(seed, drawn++); }
+static int below(int n) { return (int)((draw() >> 32) % (uint64_t)n); }
+static int one_in(int n) { return below(n) == 0; }
+
+/* What libraries built for speed leave behind. */
+#if defined(__SSE2__)
+enum { FLUSH = 0x8040 };
+static int flushes_subnormals(void) { return (_mm_getcsr() & FLUSH) == FLUSH; }
+static void flush_subnormals(int on) { _mm_setcsr((_mm_getcsr() & ~(unsigned)FLUSH) | (on ? FLUSH : 0)); }
+#elif defined(__aarch64__)
+enum { FLUSH = 1 << 24 };
+static uint64_t control(void) {
+    uint64_t fpcr;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+    return fpcr;
+}
+static int flushes_subnormals(void) { return (control() & FLUSH) != 0; }
+static void flush_subnormals(int on) {
+    __asm__ volatile("msr fpcr, %0" : : "r"((control() & ~(uint64_t)FLUSH) | (on ? FLUSH : 0)));
+}
+#endif
+
+/* An array over two axes of the loss and one of classes. */
+typedef struct {
+    format type;
+    char *room, *first; /* all of its memory; element (0, 0, 0) */
+    int64_t bytes, shape[3], strides[3];
+    int outer; /* of the loss's axes that whose elements lie further apart */
+} array;
+
+enum { LOGITS, INDEX, SOFT, CLASS_WEIGHT, WEIGHT, POS_WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, ARRAYS };
+
+/* The innermost axis is `inner`, the order of the others drawn; each lies next to the last or some bytes apart. */
+static array lay(int which, format type, const int64_t shape[3], int inner) {
+    static _Alignas(64) char rooms[ARRAYS][ROOM];
+    const int swapped = below(2), others[3][2] = {{1, 2}, {0, 2}, {0, 1}};
+    const int axes[3] = {inner, others[inner][!swapped], others[inner][swapped]};
+    array a = {.type = type, .room = rooms[which], .shape = {shape[0], shape[1], shape[2]}};
+    a.outer = axes[2] < 2 ? axes[2] : axes[1];
+    int64_t step = type.bytes, begin = 64 + (one_in(3) ? below(64) : 0);
+    for (int n = 0; n < 3; ++n) {
+        const int axis = axes[n], flipped = n > 0 && axis < 2 && shape[axis] > 1 && one_in(5);
+        a.strides[axis] = flipped ? -step : step;
+        begin += flipped ? (shape[axis] - 1) * step : 0;
+        step *= shape[axis];
+        if (n < 2 && shape[axis] > 1 && one_in(3))
+            step += one_in(2) ? type.bytes * below(20) : below(20);
+    }
+    a.first = a.room + begin;
+    a.bytes = begin + step + 64;
+    if (a.bytes > ROOM)
+        abort();
+    memset(a.room, UNTOUCHED, (size_t)a.bytes);
+    return a;
+}
+
+static char *element(const array *a, int64_t i, int64_t j, int64_t k) {
+    return a->first + i * a->strides[0] + j * a->strides[1] + k * a->strides[2];
+}
+
+typedef enum { ANY, PROBABILITIES, WEIGHTS } kind;
+
+/* A number of a row of which `habit` says what is special. */
+static uint64_t number(format f, kind of, int habit, int64_t k) {
+    const uint64_t random = draw(), one = one_of(f), sign = random >> 62 & 1 ? sign_of(f) : 0;
+    const int scale = (int)(random >> 52 & 0xff), rare = scale % 5 == 0;
+    const uint64_t usual = sign | power_of(f, scale % 10 - 6, random);
+    if (of == PROBABILITIES && habit % 4 < 2) /* one of two classes */
+        return scale % 2 ? one : 0;
+    if (of == PROBABILITIES)
+        return rare ? habit % 2 * one : power_of(f, -1 - scale % 8, random);
+    if (of == WEIGHTS)
+        return rare ? habit % 2 * one : power_of(f, scale % 3 - 1, random);
+    switch (habit) {
+    case 0: /* ties, zeros of both signs */
+        return scale % 4 ? sign | power_of(f, scale % 2, 0) : sign;
+    case 1: /* one far above the others */
+        return k % 7 == 3 ? power_of(f, 6, random) : sign | power_of(f, -2, random);
+    case 2: /* masked */
+        return rare ? sign_of(f) | infinity_of(f) : usual;
+    case 3: /* a distant offset */
+        return power_of(f, f.mantissa < 15 ? f.mantissa : 15, 0) + random % 4;
+    case 4: /* of any size */
+        return sign | random % infinity_of(f);
+    case 5:
+        return random % 47 == 0 ? infinity_of(f) + (random >> 50 & 1) : usual;
+    case 6:
+        return random % 61 == 0 ? infinity_of(f) : usual;
+    case 7:
+        return sign_of(f) | infinity_of(f);
+    case 8: /* next to 0 */
+        return sign | random % 999;
+    case 9: /* rising */
+        return power_of(f, 1, 0) + (uint64_t)(k % 1000);
+    default:
+        return usual;
+    }
+}
+
+/* An input, now and then the same all along an axis. */
+static void fill(array *a, kind of) {
+    const int every = one_in(4), same = below(24);
+    if (one_in(8))
+        a->strides[a->outer] = 0;
+    for (int64_t i = 0; i < a->shape[0]; ++i)
+        for (int64_t j = 0; j < a->shape[1]; ++j) {
+            const int habit = every ? same : below(24);
+            for (int64_t k = 0; k < a->shape[2]; ++k)
+                put_bits(element(a, i, j, k), a->type.bytes, number(a->type, of, habit, k));
+        }
+}
+
+/* Digests an output, and stops where something beside it was written to. */
+static uint64_t digested_array(uint64_t digest, const array *a) {
+    for (int64_t i = 0; i < a->shape[0]; ++i)
+        for (int64_t j = 0; j < a->shape[1]; ++j)
+            for (int64_t k = 0; k < a->shape[2]; ++k) {
+                digest = digested_numbers(digest, a->type, element(a, i, j, k), 1);
+                memset(element(a, i, j, k), UNTOUCHED, (size_t)a->type.bytes);
+            }
+    for (int64_t i = 0; i < a->bytes; ++i)
+        if (a->room[i] != UNTOUCHED) {
+            printf("written to outside an array\n");
+            exit(1);
+        }
+    return digest;
+}
+
+/* Class indices of a type, now and then one out of range. */
+static array draw_indices(xent_call *call, const int64_t rows[3]) {
+    static const struct {
+        int bytes, is_signed;
+        int64_t most;
+    } types[] = {[XENT_BOOL] = {1, 0, 1},         [XENT_I8] = {1, 1, INT8_MAX},    [XENT_U8] = {1, 0, UINT8_MAX},
+                 [XENT_I16] = {2, 1, INT16_MAX},  [XENT_U16] = {2, 0, UINT16_MAX}, [XENT_I32] = {4, 1, INT32_MAX},
+                 [XENT_U32] = {4, 0, UINT32_MAX}, [XENT_I64] = {8, 1, INT64_MAX},  [XENT_U64] = {8, 0, INT64_MAX}};
+    call->index_type = (xent_dtype)(XENT_BOOL + below(9));
+    const int64_t most = types[call->index_type].most;
+    const int classes = (int)(call->classes - 1 < most ? call->classes : most + 1);
+    const array a = lay(INDEX, (format){types[call->index_type].bytes, 0, 0}, rows, 2);
+    call->has_ignore = one_in(2);
+    call->ignore_index = types[call->index_type].is_signed && one_in(2) ? -100 : below(classes);
+    const int bad = one_in(15) ? below(20) : -1;
+    for (int64_t i = 0; i < rows[0]; ++i)
+        for (int64_t j = 0; j < rows[1]; ++j) {
+            const int64_t y = i * rows[1] + j == bad          ? -1
+                              : call->has_ignore && one_in(6) ? call->ignore_index
+                                                              : below(classes);
+            put_bits(element(&a, i, j, 0), a.type.bytes, (uint64_t)y);
+        }
+    return a;
+}
+
+/* Most rows are short; some reach past a block of 1,024 classes, one past a chunk of 16,384. */
+static void draw_shape(const loss *l, int call, int64_t shape[3]) {
+    shape[0] = below(5);
+    shape[1] = 1 + below(20);
+    shape[2] = 1;
+    if (is_elementwise(l))
+        shape[1] *= one_in(12) ? 150 : 1 + below(3);
+    else if (call == 0)
+        shape[0] = 1, shape[1] = 2, shape[2] = 16385;
+    else if (one_in(8))
+        shape[0] = 1, shape[1] = one_in(3) ? shape[1] : 2, shape[2] = 1022 + (one_in(2) ? below(5) : 300 + below(900));
+    else
+        shape[2] = one_in(4) ? 60 + below(200) : one_in(30) ? 0 : 1 + below(33);
+}
+
+/* Calls with the arrays and arguments an operation knows, and digests all that it says and writes. */
+static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, int64_t shape[3], int disturbed) {
+    static const double strengths[] = {0, 0.5, 2, 3.25};
+    const format stored = formats[dtype], computed = formats[dtype == XENT_F64 ? XENT_F64 : XENT_F32];
+    const int64_t rows[3] = {shape[0], shape[1], 1}, classes[3] = {1, 1, shape[2]};
+    const int distils = l->operation == XENT_DISTILLATION_LOSS, is_loss = l->operation < XENT_LOGSUMEXP;
+    const int probabilities = l->operation == XENT_CATEGORICAL_CROSS_ENTROPY || l->operation == XENT_BINARY_CROSS_ENTROPY;
+    /* One axis is contiguous in all arrays with classes: theirs, or else one same axis of the loss. */
+    const int inner = one_in(2) ? 2 : below(2);
+
+    xent_call call = XENT_CALL_DEFAULTS;
+    call.operation = l->operation, call.dtype = dtype;
+    call.ndim = 2, call.shape = shape, call.classes = shape[2];
+    call.threads = 1 + below(3);
+    call.reduction = is_loss ? (xent_reduction)below(is_elementwise(l) ? 4 : 3) : XENT_NONE;
+    call.grad_scale = one_in(2) ? 1 : 0.6;
+    call.strength = strengths[below(4)];
+    call.alpha = one_in(2) ? 0.25 : -1;
+    call.log_target = l->operation == XENT_KL_DIV && one_in(2);
+    call.label_smoothing = l->smoothing && one_in(3) ? 0.1 : 0;
+    call.z_loss = l->z_loss && one_in(3) ? 1e-3 : 0;
+    call.softcap = l->softcap && one_in(3) ? 8 + 22 * below(2) : 0;
+    call.temperature = l->temperature && one_in(3) ? 0.7 + below(3) : 1;
+    call.eps = probabilities && one_in(2) ? 1e-3 : 0;
+
+    array arrays[ARRAYS];
+    xent_array *const given[ARRAYS] = {&call.logits,        &call.index,      &call.soft,        NULL,
+                                       &call.sample_weight, &call.pos_weight, &call.grad_output, &call.loss,
+                                       &call.lse,           &call.out,        &call.hess};
+#define GIVE(WHICH, ARRAY)                                                                                                  \
+    (arrays[WHICH] = (ARRAY), *given[WHICH] = (xent_array){arrays[WHICH].first, arrays[WHICH].strides})
+#define OF_ROWS(WHICH) GIVE(WHICH, lay(WHICH, computed, rows, 2))
+#define OF_CLASSES(WHICH, TYPE) GIVE(WHICH, lay(WHICH, TYPE, shape, is_elementwise(l) ? below(3) : inner))
+    OF_CLASSES(LOGITS, stored);
+    fill(&arrays[LOGITS], probabilities && !one_in(8) ? PROBABILITIES : ANY);
+    if (l->indexed && shape[2] && (!l->soft || one_in(2)))
+        GIVE(INDEX, draw_indices(&call, rows));
+    else if (l->soft) {
+        OF_CLASSES(SOFT, distils ? stored : computed);
+        fill(&arrays[SOFT], distils || call.log_target ? ANY : PROBABILITIES);
+    }
+    if (l->indexed && one_in(3)) {
+        arrays[CLASS_WEIGHT] = lay(CLASS_WEIGHT, computed, classes, 2);
+        arrays[CLASS_WEIGHT].first = arrays[CLASS_WEIGHT].room; /* aligned */
+        fill(&arrays[CLASS_WEIGHT], WEIGHTS);
+        call.class_weight = arrays[CLASS_WEIGHT].first;
+    }
+    if (is_loss && one_in(3)) {
+        OF_ROWS(WEIGHT);
+        fill(&arrays[WEIGHT], WEIGHTS);
+    }
+    if (l->operation == XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS && one_in(3)) {
+        OF_ROWS(POS_WEIGHT);
+        fill(&arrays[POS_WEIGHT], WEIGHTS);
+    }
+    if (is_loss && call.reduction == XENT_NONE && one_in(2)) {
+        OF_ROWS(UPSTREAM);
+        fill(&arrays[UPSTREAM], ANY);
+    }
+    if (is_loss && (call.reduction == XENT_NONE || one_in(2)))
+        OF_ROWS(LOSS);
+    if (l->lse && (!is_loss || one_in(2)))
+        OF_ROWS(LSE);
+    const array *x = &arrays[LOGITS];
+    if (l->out && one_in(4) && x->strides[x->outer])
+        GIVE(OUT, *x);
+    else if (l->out && (!is_loss || !one_in(4)))
+        OF_CLASSES(OUT, stored);
+    if (l->hess && call.out.data && one_in(2))
+        OF_CLASSES(HESS, stored);
+    call.logits_class_step = x->strides[2];
+    call.soft_class_step = call.soft.data ? arrays[SOFT].strides[2] : 0;
+    call.out_class_step = call.out.data ? arrays[OUT].strides[2] : 0;
+    call.hess_class_step = call.hess.data ? arrays[HESS].strides[2] : 0;
+
+    flush_subnormals(disturbed);
+    const xent_status status = xent_run(&call);
+    if (disturbed != flushes_subnormals()) {
+        printf("the caller's floating-point environment is not what it was\n");
+        exit(1);
+    }
+    flush_subnormals(0);
+    digest = digested(digest, status);
+    if (status == XENT_BAD_TARGET || status == XENT_BAD_PROBABILITY)
+        digest = digested(digest, (uint64_t)call.bad_row);
+    if (status == XENT_OK && call.reduction != XENT_NONE)
+        digest = digested_numbers(digest, formats[XENT_F64], (double[]){call.divisor, call.total, call.result}, 3);
+    for (int k = LOSS; k < ARRAYS; ++k)
+        if (given[k]->data)
+            digest = digested_array(digest, &arrays[k]);
+    return digest;
+}
+
+/* exp, log, log1p, tanh and its derivative over their domains, at numbers of any bits. */
+static uint64_t digest_math(xent_dtype dtype) {
+    enum { COUNT = 4096 };
+    const format f = formats[dtype];
+    static _Alignas(64) char in[COUNT * 8], out[COUNT * 8];
+    uint64_t digest = 0;
+    draw_for("functions", dtype);
+    for (int function = XENT_EXP; function <= XENT_TANH_SLOPE; ++function) {
+        for (int i = 0; i < COUNT; ++i) {
+            const uint64_t random = draw(), near_one = power_of(f, (int)(random >> 52 & 31) - 26, random);
+            const uint64_t most = function == XENT_LOG || function == XENT_LOG1P ? power_of(f, 100, 0) : infinity_of(f) + 2;
+            const uint64_t u = i % 2 ? near_one : random % most;
+            const int negative = function == XENT_EXP || (function >= XENT_TANH && random >> 63);
+            put_bits(in + i * f.bytes, f.bytes, negative ? sign_of(f) | u : u);
+        }
+        xent_math((xent_function)function, dtype, in, out, COUNT);
+        digest = digested_numbers(digest, f, out, COUNT);
+    }
+    return digest;
+}
+
+static uint64_t shown(uint64_t all, uint64_t digest, const char *name, xent_dtype dtype) {
+    printf("%016" PRIx64 "  %s, %s\n", digest, name, dtype_names[dtype]);
+    return digested(all, digest);
+}
+
+int main(int argc, char **argv) {
+    const int disturbed = argc > 1 && !strcmp(argv[1], "disturbed");
+    const char *wrong = xent_start();
+    if (wrong || argc - disturbed > 1) {
+        fprintf(stderr, "%s\n", wrong ? wrong : "usage: digest [disturbed]");
+        return 2;
+    }
+    uint64_t all = 0;
+    for (xent_dtype dtype = XENT_F32; dtype <= XENT_BF16; ++dtype)
+        for (size_t k = 0; k < sizeof losses / sizeof *losses; ++k) {
+            uint64_t digest = 0;
+            draw_for(losses[k].name, dtype);
+            for (int i = 0; i < CALLS; ++i) {
+                int64_t shape[3];
+                draw_shape(&losses[k], i, shape);
+                digest = digest_call(digest, &losses[k], dtype, shape, disturbed);
+            }
+            all = shown(all, digest, losses[k].name, dtype);
+        }
+    for (xent_dtype dtype = XENT_F32; dtype <= XENT_F64; ++dtype)
+        all = shown(all, digest_math(dtype), "functions", dtype);
+    printf("%016" PRIx64 "  all\n", all);
+    return 0;
+}
