@@ -195,8 +195,7 @@ static inline double f64_sum_tree(const f64_vec a[8]) {
     return f64_sum_lanes(f64_pair_sums(first, last));
 }
 
-/* Lane j of register i and lane i of register j change places, in a part of 4 x 4 or 2 x 2 lanes. */
-static inline void f32_transpose_part(float32x4_t a[4]) {
+static inline void f32_transpose(float32x4_t a[4]) {
     const float64x2_t b0 = vreinterpretq_f64_f32(vtrn1q_f32(a[0], a[1])), b1 = vreinterpretq_f64_f32(vtrn2q_f32(a[0], a[1]));
     const float64x2_t b2 = vreinterpretq_f64_f32(vtrn1q_f32(a[2], a[3])), b3 = vreinterpretq_f64_f32(vtrn2q_f32(a[2], a[3]));
     a[0] = vreinterpretq_f32_f64(vtrn1q_f64(b0, b2));
@@ -204,33 +203,46 @@ static inline void f32_transpose_part(float32x4_t a[4]) {
     a[2] = vreinterpretq_f32_f64(vtrn2q_f64(b0, b2));
     a[3] = vreinterpretq_f32_f64(vtrn2q_f64(b1, b3));
 }
-static inline void f64_transpose_part(float64x2_t a[2]) {
-    const float64x2_t first = vtrn1q_f64(a[0], a[1]);
-    a[1] = vtrn2q_f64(a[0], a[1]);
-    a[0] = first;
+
+static inline void f32_load_quads(const void *from, int64_t step, f32_vec to[4]) {
+    const uint8_t *row = from;
+    for (int q = 0; q < 4; ++q, row += 4 * step) {
+        float32x4_t a[4] = {f32_read(row), f32_read(row + step), f32_read(row + 2 * step), f32_read(row + 3 * step)};
+        f32_transpose(a);
+        for (int k = 0; k < 4; ++k)
+            to[k].at[q] = a[k];
+    }
 }
 
-/* Parts (i, j) and (j, i) change places, each transposed. */
-#define XENT_TRANSPOSE(P, VEC, N)                                                                                           \
-    static inline void P##_transpose(P##_vec a[4 * (N)]) {                                                                  \
-        for (int i = 0; i < 4; ++i)                                                                                         \
-            for (int j = 0; j <= i; ++j) {                                                                                  \
-                VEC below[N], above[N];                                                                                     \
-                for (int k = 0; k < (N); ++k) {                                                                             \
-                    below[k] = a[i * (N) + k].at[j];                                                                        \
-                    above[k] = a[j * (N) + k].at[i];                                                                        \
-                }                                                                                                           \
-                P##_transpose_part(below);                                                                                  \
-                P##_transpose_part(above);                                                                                  \
-                for (int k = 0; k < (N); ++k) {                                                                             \
-                    a[i * (N) + k].at[j] = above[k];                                                                        \
-                    a[j * (N) + k].at[i] = below[k];                                                                        \
-                }                                                                                                           \
-            }                                                                                                               \
+static inline void f32_store_quads(void *to, int64_t step, const f32_vec from[4]) {
+    uint8_t *row = to;
+    for (int q = 0; q < 4; ++q) {
+        float32x4_t a[4] = {from[0].at[q], from[1].at[q], from[2].at[q], from[3].at[q]};
+        f32_transpose(a);
+        for (int j = 0; j < 4; ++j, row += step)
+            f32_write(row, a[j]);
     }
-XENT_TRANSPOSE(f32, float32x4_t, 4)
-XENT_TRANSPOSE(f64, float64x2_t, 2)
-#undef XENT_TRANSPOSE
+}
+
+static inline void f64_load_quads(const void *from, int64_t step, f64_vec to[4]) {
+    const uint8_t *row = from;
+    for (int q = 0; q < 4; ++q, row += 2 * step)
+        for (int k = 0; k < 4; k += 2) {
+            const float64x2_t a = f64_read(row + k * 8), b = f64_read(row + step + k * 8);
+            to[k].at[q] = vtrn1q_f64(a, b);
+            to[k + 1].at[q] = vtrn2q_f64(a, b);
+        }
+}
+
+static inline void f64_store_quads(void *to, int64_t step, const f64_vec from[4]) {
+    uint8_t *row = to;
+    for (int q = 0; q < 4; ++q, row += 2 * step) {
+        f64_write(row, vtrn1q_f64(from[0].at[q], from[1].at[q]));
+        f64_write(row + 16, vtrn1q_f64(from[2].at[q], from[3].at[q]));
+        f64_write(row + step, vtrn2q_f64(from[0].at[q], from[1].at[q]));
+        f64_write(row + step + 16, vtrn2q_f64(from[2].at[q], from[3].at[q]));
+    }
+}
 
 /* float16 and bfloat16, four numbers of 16 bits. */
 static inline uint16x4_t f16_bits(float32x4_t a) { return vreinterpret_u16_f16(vcvt_f16_f32(a)); }
