@@ -22,20 +22,6 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
 #include "elementwise.h"
 #include "probe.h"
 
-#define XENT_VARIANTS(USE)                                                                                                  \
-    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
-    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
-    USE(XENT_OWN, XENT_PLAIN)                                                                                               \
-    USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
-    USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_SOFT, XENT_TRANSFORMED)                                                                                        \
-    USE(XENT_OWN, XENT_TRANSFORMED)                                                                                         \
-    USE(XENT_TEACHER, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
-    USE(XENT_SOFT, XENT_GIVEN)
-
 #define XENT_DEFINE(S, T)                                                                                                   \
     static void wide_##S##_##T(const xent_plan *plan, const xent_rows *rows) { wide(plan, rows, S, T); }                    \
     static void local_##S##_##T(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r,              \
@@ -46,7 +32,7 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
                                  const load_plan *p) {                                                                      \
         tile(m, plan, rows, r, p, S, T, 0);                                                                                 \
     }
-XENT_VARIANTS(XENT_DEFINE)
+XENT_ROW_KERNELS(XENT_DEFINE)
 
 typedef struct {
     void (*wide)(const xent_plan *plan, const xent_rows *rows);
@@ -55,7 +41,7 @@ typedef struct {
 
 static void all_rows(const xent_plan *plan, const xent_rows *rows) {
 #define XENT_ENTRY(S, T) [S][T] = {wide_##S##_##T, local_##S##_##T, direct_##S##_##T},
-    static const variant variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_VARIANTS(XENT_ENTRY)};
+    static const variant variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_ROW_KERNELS(XENT_ENTRY)};
     const variant *use = &variants[plan->stream][plan->transform];
     if (plan->layout == XENT_WIDE)
         use->wide(plan, rows);

@@ -332,7 +332,7 @@ static INLINE void tile(const tile_memory *where, const xent_plan *plan, const x
         tile_put(rows->loss + r * rows->loss_step, rows->loss_step, m->lanes, v(keep)(own.counts, result.loss));
     if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS)
         tile_apply(m, &s, plan, &own, sums.max, &result, p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
-    else if (m->hess && has_hessian(stream, transform))
+    else if (m->hess && XENT_HAS_HESSIAN(stream, transform))
         tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 1);
     else if (plan->form == XENT_EXPONENTIALS)
         tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 0);

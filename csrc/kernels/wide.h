@@ -90,7 +90,7 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
                               sums.max, target, plan->non_temporal && (uintptr_t)out % STORAGE_BYTES == 0};
         if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS)
             apply_row(&m, plan->classes, &result, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
-        else if (m.hess && has_hessian(stream, transform))
+        else if (m.hess && XENT_HAS_HESSIAN(stream, transform))
             apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 1);
         else
             apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 0);
