@@ -78,10 +78,16 @@ static int64_t bytes_of(const task *t, int begin, int end) {
     return bytes;
 }
 
+/* What must be read: of given log-probabilities without a second stream, the target's alone. */
+static int64_t bytes_to_read(const task *t) {
+    const int target_alone =
+        t->operation->family == ROWS && t->plan.transform == XENT_GIVEN && t->plan.stream == XENT_NO_STREAM;
+    return bytes_of(t, 0, INPUTS) - (target_alone ? t->rows * (t->classes - 1) * t->arrays[X].size : 0);
+}
+
 static int64_t classes_of(const operation *o, int64_t asked) {
     static const int64_t usual[] = {1000, 10, 10, 100, 1};
-    const int few = o->layout == NARROW || o->layout == FEW_COLUMNS;
-    return o->layout != FLAT && asked && few == (asked <= XENT_MOST_NARROW) ? asked : usual[o->layout];
+    return o->layout != FLAT && least_classes(o) <= asked && asked <= most_classes(o) ? asked : usual[o->layout];
 }
 
 /* The task that takes about so many bytes, in whole tiles if it can. */
@@ -173,7 +179,7 @@ static void measure_at(const operation *o, xent_dtype dtype, const char *isa, co
     t.plan.non_temporal = place->is_memory;
     const timing time = measure(&t, table_of(isa, dtype), a->plain, place);
 
-    const double read = (double)bytes_of(&t, 0, INPUTS), written = (double)bytes_of(&t, INPUTS, OUTPUTS);
+    const double read = (double)bytes_to_read(&t), written = (double)bytes_of(&t, INPUTS, OUTPUTS);
     const double write = time.copy > time.read ? time.copy - time.read : 0; /* seconds of a byte */
     const double share = (read * time.read + written * write) / time.seconds;
     const double cycles = time.seconds / time.cycle / ((double)t.rows * (double)t.classes);
@@ -191,14 +197,14 @@ static void measure_at(const operation *o, xent_dtype dtype, const char *isa, co
 }
 
 static void print_head(const char *isa, xent_dtype dtype, const where places[PLACES]) {
-    printf("%s, %s, clock %.2f GHz\n%-40s", isa, dtype_names[dtype], 1e-9 / cycle(), "");
+    printf("%s, %s, clock %.2f GHz\n%-43s", isa, dtype_names[dtype], 1e-9 / cycle(), "");
     for (int p = 0; p < PLACES; ++p) {
         char where[32];
         snprintf(where, sizeof where, "%s, %" PRId64 " %s", places[p].name,
                  places[p].bytes >> (places[p].is_memory ? 20 : 10), places[p].is_memory ? "MiB" : "KiB");
         printf(" |%20s", where);
     }
-    printf("\n%-40s", "");
+    printf("\n%-43s", "");
     for (int p = 0; p < PLACES; ++p)
         printf(" |%7s%7s%6s", "cycles", "GB/s", "share");
     printf("\n");
@@ -215,7 +221,7 @@ void bench(const selection *s) {
                 print_head(s->isas[i], s->dtypes[d], places);
             for (int k = 0; k < s->operation_count; ++k) {
                 if (!s->json)
-                    printf("%-40s", s->operations[k]->name);
+                    printf("%-43s", s->operations[k]->name);
                 for (int p = 0; p < PLACES; ++p)
                     measure_at(s->operations[k], s->dtypes[d], s->isas[i], &places[p], &a, s);
                 if (!s->json)

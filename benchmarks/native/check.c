@@ -186,17 +186,15 @@ static int is_right(const task *t, const task *reference, role which) {
     return 1;
 }
 
-/* Every size up to two groups of 64 lanes, then what lies about the edges of vectors, blocks and chunks. */
-static int64_t next_size(int64_t n, layout layout) {
+/* Every size up to two groups of 64 lanes, then what lies about the edges of vectors, blocks and chunks; 0 after the last.
+ */
+static int64_t next_size(int64_t n, int64_t most) {
     static const int64_t edges[] = {255, 256, 257, 1023, 1024, 1025, 2047, 2048, 2049, 16383, 16384, 16385, 33000};
-    if (layout == NARROW || layout == FEW_COLUMNS)
-        return n < XENT_MOST_NARROW ? n + 1 : 0;
-    if (n < 130)
-        return n + 1;
-    for (size_t i = 0; i < sizeof edges / sizeof *edges; ++i)
+    int64_t next = n < 130 ? n + 1 : 0;
+    for (size_t i = 0; i < sizeof edges / sizeof *edges && !next; ++i)
         if (edges[i] > n)
-            return edges[i];
-    return 0;
+            next = edges[i];
+    return next <= most ? next : n < most ? most : 0;
 }
 
 /* Mostly few rows, sometimes more than a tile or several tiles side by side. */
@@ -212,7 +210,7 @@ static int check_operation(const operation *o, xent_dtype dtype, const selection
     if (!memory)
         memory = map((int64_t)ARRAYS * MOST_ELEMENTS * 8);
     int failed[16] = {0}, failures = 0;
-    for (int64_t n = o->layout == COLUMNS ? XENT_MOST_NARROW + 1 : 1; n; n = next_size(n, o->layout))
+    for (int64_t n = least_classes(o); n; n = next_size(n, most_classes(o)))
         for (int d = 0; d < (n < XENT_CHUNK / 2 ? s->draws : 1); ++d) {
             generator g = {s->seed};
             for (const char *c = o->name; *c; ++c)

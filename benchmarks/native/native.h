@@ -10,7 +10,7 @@
 #include "index.h"
 
 typedef enum { ROWS, ELEMENTS, INDICES, MATH, READ, COPY } family; /* the functions of xent_kernels */
-typedef enum { WIDE, NARROW, FEW_COLUMNS, COLUMNS, FLAT } layout;  /* of up to, or of more than XENT_MOST_NARROW columns */
+typedef enum { WIDE, NARROW, FEW_COLUMNS, COLUMNS, FLAT } layout;
 typedef enum { LOSS_ALONE, GRADIENT, HESSIAN, LOG_SOFTMAX } output;
 
 typedef struct {
@@ -23,6 +23,9 @@ typedef struct {
 
 enum { MOST_OPERATIONS = 512 };
 int list_operations(operation to[MOST_OPERATIONS]);
+/* Rows of how many classes its kernel is there for. */
+int64_t least_classes(const operation *o);
+int64_t most_classes(const operation *o);
 
 /* The arrays of a kernel: what it reads, what it writes, its scratch. */
 typedef enum {

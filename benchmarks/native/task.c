@@ -58,6 +58,12 @@ int list_operations(operation to[MOST_OPERATIONS]) {
     return n;
 }
 
+int64_t least_classes(const operation *o) { return o->layout == COLUMNS ? XENT_MOST_NARROW + 1 : 1; }
+
+int64_t most_classes(const operation *o) {
+    return o->layout == NARROW || o->layout == FEW_COLUMNS ? XENT_MOST_NARROW : INT64_MAX;
+}
+
 /* Random numbers (splitmix64). */
 
 uint64_t draw(generator *g) {
