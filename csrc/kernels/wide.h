@@ -15,6 +15,16 @@ static inline int has_nan(const char *x, int64_t classes) {
     return 0;
 }
 
+/* A row that does not count: nothing but zeros. Not before its log-sum-exp is known, for `out` may be the row itself. */
+static inline void leave_out(const xent_plan *plan, const xent_rows *rows, int64_t r) {
+    if (rows->loss)
+        memset(rows->loss + r * rows->loss_step, 0, sizeof(real));
+    if (rows->out)
+        memset(rows->out + r * rows->out_step, 0, (size_t)plan->classes * STORAGE_BYTES);
+    if (rows->hess)
+        memset(rows->hess + r * rows->hess_step, 0, (size_t)plan->classes * STORAGE_BYTES);
+}
+
 static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
     const load_plan p = prepare_load(plan);
     const int indexed = rows->index != NULL;
@@ -23,15 +33,9 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
         char *out = rows->out ? rows->out + r * rows->out_step : NULL;
         const int64_t target = indexed ? read_target(plan, rows, r) : -1;
         const int counts = row_counts(plan, rows, r, target);
-        if (!counts) {
-            if (rows->loss)
-                memset(rows->loss + r * rows->loss_step, 0, sizeof(real));
-            if (out)
-                memset(out, 0, (size_t)plan->classes * STORAGE_BYTES);
-            if (rows->hess)
-                memset(rows->hess + r * rows->hess_step, 0, (size_t)plan->classes * STORAGE_BYTES);
-            if (!rows->lse)
-                continue;
+        if (!counts && !rows->lse) {
+            leave_out(plan, rows, r);
+            continue;
         }
         const char *next = r + 1 < rows->count ? x + rows->logits_step : x;
         const char *second = rows->soft ? rows->soft + r * rows->soft_step : NULL;
@@ -80,8 +84,10 @@ static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_strea
         }
         if (rows->lse)
             put(rows->lse + r * rows->lse_step, result.lse);
-        if (!counts)
+        if (!counts) {
+            leave_out(plan, rows, r);
             continue;
+        }
         if (rows->loss)
             put(rows->loss + r * rows->loss_step, result.loss);
         if (!out)
