@@ -120,6 +120,39 @@ typedef struct {
     double *sums; /* XENT_MOST_LANES: added to; elementwise.h says how. Or NULL */
 } xent_elements;
 
+/* Which rows have a diagonal Hessian to offer. */
+#define XENT_HAS_HESSIAN(stream, transform) ((stream) < XENT_OWN && (transform) != XENT_GIVEN)
+
+/* Every kernel there is: what is compiled, and what benchmarks/native checks and measures. Of rows the second stream and
+ * the transform, each in every layout; of elements what is computed and how many derivatives. */
+#define XENT_ROW_KERNELS(USE)                                                                                               \
+    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
+    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
+    USE(XENT_OWN, XENT_PLAIN)                                                                                               \
+    USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
+    USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
+    USE(XENT_SOFT, XENT_TRANSFORMED)                                                                                        \
+    USE(XENT_OWN, XENT_TRANSFORMED)                                                                                         \
+    USE(XENT_TEACHER, XENT_TRANSFORMED)                                                                                     \
+    USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
+    USE(XENT_SOFT, XENT_GIVEN)
+
+#define XENT_ELEMENT_KERNELS(USE)                                                                                           \
+    USE(XENT_BINARY, 0)                                                                                                     \
+    USE(XENT_BINARY, 1)                                                                                                     \
+    USE(XENT_BINARY_LOGITS, 0)                                                                                              \
+    USE(XENT_BINARY_LOGITS, 1)                                                                                              \
+    USE(XENT_BINARY_LOGITS, 2)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 0)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 1)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 2)                                                                                              \
+    USE(XENT_KL, 0)                                                                                                         \
+    USE(XENT_KL, 1)                                                                                                         \
+    USE(XENT_ONE, 0)                                                                                                        \
+    USE(XENT_OUTSIDE, 0)
+
 typedef struct {
     const char *isa;
     void (*rows)(const xent_plan *plan, const xent_rows *rows);

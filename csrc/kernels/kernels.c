@@ -24,20 +24,6 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
 #include "elementwise.h"
 #include "probe.h"
 
-#define XENT_VARIANTS(USE)                                                                                                  \
-    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
-    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
-    USE(XENT_OWN, XENT_PLAIN)                                                                                               \
-    USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
-    USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_SOFT, XENT_TRANSFORMED)                                                                                        \
-    USE(XENT_OWN, XENT_TRANSFORMED)                                                                                         \
-    USE(XENT_TEACHER, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
-    USE(XENT_SOFT, XENT_GIVEN)
-
 #define XENT_DEFINE_IN(S, T, PLACE)                                                                                         \
     static void PLACE##_##S##_##T(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t n, \
                                   const load_plan *p) {                                                                     \
@@ -47,7 +33,7 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
     XENT_DEFINE_IN(S, T, ALONG_CLASSES)                                                                                     \
     XENT_DEFINE_IN(S, T, STAGED_TILES)                                                                                      \
     XENT_DEFINE_IN(S, T, DIRECT_TILE)
-XENT_VARIANTS(XENT_DEFINE)
+XENT_ROW_KERNELS(XENT_DEFINE)
 
 typedef struct {
     rows_kernel *along, *staged, *direct;
@@ -55,7 +41,7 @@ typedef struct {
 
 static void all_rows(const xent_plan *plan, const xent_rows *rows) {
 #define XENT_ENTRY(S, T) [S][T] = {ALONG_CLASSES_##S##_##T, STAGED_TILES_##S##_##T, DIRECT_TILE_##S##_##T},
-    static const variant variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_VARIANTS(XENT_ENTRY)};
+    static const variant variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_ROW_KERNELS(XENT_ENTRY)};
     const variant *use = &variants[plan->stream][plan->transform];
     if (plan->layout == XENT_WIDE)
         wide(plan, rows, use->along);

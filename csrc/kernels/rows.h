@@ -48,7 +48,7 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
             ;
         else if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS) {
             XENT_APPLY(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)
-        } else if (rows->hess && has_hessian(stream, transform)) {
+        } else if (rows->hess && XENT_HAS_HESSIAN(stream, transform)) {
             XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 1)
         } else {
             XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 0)
