@@ -34,7 +34,7 @@ enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, ARRAYS };
 
 typedef struct {
     int ndim;
-    int64_t shape[MOST_AXES];
+    int64_t classes, shape[MOST_AXES];
     int64_t steps[ARRAYS][MOST_AXES];
     char *data[ARRAYS];
 } axes;
@@ -44,6 +44,7 @@ static void join_axes(axes *a, const xent_call *call, int lanes) {
     const xent_array *arrays[ARRAYS] = {&call->logits, &call->index, &call->soft, &call->sample_weight, &call->grad_output,
                                         &call->loss,   &call->lse,   &call->out,  &call->hess};
     a->ndim = 0;
+    a->classes = call->classes;
     for (int k = 0; k < ARRAYS; ++k)
         a->data[k] = arrays[k]->data;
     for (int i = 0; i < call->ndim; ++i) {
@@ -100,6 +101,7 @@ static xent_rows run_from(const axes *a, int64_t begin, int64_t end) {
         .lse_step = a->steps[LSE][last],
         .out_step = a->steps[OUT][last],
         .hess_step = a->steps[HESS][last],
+        .end = a->classes,
     };
     return rows;
 }
@@ -225,11 +227,12 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
     const int distils = call->operation == XENT_DISTILLATION_LOSS, entropy = call->operation == XENT_ENTROPY;
     const int probabilities = call->operation == XENT_CATEGORICAL_CROSS_ENTROPY;
     const int given = probabilities || call->operation == XENT_NLL_LOSS;
+    const int64_t narrow = call->out.data ? XENT_NARROW_GRADIENT : XENT_NARROW_LOSS;
     const double e = call->label_smoothing;
     xent_plan plan = {
-        .layout = lanes >= 0                          ? XENT_COLUMNS
-                  : call->classes <= XENT_MOST_NARROW ? XENT_NARROW
-                                                      : XENT_WIDE,
+        .layout = lanes >= 0                ? XENT_COLUMNS
+                  : call->classes <= narrow ? XENT_NARROW
+                                            : XENT_WIDE,
         .logits_class_step = class_step(call->logits_class_step, storage_bytes(call)),
         .soft_class_step = class_step(call->soft_class_step, soft_bytes(call)),
         .out_class_step = class_step(call->out_class_step, storage_bytes(call)),
@@ -258,6 +261,7 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
         .softcap = call->softcap,
         .temperature = call->temperature,
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
+        .rows_bytes = xent_cache(2) / 8,
         .form = !call->out.data                       ? XENT_NO_OUTPUT
                 : call->operation == XENT_LOG_SOFTMAX ? XENT_LOGARITHMS
                                                       : XENT_EXPONENTIALS,
@@ -276,7 +280,7 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
     if (!loss) /* softmax: the gradient of the log-sum-exp */
         plan.hard = plan.scale = 1;
     const double out_bytes = (double)row_count(call) * (double)call->classes * storage_bytes(call);
-    plan.non_temporal = call->out.data && out_bytes > 0.5 * (double)xent_last_level_cache();
+    plan.non_temporal = call->out.data && out_bytes > 0.5 * (double)xent_cache(3);
     return plan;
 }
 
@@ -299,6 +303,41 @@ static void compute_rows(void *context, int64_t begin, int64_t end, int worker) 
     }
 }
 
+/* Few rows, each of them long, are computed one by one, all threads sharing each. */
+enum { SHARED_BYTES = 4 << 20, SHARED_PIECE = 16 * XENT_CHUNK, SHARED_ROWS = 4 /* for each thread */ };
+
+typedef struct {
+    const xent_plan *plan;
+    const xent_kernels *kernels;
+    xent_rows row;
+} stage_work;
+
+static void compute_stage(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    const stage_work *w = context;
+    xent_rows row = w->row;
+    row.begin = begin;
+    row.end = end;
+    w->kernels->rows(w->plan, &row);
+}
+
+static int share_rows(const xent_call *call, const row_work *w, int64_t n, int threads) {
+    const int64_t classes = call->classes;
+    for (int64_t r = 0; r < n; ++r) {
+        stage_work stage = {w->plan, w->kernels, run_from(w->arrays, r, r + 1)};
+        stage.row.chunks = w->chunks;
+        for (xent_stage s = XENT_REDUCE; s <= (w->plan->form == XENT_NO_OUTPUT ? XENT_HEAD : XENT_APPLY); ++s) {
+            stage.row.stage = s;
+            /* A row with +inf is searched for NaN by every piece: one then. */
+            const int whole = s == XENT_HEAD || (s == XENT_APPLY && isinf(w->chunks[0].max));
+            if (xent_parallel(classes, whole ? classes : SHARED_PIECE, threads, compute_stage, &stage, call->poll,
+                              call->poll_data))
+                return 1;
+        }
+    }
+    return 0;
+}
+
 xent_status xent_compute(xent_call *call) {
     if (xent_is_elementwise(call))
         return xent_compute_elements(call);
@@ -319,8 +358,10 @@ xent_status xent_compute(xent_call *call) {
         if (!w.chunks)
             return XENT_NO_MEMORY;
     }
-    const int64_t whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
-    const int stopped = in_pieces(call, n, call->classes * storage_bytes(call) + 16, whole_tiles, compute_rows, &w);
+    const int64_t row_bytes = call->classes * storage_bytes(call), whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
+    const int shared = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS;
+    const int stopped =
+        shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, row_bytes + 16, whole_tiles, compute_rows, &w);
     free(w.chunks);
     return stopped ? XENT_INTERRUPTED : XENT_OK;
 }

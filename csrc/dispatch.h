@@ -17,7 +17,7 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
 /* threads.c: what the environment and the machine say; NULL, or what is wrong with the environment. */
 const char *xent_threads_start(void);
 
-/* threads.c: bytes of the largest cache, or a guess. */
-int64_t xent_last_level_cache(void);
+/* threads.c: bytes of the data cache of level 1, 2 or 3, or a guess. */
+int64_t xent_cache(int level);
 
 #endif

@@ -33,6 +33,17 @@ static inline int64_t xent_load_index(const char *p, int type) {
     return -1;
 }
 
+static inline int64_t xent_index_bytes(int type) {
+    switch (type) {
+#define XENT_CASE(TYPE, C)                                                                                                  \
+    case TYPE:                                                                                                              \
+        return sizeof(C);
+        XENT_INDEX_TYPES(XENT_CASE)
+#undef XENT_CASE
+    }
+    return 0;
+}
+
 /* n of them, `step` bytes apart; the compiler makes vectors of those that lie side by side. */
 static inline void xent_load_indices(int64_t *to, const char *from, int64_t step, int64_t n, int type) {
     switch (type) {

@@ -142,36 +142,45 @@ int xent_get_num_threads(void) {
 
 void xent_set_num_threads(int n) { atomic_store_explicit(&threads, clamp((double)n), memory_order_relaxed); }
 
-/* The kernel's list knows what one core can use, on every processor; sysconf may count the caches of all, or none. */
-static long long listed_cache(void) {
-    long long largest = 0, kib;
-    char path[80];
-    for (int i = 0; i < 8; ++i) {
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
+/* What Linux says of the first core; the C library's figure may be that of all cores' caches together. */
+static int64_t find_cache(int level) {
+    for (int index = 0; index < 8; ++index) {
+        char path[96], type[16] = "";
+        int found = 0;
+        long long size = 0;
+        const char *const about = "/sys/devices/system/cpu/cpu0/cache/index%d/%s";
+        snprintf(path, sizeof path, about, index, "level");
         FILE *f = fopen(path, "r");
         if (!f)
             break;
-        if (fscanf(f, "%lldK", &kib) == 1 && kib << 10 > largest)
-            largest = kib << 10;
+        found = fscanf(f, "%d", &found) == 1 ? found : 0;
         fclose(f);
+        snprintf(path, sizeof path, about, index, "type");
+        if (found != level || !(f = fopen(path, "r")))
+            continue;
+        const int read = fscanf(f, "%15s", type);
+        fclose(f);
+        snprintf(path, sizeof path, about, index, "size");
+        if (read != 1 || type[0] == 'I' || !(f = fopen(path, "r")))
+            continue;
+        char unit = 'K';
+        const int parts = fscanf(f, "%lld%c", &size, &unit);
+        fclose(f);
+        if (parts >= 1 && size > 0)
+            return size << (unit == 'M' ? 20 : unit == 'K' ? 10 : 0);
     }
-    return largest;
+    return 0;
 }
 
-int64_t xent_last_level_cache(void) {
-    static atomic_llong known = 0;
-    long long size = atomic_load_explicit(&known, memory_order_relaxed);
+int64_t xent_cache(int level) {
+    static atomic_llong known[4];
+    static const int64_t guess[] = {0, 32 << 10, 512 << 10, 16 << 20};
+    long long size = atomic_load_explicit(&known[level], memory_order_relaxed);
     if (size == 0) {
-        size = listed_cache();
-#ifdef _SC_LEVEL3_CACHE_SIZE
+        size = find_cache(level);
         if (size <= 0)
-            size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-        if (size <= 0)
-            size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-#endif
-        if (size <= 0)
-            size = 16 << 20;
-        atomic_store_explicit(&known, size, memory_order_relaxed);
+            size = guess[level];
+        atomic_store_explicit(&known[level], size, memory_order_relaxed);
     }
     return size;
 }

@@ -44,13 +44,20 @@ def test_in_place_through_strides_and_axes(isa, dtype):
         np.testing.assert_array_equal(view, expected, name)
 
 
-def test_in_place_gradient_with_ignored_rows_and_weights(isa, dtype):
-    logits, targets = inputs.batch((30, 20), dtype)
+@pytest.mark.parametrize("classes", [20, 100])
+def test_in_place_gradient_with_ignored_rows_and_weights(isa, dtype, classes):
+    logits, targets = inputs.batch((30, classes), dtype)
     targets[::4] = -100
-    weights = {"sample_weight": np.linspace(0, 2, 30), "class_weight": np.linspace(0.5, 1, 20)}
-    expected = xent.cross_entropy(logits, targets, return_grad=True, **weights)[1]
-    xent.cross_entropy(logits, targets, return_grad=True, grad_out=logits, **weights)
+    options = {
+        "sample_weight": np.linspace(0, 2, 30),
+        "class_weight": np.linspace(0.5, 1, classes),
+        "return_grad": True,
+        "return_lse": True,
+    }
+    _, expected, expected_lse = xent.cross_entropy(logits, targets, **options)
+    _, _, lse = xent.cross_entropy(logits, targets, grad_out=logits, **options)
     np.testing.assert_array_equal(logits, expected)
+    np.testing.assert_array_equal(lse, expected_lse)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal_loss"])

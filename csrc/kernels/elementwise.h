@@ -238,29 +238,15 @@ static INLINE void elements(const xent_element_plan *the_plan, const xent_elemen
             f64_store(e->sums + k * f64_lanes, sums[k]);
 }
 
-#define XENT_ELEMENT_VARIANTS(USE)                                                                                          \
-    USE(XENT_BINARY, 0)                                                                                                     \
-    USE(XENT_BINARY, 1)                                                                                                     \
-    USE(XENT_BINARY_LOGITS, 0)                                                                                              \
-    USE(XENT_BINARY_LOGITS, 1)                                                                                              \
-    USE(XENT_BINARY_LOGITS, 2)                                                                                              \
-    USE(XENT_SIGMOID_FOCAL, 0)                                                                                              \
-    USE(XENT_SIGMOID_FOCAL, 1)                                                                                              \
-    USE(XENT_SIGMOID_FOCAL, 2)                                                                                              \
-    USE(XENT_KL, 0)                                                                                                         \
-    USE(XENT_KL, 1)                                                                                                         \
-    USE(XENT_ONE, 0)                                                                                                        \
-    USE(XENT_OUTSIDE, 0)
-
 #define XENT_DEFINE(E, D)                                                                                                   \
     static void elements_##E##_##D(const xent_element_plan *plan, const xent_elements *e) { elements(plan, e, E, D); }
-XENT_ELEMENT_VARIANTS(XENT_DEFINE)
+XENT_ELEMENT_KERNELS(XENT_DEFINE)
 #undef XENT_DEFINE
 
 static void all_elements(const xent_element_plan *plan, const xent_elements *e) {
 #define XENT_ENTRY(E, D) [E][D] = elements_##E##_##D,
     static void (*const variants[XENT_ELEMENTS][3])(const xent_element_plan *,
-                                                    const xent_elements *) = {XENT_ELEMENT_VARIANTS(XENT_ENTRY)};
+                                                    const xent_elements *) = {XENT_ELEMENT_KERNELS(XENT_ENTRY)};
 #undef XENT_ENTRY
     variants[plan->element][plan->derivatives](plan, e);
 }

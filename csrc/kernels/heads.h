@@ -49,11 +49,6 @@ typedef struct {
     vec share, beside, bend, square, hess_at_target;
 } row_result;
 
-/* Which rows have a diagonal Hessian to offer. */
-static INLINE int has_hessian(xent_stream stream, xent_transform transform) {
-    return stream < XENT_OWN && transform != XENT_GIVEN;
-}
-
 /* F(l), F'(l), F''(l) of l = -log p, with q = 1 - p given apart so that nothing cancels: dp/dl = -p.
  *   focal    q^g l,  q^g (1 + g p l / q),  g q^g (p / q) (2 - l + (g - 1) p l / q)     (Lin et al., arXiv:1708.02002)
  *   poly-1   l + g q,  1 + g p,  -g p                                                  (Leng et al., arXiv:2204.12511)

@@ -11,7 +11,9 @@
 #include "../xent.h"
 
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
-enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16, XENT_MOST_NARROW = 64 };
+enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16 };
+/* Rows of so many classes are computed in transposed tiles: measured, it is there that long vectors win. */
+enum { XENT_NARROW_LOSS = 192, XENT_NARROW_GRADIENT = 104, XENT_FEW_COLUMNS = 64 };
 /* Classes that a vector of floats can number, for lanes that are rows. */
 enum { XENT_MOST_IN_LANES = 1 << 24 };
 
@@ -47,6 +49,7 @@ typedef struct {
     xent_link link;
     double strength;
     int non_temporal;         /* the output will not fit the cache */
+    int64_t rows_bytes;       /* rows of so many bytes are still in the cache when their second pass begins */
     int keep_infinite;        /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
     const void *class_weight; /* (classes,) in the compute type, or NULL: all 1 */
     int index_type;           /* xent_dtype of the class indices */
@@ -61,12 +64,22 @@ typedef struct {
     int no_row_counts;           /* a mean over weights that sum to 0: the gradient is exact zeros */
 } xent_plan;
 
+/* A row that threads share goes through its stages one after the other; the others in one go. */
+typedef enum {
+    XENT_ALL_STAGES,
+    XENT_REDUCE, /* classes begin..end, from one chunk's first to another's last → chunks */
+    XENT_HEAD,   /* all chunks → loss, lse, and chunks[0], the sums of the row */
+    XENT_APPLY,  /* chunks[0] → out, hess of classes begin..end */
+} xent_stage;
+
 typedef struct {
     int64_t count;
     const char *logits, *index, *soft, *weight, *upstream; /* the last four may be NULL */
     char *loss, *lse, *out, *hess;                         /* each may be NULL; hess only beside out */
     int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step, hess_step;
     xent_chunk *chunks; /* room for one row, or for one in each lane (XENT_COLUMNS) */
+    xent_stage stage;   /* but for XENT_ALL_STAGES, of a single row, XENT_WIDE */
+    int64_t begin, end;
 } xent_rows;
 
 /* A run of class indices to be checked. */
@@ -106,6 +119,39 @@ typedef struct {
     char *loss, *out, *hess;
     double *sums; /* XENT_MOST_LANES: added to; elementwise.h says how. Or NULL */
 } xent_elements;
+
+/* Which rows have a diagonal Hessian to offer. */
+#define XENT_HAS_HESSIAN(stream, transform) ((stream) < XENT_OWN && (transform) != XENT_GIVEN)
+
+/* Every kernel there is: what is compiled, and what benchmarks/native checks and measures. Of rows the second stream and
+ * the transform, each in every layout; of elements what is computed and how many derivatives. */
+#define XENT_ROW_KERNELS(USE)                                                                                               \
+    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
+    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
+    USE(XENT_OWN, XENT_PLAIN)                                                                                               \
+    USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
+    USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
+    USE(XENT_SOFT, XENT_TRANSFORMED)                                                                                        \
+    USE(XENT_OWN, XENT_TRANSFORMED)                                                                                         \
+    USE(XENT_TEACHER, XENT_TRANSFORMED)                                                                                     \
+    USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
+    USE(XENT_SOFT, XENT_GIVEN)
+
+#define XENT_ELEMENT_KERNELS(USE)                                                                                           \
+    USE(XENT_BINARY, 0)                                                                                                     \
+    USE(XENT_BINARY, 1)                                                                                                     \
+    USE(XENT_BINARY_LOGITS, 0)                                                                                              \
+    USE(XENT_BINARY_LOGITS, 1)                                                                                              \
+    USE(XENT_BINARY_LOGITS, 2)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 0)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 1)                                                                                              \
+    USE(XENT_SIGMOID_FOCAL, 2)                                                                                              \
+    USE(XENT_KL, 0)                                                                                                         \
+    USE(XENT_KL, 1)                                                                                                         \
+    USE(XENT_ONE, 0)                                                                                                        \
+    USE(XENT_OUTSIDE, 0)
 
 typedef struct {
     const char *isa;

@@ -19,50 +19,36 @@ enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
 #include "row.h"
 #include "wide.h"
 #include "tile.h"
+#include "rows.h"
+#include "layouts.h"
 #include "elementwise.h"
 #include "probe.h"
 
-#define XENT_VARIANTS(USE)                                                                                                  \
-    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
-    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
-    USE(XENT_OWN, XENT_PLAIN)                                                                                               \
-    USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
-    USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_SOFT, XENT_TRANSFORMED)                                                                                        \
-    USE(XENT_OWN, XENT_TRANSFORMED)                                                                                         \
-    USE(XENT_TEACHER, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
-    USE(XENT_SOFT, XENT_GIVEN)
-
-#define XENT_DEFINE(S, T)                                                                                                   \
-    static void wide_##S##_##T(const xent_plan *plan, const xent_rows *rows) { wide(plan, rows, S, T); }                    \
-    static void local_##S##_##T(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r,              \
-                                const load_plan *p) {                                                                       \
-        tile(m, plan, rows, r, p, S, T, 1);                                                                                 \
-    }                                                                                                                       \
-    static void direct_##S##_##T(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r,             \
-                                 const load_plan *p) {                                                                      \
-        tile(m, plan, rows, r, p, S, T, 0);                                                                                 \
+#define XENT_DEFINE_IN(S, T, PLACE)                                                                                         \
+    static void PLACE##_##S##_##T(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t n, \
+                                  const load_plan *p) {                                                                     \
+        rows_in_lanes(m, plan, rows, r, n, p, S, T, PLACE);                                                                 \
     }
-XENT_VARIANTS(XENT_DEFINE)
+#define XENT_DEFINE(S, T)                                                                                                   \
+    XENT_DEFINE_IN(S, T, ALONG_CLASSES)                                                                                     \
+    XENT_DEFINE_IN(S, T, STAGED_TILES)                                                                                      \
+    XENT_DEFINE_IN(S, T, DIRECT_TILE)
+XENT_ROW_KERNELS(XENT_DEFINE)
 
 typedef struct {
-    void (*wide)(const xent_plan *plan, const xent_rows *rows);
-    tile_kernel *local, *direct;
+    rows_kernel *along, *staged, *direct;
 } variant;
 
 static void all_rows(const xent_plan *plan, const xent_rows *rows) {
-#define XENT_ENTRY(S, T) [S][T] = {wide_##S##_##T, local_##S##_##T, direct_##S##_##T},
-    static const variant variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_VARIANTS(XENT_ENTRY)};
+#define XENT_ENTRY(S, T) [S][T] = {ALONG_CLASSES_##S##_##T, STAGED_TILES_##S##_##T, DIRECT_TILE_##S##_##T},
+    static const variant variants[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_ROW_KERNELS(XENT_ENTRY)};
     const variant *use = &variants[plan->stream][plan->transform];
     if (plan->layout == XENT_WIDE)
-        use->wide(plan, rows);
+        wide(plan, rows, use->along);
     else if (plan->layout == XENT_NARROW)
-        narrow(plan, rows, use->local);
-    else if (plan->classes <= XENT_MOST_NARROW)
-        few_columns(plan, rows, use->local);
+        narrow(plan, rows, use->staged);
+    else if (plan->classes <= XENT_FEW_COLUMNS)
+        few_columns(plan, rows, use->staged);
     else
         columns(plan, rows, use->direct);
 }

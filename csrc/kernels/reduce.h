@@ -251,16 +251,13 @@ static INLINE xent_chunk merge_chunks(const xent_chunk *chunks, int64_t n, doubl
     return row;
 }
 
-static INLINE xent_chunk reduce_row(const char *x, const stream_source *a, const char *next, xent_chunk *chunks,
-                                    const xent_plan *plan, const load_plan *p, xent_stream stream,
-                                    xent_transform transform) {
-    const int64_t n = XENT_ROWS_NEED_CHUNKS(plan->classes);
-    if (transform == XENT_GIVEN && stream == XENT_NO_STREAM)
-        return empty_chunk(transform);
-    for (int64_t k = 0; k < n; ++k) {
-        const int64_t begin = k * XENT_CHUNK;
-        const int64_t end = plan->classes - begin < XENT_CHUNK ? plan->classes : begin + XENT_CHUNK;
-        chunks[k] = reduce_chunk(x, a, begin, end, plan->classes, next, plan->temperature, p, stream, transform);
-    }
-    return merge_chunks(chunks, n, plan->temperature, stream);
+/* Classes begin..end, from one chunk's first to another's last. */
+static INLINE void reduce_row(const char *x, const stream_source *a, int64_t begin, int64_t end, const char *next,
+                              xent_chunk *chunks, const xent_plan *plan, const load_plan *p, xent_stream stream,
+                              xent_transform transform) {
+    for (int64_t at = begin; at < end; at += XENT_CHUNK)
+        chunks[at / XENT_CHUNK] = transform == XENT_GIVEN && stream == XENT_NO_STREAM
+                                      ? empty_chunk(transform)
+                                      : reduce_chunk(x, a, at, end - at < XENT_CHUNK ? end : at + XENT_CHUNK, plan->classes,
+                                                     next, plan->temperature, p, stream, transform);
 }

@@ -17,18 +17,6 @@ static inline int64_t read_target(const xent_plan *plan, const xent_rows *rows, 
     return (plan->has_ignore && y == plan->ignore) || (uint64_t)y >= (uint64_t)plan->classes ? -1 : y;
 }
 
-/* The same of `n` rows from r on, of at most XENT_MOST_IN_LANES classes. */
-static INLINE void read_targets(const xent_plan *plan, const xent_rows *rows, int64_t r, int n, int32_t to[LANES]) {
-    int64_t y[LANES];
-    for (int i = 0; i < LANES; ++i)
-        y[i] = -1;
-    xent_load_indices(y, rows->index + r * rows->index_step, rows->index_step, n, plan->index_type);
-    const uint64_t classes = (uint64_t)plan->classes;
-    const int64_t ignore = plan->has_ignore ? plan->ignore : -1;
-    for (int i = 0; i < LANES; ++i)
-        to[i] = (y[i] == ignore) | ((uint64_t)y[i] >= classes) ? -1 : (int32_t)y[i];
-}
-
 static int64_t check_indices(const xent_indices *indices, int64_t *bad) {
     enum { PART = 256 };
     const uint64_t classes = (uint64_t)indices->classes;
@@ -74,4 +62,121 @@ static inline row_numbers read_row(const xent_plan *plan, const xent_rows *rows,
         (real)(z * upstream), (real)of_target,
     };
     return row;
+}
+
+typedef struct {
+    real at[LANES];
+} lane_numbers;
+
+static inline lane_numbers lanes_of(vec a) {
+    lane_numbers n;
+    v(store)(&n, a);
+    return n;
+}
+
+/* What the lanes' rows bring: their terms, target and whether they count. */
+typedef struct {
+    row_terms terms;
+    int64_t target[LANES];    /* -1: none */
+    int64_t somewhere[LANES]; /* the same, or 0 */
+    lane_numbers index;       /* the same, exact up to XENT_MOST_IN_LANES */
+    vec at_target;            /* the logits there, or of class 0 */
+    mask counts;
+    int all_count;
+} lane_rows;
+
+static INLINE int64_t valid_target(const xent_plan *plan, int64_t y) {
+    const int64_t ignore = plan->has_ignore ? plan->ignore : -1;
+    return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;
+}
+
+/* As read_target, -1 in the lanes that are not used. Whole vectors of neighbouring indices are the compiler's to find. */
+static INLINE void read_targets(lane_rows *own, const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes) {
+    const char *from = rows->index + r * rows->index_step;
+    if (lanes < LANES || rows->index_step != xent_index_bytes(plan->index_type))
+        for (int i = 0; i < LANES; ++i)
+            own->target[i] = i < lanes ? read_target(plan, rows, r + i) : -1;
+    else
+        switch (plan->index_type) {
+#define XENT_CASE(TYPE, C)                                                                                                  \
+    case TYPE:                                                                                                              \
+        for (int i = 0; i < LANES; ++i) {                                                                                   \
+            C y;                                                                                                            \
+            memcpy(&y, from + i * (int64_t)sizeof y, sizeof y);                                                             \
+            own->target[i] = valid_target(plan, (int64_t)y);                                                                \
+            own->somewhere[i] = own->target[i] & ~(own->target[i] >> 63);                                                   \
+            own->index.at[i] = (real)(int32_t)own->target[i];                                                               \
+        }                                                                                                                   \
+        return;
+            XENT_INDEX_TYPES(XENT_CASE)
+#undef XENT_CASE
+        }
+    for (int i = 0; i < LANES; ++i) {
+        own->somewhere[i] = own->target[i] < 0 ? 0 : own->target[i];
+        own->index.at[i] = (real)(int32_t)own->target[i];
+    }
+}
+
+static INLINE row_terms same_terms(row_numbers n) {
+    return (row_terms){v(set)(n.hard),   v(set)(n.smooth),          v(set)(n.z), v(set)(n.grad_hard), v(set)(n.grad_smooth),
+                       v(set)(n.grad_z), v(set)(n.weight_of_target)};
+}
+
+/* `common`: the terms of every row, where rows do not differ. */
+static INLINE lane_rows read_rows(const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes, int differ,
+                                  const row_terms *common) {
+    const vec zero = v(set)(0);
+    const mask used = v(first)(lanes);
+    lane_rows own; /* set field by field: it is large */
+    own.terms = *common;
+    own.at_target = zero;
+    own.counts = used;
+    if (rows->index) {
+        lane_numbers logit = lanes_of(zero);
+        read_targets(&own, plan, rows, r, lanes);
+        const char *x = rows->logits + r * rows->logits_step;
+        for (int i = 0; i < lanes; ++i, x += rows->logits_step)
+            logit.at[i] = stored_one(x + own.somewhere[i] * plan->logits_class_step);
+        own.at_target = v(load)(&logit);
+        own.counts = v(nlt)(v(load)(&own.index), zero);
+    } else {
+        v(store)(&own.index, v(set)(-1));
+        for (int i = 0; i < LANES; ++i)
+            own.target[i] = -1;
+    }
+    if (plan->no_row_counts)
+        own.counts = v(lt)(zero, zero);
+    if (differ) {
+        lane_numbers of[7], counts = lanes_of(v(keep)(own.counts, v(set)(1)));
+        for (int i = 0; i < LANES; ++i) {
+            const int counting = counts.at[i] != 0 && row_weight(rows, r + i) != 0;
+            const row_numbers numbers = counting ? read_row(plan, rows, r + i, own.target[i]) : (row_numbers){0};
+            counts.at[i] = (real)counting;
+            of[0].at[i] = numbers.hard;
+            of[1].at[i] = numbers.smooth;
+            of[2].at[i] = numbers.z;
+            of[3].at[i] = numbers.grad_hard;
+            of[4].at[i] = numbers.grad_smooth;
+            of[5].at[i] = numbers.grad_z;
+            of[6].at[i] = numbers.weight_of_target;
+        }
+        own.counts = v(ne)(v(load)(&counts), zero);
+        own.terms = (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
+                                v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])};
+    }
+    own.all_count = !v(any)(v(but)(used, own.counts));
+    return own;
+}
+
+static INLINE void put_lanes(char *at, int64_t step, int lanes, vec value) {
+    if (step == (int64_t)sizeof(real)) {
+        if (lanes == LANES)
+            v(store)(at, value);
+        else
+            v(store_first)(at, lanes, value);
+        return;
+    }
+    const lane_numbers numbers = lanes_of(value);
+    for (int i = 0; i < lanes; ++i)
+        memcpy(at + i * step, &numbers.at[i], sizeof(real));
 }

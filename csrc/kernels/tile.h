@@ -10,6 +10,16 @@ typedef struct {
     int local, non_temporal;
 } tile_memory;
 
+/* Staged tiles follow one another. */
+static INLINE void next_tile(tile_memory *m, int64_t classes) {
+    const int64_t bytes = classes * (int64_t)sizeof(vec);
+    m->x += bytes;
+    m->soft += bytes;
+    m->out += bytes;
+    if (m->hess)
+        m->hess += bytes;
+}
+
 static INLINE vec tile_load(const tile_memory *m, int64_t k) {
     const char *at = m->x + k * m->x_step;
     if (m->local)
@@ -157,16 +167,6 @@ static INLINE vec teacher_tile_max(const tile_memory *m, int64_t begin, int64_t 
     return v(add)(max, v(set)(0));
 }
 
-typedef struct {
-    real at[LANES];
-} lane_numbers;
-
-static inline lane_numbers lanes_of(vec a) {
-    lane_numbers n;
-    v(store)(&n, a);
-    return n;
-}
-
 /* Rows of more than one block: block totals go to each lane's chunk, in f64. */
 static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_source *s, const xent_plan *plan,
                                           xent_chunk *chunks, const load_plan *p, xent_stream stream,
@@ -248,85 +248,6 @@ static INLINE row_sums tile_reduce(const tile_memory *m, const stream_source *s,
     return r;
 }
 
-/* What the lanes' rows bring: their terms, target and whether they count. */
-typedef struct {
-    row_terms terms;
-    lane_numbers target; /* -1: none */
-    vec at_target;       /* the logits there */
-    mask counts;
-    int all_count;
-} tile_rows;
-
-static INLINE void tile_read(tile_rows *t, const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r) {
-    const vec zero = v(set)(0);
-    int32_t target[LANES];
-    lane_numbers logit;
-    mask used = v(first)(m->lanes);
-    for (int i = 0; i < LANES; ++i)
-        target[i] = -1;
-    if (rows->index) {
-        read_targets(plan, rows, r, m->lanes, target);
-        for (int i = 0; i < LANES; ++i)
-            t->target.at[i] = (real)target[i];
-        for (int i = 0; i < LANES; ++i) {
-            const int64_t y = target[i] < 0 ? 0 : target[i];
-            logit.at[i] = m->local       ? ((const real *)(m->x + y * m->x_step))[i]
-                          : i < m->lanes ? stored_one(m->x + y * m->x_step + i * STORAGE_BYTES)
-                                         : 0;
-        }
-        t->at_target = v(load)(&logit);
-        t->counts = v(nlt)(v(load)(&t->target), zero);
-    } else {
-        t->at_target = zero;
-        v(store)(&t->target, v(set)(-1));
-        t->counts = used;
-    }
-    if (plan->no_row_counts)
-        t->counts = v(lt)(zero, zero);
-    if (!rows->weight && !rows->upstream && !plan->class_weight) {
-        const row_numbers numbers = read_row(plan, rows, r, 0);
-        t->terms = (row_terms){v(set)(numbers.hard),
-                               v(set)(numbers.smooth),
-                               v(set)(numbers.z),
-                               v(set)(numbers.grad_hard),
-                               v(set)(numbers.grad_smooth),
-                               v(set)(numbers.grad_z),
-                               v(set)(numbers.weight_of_target)};
-    } else {
-        lane_numbers of[7], counts;
-        v(store)(&counts, v(keep)(t->counts, v(set)(1)));
-        for (int i = 0; i < LANES; ++i) {
-            const int counting = counts.at[i] != 0 && row_weight(rows, r + i) != 0;
-            const row_numbers numbers = counting ? read_row(plan, rows, r + i, target[i]) : (row_numbers){0};
-            counts.at[i] = (real)counting;
-            of[0].at[i] = numbers.hard;
-            of[1].at[i] = numbers.smooth;
-            of[2].at[i] = numbers.z;
-            of[3].at[i] = numbers.grad_hard;
-            of[4].at[i] = numbers.grad_smooth;
-            of[5].at[i] = numbers.grad_z;
-            of[6].at[i] = numbers.weight_of_target;
-        }
-        t->counts = v(ne)(v(load)(&counts), zero);
-        t->terms = (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
-                               v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])};
-    }
-    t->all_count = !v(any)(v(but)(used, t->counts));
-}
-
-static INLINE void tile_put(char *at, int64_t step, int lanes, vec value) {
-    if (step == (int64_t)sizeof(real)) {
-        if (lanes == LANES)
-            v(store)(at, value);
-        else
-            v(store_first)(at, lanes, value);
-        return;
-    }
-    const lane_numbers numbers = lanes_of(value);
-    for (int i = 0; i < lanes; ++i)
-        memcpy(at + i * step, &numbers.at[i], sizeof(real));
-}
-
 static INLINE void tile_store(const tile_memory *m, char *at, vec value, int non_temporal) {
     if (m->local)
         v(store)(at, value);
@@ -338,17 +259,17 @@ static INLINE void tile_store(const tile_memory *m, char *at, vec value, int non
         store_stored(at, value);
 }
 
-static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const tile_rows *rows,
+static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
                               vec max, const row_result *r, const load_plan *p, xent_stream stream, xent_transform transform,
                               xent_form form, int hessian) {
-    const vec target = v(load)(&rows->target);
-    for (int64_t k = 0; k < plan->classes; ++k) {
-        vec slope;
+    const vec target = v(load)(&rows->index), one = v(set)(1);
+    vec slope, class = v(set)(0);
+    for (int64_t k = 0; k < plan->classes; ++k, class = v(add)(class, one)) {
         const vec z = transformed(tile_load(m, k), p, transform, &slope);
         const vec a = stream == XENT_TEACHER ? teacher_probability(tile_stream(m, s, k, stream), s, p, transform)
                       : is_weighted(stream)  ? tile_stream(m, s, k, stream)
                                              : z;
-        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, v(set)((real)k)), r, p, stream, transform, form,
+        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, class), r, p, stream, transform, form,
                                may_be_indexed(stream), hessian);
         if (!rows->all_count) {
             out.first = v(keep)(rows->counts, out.first);
@@ -369,243 +290,4 @@ static INLINE mask tile_infinite(const tile_memory *m, int64_t classes, vec max)
         bad = v(select)(v(ne)(z, z), v(set)(1), bad);
     }
     return v(but)(v(eq)(max, v(set)((real)INFINITY)), v(ne)(bad, zero));
-}
-
-static INLINE void tile(const tile_memory *where, const xent_plan *plan, const xent_rows *rows, int64_t r,
-                        const load_plan *p, xent_stream stream, xent_transform transform, int local) {
-    tile_memory memory = *where;
-    memory.local = local;
-    const tile_memory *const m = &memory;
-    stream_source s = {
-        .weight = plan->class_weight, .keep = v(set)((real)plan->mix_keep), .add = v(set)((real)plan->mix_add)};
-    const int indexed = rows->index != NULL;
-    tile_rows own;
-    tile_read(&own, m, plan, rows, r);
-    row_sums sums = tile_reduce(m, &s, plan, rows->chunks, p, stream, transform);
-    if (indexed) {
-        vec slope;
-        find_gap(&sums, transformed(own.at_target, p, transform, &slope), p, transform);
-    }
-    row_result result = transform == XENT_GIVEN ? given_head(&sums, &own.terms, stream, indexed)
-                                                : head(&sums, &own.terms, plan, p, stream, indexed, m->hess != NULL);
-    s.teacher_max = sums.teacher_max;
-    s.teacher_share = result.teacher_share;
-    if (plan->keep_infinite && v(any)(v(eq)(sums.max, v(set)((real)INFINITY)))) {
-        const mask infinite = tile_infinite(m, plan->classes, sums.max);
-        result.log_sum = v(select)(infinite, v(set)(0), result.log_sum);
-        result.lse = v(select)(infinite, sums.max, result.lse);
-    }
-    if (rows->lse)
-        tile_put(rows->lse + r * rows->lse_step, rows->lse_step, m->lanes, result.lse);
-    if (rows->loss)
-        tile_put(rows->loss + r * rows->loss_step, rows->loss_step, m->lanes, v(keep)(own.counts, result.loss));
-    if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS)
-        tile_apply(m, &s, plan, &own, sums.max, &result, p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
-    else if (m->hess && has_hessian(stream, transform))
-        tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 1);
-    else if (plan->form == XENT_EXPONENTIALS)
-        tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 0);
-}
-
-typedef void tile_kernel(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, const load_plan *p);
-
-/* How the second stream is stored: soft targets in the compute type, a teacher's logits like the row's own. */
-static inline int soft_in_compute_type(const xent_plan *plan) { return plan->stream == XENT_SOFT; }
-static inline int has_second_row(const xent_plan *plan) { return plan->stream == XENT_SOFT || plan->stream == XENT_TEACHER; }
-
-/* Narrow rows: classes contiguous and few. A few tiles at a time pass through a staging area, where they lie as in memory,
- * without gaps and in the compute type: what is transposed from and to it four classes at once may touch three numbers
- * past a row's end, and what leaves it leaves in whole vectors. */
-enum { STAGED = 4 * LANES };
-
-typedef struct {
-    _Alignas(64) real at[STAGED * XENT_MOST_NARROW + LANES];
-} staging;
-
-typedef struct {
-    const char *at;
-    int64_t step;
-} staged_rows;
-
-static INLINE void stage(real *to, const char *from, int64_t n, int in_compute_type) {
-    const int64_t size = in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES;
-    for (int64_t i = 0; i < n; i += LANES) {
-        const int left = lanes_left(n - i);
-        const char *at = from + i * size;
-        v(store)(to + i, in_compute_type ? load_reals((const real *)at, 0, left)
-                         : left == LANES ? stored(at)
-                                         : stored_first(at, left, v(set)(0)));
-    }
-}
-
-/* `n` rows of `left`, there or in the staging area. */
-static INLINE staged_rows stage_in(staging *to, const char *from, int64_t step, int64_t n, int64_t left, int64_t classes,
-                                   int in_compute_type) {
-    const int64_t size = in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES;
-    const staged_rows staged = {(const char *)to->at, classes * (int64_t)sizeof(real)};
-    if (step != classes * size)
-        for (int64_t r = 0; r < n; ++r)
-            stage(to->at + r * classes, from + r * step, classes, in_compute_type);
-    else if ((in_compute_type || COMPUTED_AS_STORED) && n % LANES == 0 && (left - n) * classes >= 3)
-        return (staged_rows){from, step};
-    else
-        stage(to->at, from, n * classes, in_compute_type);
-    return staged;
-}
-
-static INLINE void stage_out(char *to, int64_t step, const staging *from, int64_t n, int64_t classes, int non_temporal) {
-    const int whole = step == classes * STORAGE_BYTES;
-    const int64_t rows = whole ? 1 : n, numbers = whole ? n * classes : classes;
-    const int streams = whole && non_temporal && (uintptr_t)to % (uintptr_t)(LANES * STORAGE_BYTES) == 0;
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < numbers; i += LANES) {
-            const vec a = v(load)(from->at + r * classes + i);
-            char *at = to + r * step + i * STORAGE_BYTES;
-            if (numbers - i < LANES)
-                store_stored_first(at, lanes_left(numbers - i), a);
-            else if (streams)
-                stream_stored(at, a);
-            else
-                store_stored(at, a);
-        }
-}
-
-static INLINE void transpose_in(vec *to, staged_rows from, int64_t r, int64_t classes) {
-    for (int64_t k = 0; k < classes; k += 4)
-        v(load_quads)(from.at + r * from.step + k * (int64_t)sizeof(real), from.step, to + k);
-}
-
-/* From the last class to the first and the first row to the last: what is written past a row's end is written over. */
-static INLINE void transpose_out(staging *to, int64_t r, const vec *from, int64_t classes) {
-    for (int64_t k = (classes - 1) & -4; k >= 0; k -= 4)
-        v(store_quads)(to->at + r * classes + k, classes * (int64_t)sizeof(real), from + k);
-}
-
-static void narrow(const xent_plan *plan, const xent_rows *rows, tile_kernel *local) {
-    const load_plan p = prepare_load(plan);
-    const int64_t classes = plan->classes;
-    vec x[XENT_MOST_NARROW], soft[XENT_MOST_NARROW], out[XENT_MOST_NARROW], hess[XENT_MOST_NARROW];
-    staging staged_x, staged_soft, staged_out, staged_hess;
-    tile_memory m = {(char *)x,
-                     (char *)soft,
-                     (char *)out,
-                     rows->hess ? (char *)hess : NULL,
-                     sizeof(vec),
-                     sizeof(vec),
-                     sizeof(vec),
-                     sizeof(vec),
-                     LANES,
-                     1,
-                     0};
-    for (int64_t at = 0; at < rows->count; at += STAGED) {
-        const int64_t left = rows->count - at, n = left < STAGED ? left : STAGED;
-        const staged_rows logits =
-            stage_in(&staged_x, rows->logits + at * rows->logits_step, rows->logits_step, n, left, classes, 0);
-        staged_rows second = logits;
-        if (has_second_row(plan))
-            second = stage_in(&staged_soft, rows->soft + at * rows->soft_step, rows->soft_step, n, left, classes,
-                              soft_in_compute_type(plan));
-        for (int64_t r = 0; r < n; r += LANES) {
-            m.lanes = lanes_left(n - r);
-            transpose_in(x, logits, r, classes);
-            if (has_second_row(plan))
-                transpose_in(soft, second, r, classes);
-            local(&m, plan, rows, at + r, &p);
-            if (plan->form != XENT_NO_OUTPUT)
-                transpose_out(&staged_out, r, out, classes);
-            if (m.hess)
-                transpose_out(&staged_hess, r, hess, classes);
-        }
-        if (plan->form != XENT_NO_OUTPUT)
-            stage_out(rows->out + at * rows->out_step, rows->out_step, &staged_out, n, classes, plan->non_temporal);
-        if (m.hess)
-            stage_out(rows->hess + at * rows->hess_step, rows->hess_step, &staged_hess, n, classes, 0);
-    }
-}
-
-/* Columns: the class axis is not the last; lanes are neighbours along the last. Few classes are brought in whole, several
- * tiles side by side: classes often lie a power of two apart, in lines that push each other out of the cache, so every
- * line is touched once each way. */
-enum { SIDE = 4 };
-
-static INLINE void columns_in(vec to[SIDE][XENT_MOST_NARROW], const char *from, int64_t step, int64_t lanes, int64_t classes,
-                              int in_compute_type) {
-    const int64_t tile_bytes = LANES * (in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES);
-    for (int64_t k = 0; k < classes; ++k, from += step)
-        for (int w = 0; w < SIDE; ++w) {
-            const char *at = from + w * tile_bytes;
-            const int n = lanes_left(lanes - w * LANES);
-            if (n == LANES) {
-                xent_prefetch(at + SIDE * tile_bytes);
-                to[w][k] = in_compute_type ? v(load)(at) : stored(at);
-            } else if (n) {
-                to[w][k] = in_compute_type ? v(load_first)(at, n, v(set)(0)) : stored_first(at, n, v(set)(0));
-            }
-        }
-}
-
-static INLINE void columns_out(char *to, int64_t step, vec from[SIDE][XENT_MOST_NARROW], int64_t lanes, int64_t classes,
-                               int non_temporal) {
-    const int64_t tile_bytes = LANES * STORAGE_BYTES;
-    non_temporal = non_temporal && step % tile_bytes == 0 && (uintptr_t)to % (uintptr_t)tile_bytes == 0;
-    for (int64_t k = 0; k < classes; ++k, to += step)
-        for (int w = 0; w < SIDE; ++w) {
-            const int n = lanes_left(lanes - w * LANES);
-            if (n == LANES && non_temporal)
-                stream_stored(to + w * tile_bytes, from[w][k]);
-            else if (n)
-                store_stored_first(to + w * tile_bytes, n, from[w][k]);
-        }
-}
-
-static void few_columns(const xent_plan *plan, const xent_rows *rows, tile_kernel *local) {
-    const load_plan p = prepare_load(plan);
-    vec x[SIDE][XENT_MOST_NARROW], soft[SIDE][XENT_MOST_NARROW], out[SIDE][XENT_MOST_NARROW], hess[SIDE][XENT_MOST_NARROW];
-    for (int64_t r = 0; r < rows->count; r += SIDE * LANES) {
-        const int64_t lanes = rows->count - r;
-        columns_in(x, rows->logits + r * rows->logits_step, plan->logits_class_step, lanes, plan->classes, 0);
-        if (has_second_row(plan))
-            columns_in(soft, rows->soft + r * rows->soft_step, plan->soft_class_step, lanes, plan->classes,
-                       soft_in_compute_type(plan));
-        for (int w = 0; w < SIDE && w * LANES < lanes; ++w) {
-            const tile_memory m = {(char *)x[w],
-                                   (char *)soft[w],
-                                   (char *)out[w],
-                                   rows->hess ? (char *)hess[w] : NULL,
-                                   sizeof(vec),
-                                   sizeof(vec),
-                                   sizeof(vec),
-                                   sizeof(vec),
-                                   lanes_left(lanes - w * LANES),
-                                   1,
-                                   0};
-            local(&m, plan, rows, r + w * LANES, &p);
-        }
-        if (plan->form != XENT_NO_OUTPUT)
-            columns_out(rows->out + r * rows->out_step, plan->out_class_step, out, lanes, plan->classes, plan->non_temporal);
-        if (rows->hess)
-            columns_out(rows->hess + r * rows->hess_step, plan->hess_class_step, hess, lanes, plan->classes, 0);
-    }
-}
-
-/* Many classes are read where they lie. */
-static void columns(const xent_plan *plan, const xent_rows *rows, tile_kernel *direct) {
-    const load_plan p = prepare_load(plan);
-    for (int64_t r = 0; r < rows->count; r += LANES) {
-        char *out = rows->out ? rows->out + r * rows->out_step : NULL;
-        const tile_memory m = {rows->logits + r * rows->logits_step,
-                               rows->soft ? rows->soft + r * rows->soft_step : NULL,
-                               out,
-                               rows->hess ? rows->hess + r * rows->hess_step : NULL,
-                               plan->logits_class_step,
-                               plan->soft_class_step,
-                               plan->out_class_step,
-                               plan->hess_class_step,
-                               lanes_left(rows->count - r),
-                               0,
-                               plan->non_temporal &&
-                                   ((uintptr_t)out | (uintptr_t)plan->out_class_step) % (uintptr_t)(LANES * STORAGE_BYTES) ==
-                                       0};
-        direct(&m, plan, rows, r, &p);
-    }
 }

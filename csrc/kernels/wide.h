@@ -1,9 +1,5 @@
-/* Wide rows: classes contiguous, vectors along the classes, one row at a time while it is in the cache. */
-
-static INLINE void put(char *at, vec value) {
-    const real x = v(get)(value);
-    memcpy(at, &x, sizeof x);
-}
+/* Wide rows: classes contiguous, vectors along the classes, one row after the other; their sums then share the lanes of a
+ * head. */
 
 static inline int has_nan(const char *x, int64_t classes) {
     const vec zero = v(set)(0);
@@ -15,84 +11,102 @@ static inline int has_nan(const char *x, int64_t classes) {
     return 0;
 }
 
-static INLINE void wide(const xent_plan *plan, const xent_rows *rows, xent_stream stream, xent_transform transform) {
-    const load_plan p = prepare_load(plan);
-    const int indexed = rows->index != NULL;
-    for (int64_t r = 0; r < rows->count; ++r) {
-        const char *x = rows->logits + r * rows->logits_step;
-        char *out = rows->out ? rows->out + r * rows->out_step : NULL;
-        const int64_t target = indexed ? read_target(plan, rows, r) : -1;
-        const int counts = row_counts(plan, rows, r, target);
-        if (!counts) {
-            if (rows->loss)
-                memset(rows->loss + r * rows->loss_step, 0, sizeof(real));
-            if (out)
-                memset(out, 0, (size_t)plan->classes * STORAGE_BYTES);
-            if (rows->hess)
-                memset(rows->hess + r * rows->hess_step, 0, (size_t)plan->classes * STORAGE_BYTES);
-            if (!rows->lse)
-                continue;
-        }
-        const char *next = r + 1 < rows->count ? x + rows->logits_step : x;
-        const char *second = rows->soft ? rows->soft + r * rows->soft_step : NULL;
-        stream_source a = {.weight = plan->class_weight,
-                           .soft = (const real *)second,
-                           .teacher = second,
-                           .keep = v(set)((real)plan->mix_keep),
-                           .add = v(set)((real)plan->mix_add)};
-        const xent_chunk row = reduce_row(x, &a, next, rows->chunks, plan, &p, stream, transform);
+/* Lanes whose row holds +inf but no NaN. */
+static INLINE mask wide_infinite(const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes, vec max) {
+    lane_numbers infinite = lanes_of(max);
+    for (int i = 0; i < lanes; ++i)
+        if (infinite.at[i] == (real)INFINITY && has_nan(rows->logits + (r + i) * rows->logits_step, plan->classes))
+            infinite.at[i] = 0;
+    return v(eq)(v(load)(&infinite), v(set)((real)INFINITY));
+}
 
-        row_sums sums = {v(set)((real)row.max),
-                         v(set)((real)row.rest),
-                         v(set)((real)row.hits),
-                         v(set)((real)row.mass),
-                         v(set)((real)(row.moment / plan->temperature)),
-                         v(set)((real)row.teacher_max),
-                         v(set)((real)row.teacher_rest),
-                         v(set)((real)row.teacher_hits),
-                         v(set)(0),
-                         v(first)(0)};
-        row_numbers numbers = {0};
-        if (counts) {
-            numbers = read_row(plan, rows, r, target);
-            if (indexed) {
-                vec slope;
-                const vec z = transformed(v(set)(stored_one(x + target * STORAGE_BYTES)), &p, transform, &slope);
-                find_gap(&sums, z, &p, transform);
-            }
+/* The second stream of row r, from class k on. */
+static INLINE stream_source second_row(stream_source a, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t k) {
+    const char *second = rows->soft ? rows->soft + r * rows->soft_step + k * plan->soft_class_step : NULL;
+    a.weight = a.weight ? a.weight + k : NULL;
+    a.soft = (const real *)second;
+    a.teacher = second;
+    return a;
+}
+
+/* Rows that do not count are left out, unless their log-sum-exp is asked for. */
+static INLINE row_sums wide_reduce(const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes, mask counts,
+                                   const stream_source *s, const load_plan *p, xent_stream stream,
+                                   xent_transform transform) {
+    lane_numbers max = {{0}}, rest = max, hits = max, mass = max, moment = max;
+    lane_numbers teacher_max = max, teacher_rest = max, teacher_hits = max;
+    const lane_numbers wanted = lanes_of(v(keep)(counts, v(set)(1)));
+    for (int i = 0; i < lanes; ++i) {
+        if (wanted.at[i] == 0 && !rows->lse)
+            continue;
+        const char *x = rows->logits + (r + i) * rows->logits_step;
+        const char *next = r + i + 1 < rows->count ? x + rows->logits_step : x;
+        const stream_source a = second_row(*s, plan, rows, r + i, 0);
+        if (rows->stage == XENT_ALL_STAGES || rows->stage == XENT_REDUCE)
+            reduce_row(x, &a, rows->begin, rows->end, next, rows->chunks, plan, p, stream, transform);
+        if (rows->stage == XENT_REDUCE)
+            continue;
+        const int64_t chunks = rows->stage == XENT_APPLY ? 1 : XENT_ROWS_NEED_CHUNKS(plan->classes);
+        const xent_chunk row = merge_chunks(rows->chunks, chunks, plan->temperature, stream);
+        if (rows->stage == XENT_HEAD)
+            rows->chunks[0] = row;
+        max.at[i] = (real)row.max;
+        rest.at[i] = (real)row.rest;
+        hits.at[i] = (real)row.hits;
+        mass.at[i] = (real)row.mass;
+        moment.at[i] = (real)(row.moment / plan->temperature);
+        teacher_max.at[i] = (real)row.teacher_max;
+        teacher_rest.at[i] = (real)row.teacher_rest;
+        teacher_hits.at[i] = (real)row.teacher_hits;
+    }
+    const row_sums sums = {
+        v(load)(&max),         v(load)(&rest),         v(load)(&hits),         v(load)(&mass), v(load)(&moment),
+        v(load)(&teacher_max), v(load)(&teacher_rest), v(load)(&teacher_hits), v(set)(0),      v(first)(0)};
+    return sums;
+}
+
+/* One lane's number in every lane. */
+static INLINE vec from_lane(const vec *a, int i) { return v(set)(((const real *)a)[i]); }
+
+static INLINE row_result result_of(const row_result *all, int i) {
+    return (row_result){
+        from_lane(&all->loss, i),          from_lane(&all->lse, i),
+        from_lane(&all->log_sum, i),       from_lane(&all->scale, i),
+        from_lane(&all->floor, i),         from_lane(&all->push, i),
+        from_lane(&all->at_target, i),     from_lane(&all->center, i),
+        from_lane(&all->teacher_share, i), from_lane(&all->share, i),
+        from_lane(&all->beside, i),        from_lane(&all->bend, i),
+        from_lane(&all->square, i),        from_lane(&all->hess_at_target, i),
+    };
+}
+
+static INLINE void wide_apply(const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes, const lane_rows *own,
+                              const row_sums *sums, const row_result *results, const stream_source *s, const load_plan *p,
+                              xent_stream stream, xent_transform transform, xent_form form, int hessian) {
+    const lane_numbers counting = lanes_of(v(keep)(own->counts, v(set)(1)));
+    const int64_t begin = rows->begin, classes = rows->end - begin;
+    for (int i = 0; i < lanes; ++i) {
+        const char *x = rows->logits + (r + i) * rows->logits_step + begin * STORAGE_BYTES;
+        char *out = rows->out + (r + i) * rows->out_step + begin * STORAGE_BYTES;
+        char *hess = hessian ? rows->hess + (r + i) * rows->hess_step + begin * STORAGE_BYTES : NULL;
+        if (counting.at[i] == 0) {
+            memset(out, 0, (size_t)classes * STORAGE_BYTES);
+            if (hessian)
+                memset(hess, 0, (size_t)classes * STORAGE_BYTES);
+            continue;
         }
-        const row_terms terms = {
-            v(set)(numbers.hard),
-            v(set)(numbers.smooth),
-            v(set)(numbers.z),
-            v(set)(numbers.grad_hard),
-            v(set)(numbers.grad_smooth),
-            v(set)(numbers.grad_z),
-            v(set)(numbers.weight_of_target),
-        };
-        row_result result = transform == XENT_GIVEN ? given_head(&sums, &terms, stream, indexed)
-                                                    : head(&sums, &terms, plan, &p, stream, indexed, rows->hess != NULL);
-        a.teacher_max = sums.teacher_max;
+        stream_source a = second_row(*s, plan, rows, r + i, begin);
+        const row_result result = result_of(results, i);
+        a.teacher_max = from_lane(&sums->teacher_max, i);
         a.teacher_share = result.teacher_share;
-        if (plan->keep_infinite && row.max == INFINITY && !has_nan(x, plan->classes)) {
-            result.log_sum = v(set)(0);
-            result.lse = sums.max;
-        }
-        if (rows->lse)
-            put(rows->lse + r * rows->lse_step, result.lse);
-        if (!counts)
-            continue;
-        if (rows->loss)
-            put(rows->loss + r * rows->loss_step, result.loss);
-        if (!out)
-            continue;
-        const row_memory m = {x,        out,    rows->hess ? rows->hess + r * rows->hess_step : NULL,     &a,
-                              sums.max, target, plan->non_temporal && (uintptr_t)out % STORAGE_BYTES == 0};
-        if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS)
-            apply_row(&m, plan->classes, &result, &p, XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0);
-        else if (m.hess && has_hessian(stream, transform))
-            apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 1);
-        else
-            apply_row(&m, plan->classes, &result, &p, stream, transform, XENT_EXPONENTIALS, 0);
+        const int64_t target = own->target[i] - begin;
+        const row_memory m = {x,
+                              out,
+                              hess,
+                              &a,
+                              from_lane(&sums->max, i),
+                              target < classes ? target : -1,
+                              plan->non_temporal && (uintptr_t)out % STORAGE_BYTES == 0};
+        apply_row(&m, classes, &result, p, stream, transform, form, hessian);
     }
 }

@@ -175,11 +175,11 @@ def logsumexp(
     classes_last = _classes_last(x, axes)
     if factors is None:
         rows = Rows("logsumexp", classes_last, kind)
-        rows.lse = np.empty(shape, kind.compute)
+        own = out is None or out.dtype != kind.compute or out.shape != shape
+        rows.lse = lse = np.empty(shape, kind.compute) if own else out
         run(rows)
-        lse, sign = (
-            rows.lse,
-            np.where(np.isnan(rows.lse), np.nan, np.where(np.isneginf(rows.lse), 0, 1)),
+        sign = (
+            np.where(np.isnan(lse), lse, np.where(np.isneginf(lse), 0, 1)) if return_sign else lse
         )
     else:
         lse, sign = _weighted(classes_last, _classes_last(factors, axes), kind)
@@ -189,9 +189,9 @@ def logsumexp(
     with np.errstate(over="ignore"):
         if out is None:
             result = result.astype(kind.answer, copy=False)[()]
-        else:
+        elif lse is not out:
             out[...] = result
-            result = out
+    result = result if out is None else out
     return (result, sign.reshape(final).astype(kind.answer)[()]) if return_sign else result
 
 

@@ -1,0 +1,60 @@
+/* reduce → head → apply, for as many rows as share vectors: lanes are rows. */
+
+typedef enum { ALONG_CLASSES, STAGED_TILES, DIRECT_TILE } row_place;
+
+/* Rows r..r+n-1: staged tiles may be several, side by side in `m`; wide rows have none. */
+static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t n,
+                                 const load_plan *p, xent_stream stream, xent_transform transform, row_place place) {
+    const int differ = rows->weight || rows->upstream || plan->class_weight, indexed = rows->index != NULL;
+    const row_terms common = same_terms(differ ? (row_numbers){0} : read_row(plan, rows, r, 0));
+    stream_source s = {
+        .weight = plan->class_weight, .keep = v(set)((real)plan->mix_keep), .add = v(set)((real)plan->mix_add)};
+    tile_memory tile = {.local = 0};
+    if (place != ALONG_CLASSES)
+        tile = *m;
+    tile.local = place == STAGED_TILES;
+
+    for (const int64_t end = r + n; r < end; r += LANES) {
+        const int lanes = tile.lanes = lanes_left(end - r);
+        const lane_rows own = read_rows(plan, rows, r, lanes, differ, &common);
+        row_sums sums = place == ALONG_CLASSES ? wide_reduce(plan, rows, r, lanes, own.counts, &s, p, stream, transform)
+                                               : tile_reduce(&tile, &s, plan, rows->chunks, p, stream, transform);
+        if (rows->stage == XENT_REDUCE)
+            return;
+        if (indexed) {
+            vec slope;
+            find_gap(&sums, transformed(own.at_target, p, transform, &slope), p, transform);
+        }
+        row_result result = transform == XENT_GIVEN ? given_head(&sums, &own.terms, stream, indexed)
+                                                    : head(&sums, &own.terms, plan, p, stream, indexed, rows->hess != NULL);
+        if (plan->keep_infinite && v(any)(v(eq)(sums.max, v(set)((real)INFINITY)))) {
+            const mask infinite = place == ALONG_CLASSES ? wide_infinite(plan, rows, r, lanes, sums.max)
+                                                         : tile_infinite(&tile, plan->classes, sums.max);
+            result.log_sum = v(select)(infinite, v(set)(0), result.log_sum);
+            result.lse = v(select)(infinite, sums.max, result.lse);
+        }
+        if (rows->lse && rows->stage != XENT_APPLY)
+            put_lanes(rows->lse + r * rows->lse_step, rows->lse_step, lanes, result.lse);
+        if (rows->loss && rows->stage != XENT_APPLY)
+            put_lanes(rows->loss + r * rows->loss_step, rows->loss_step, lanes, v(keep)(own.counts, result.loss));
+        s.teacher_max = sums.teacher_max;
+        s.teacher_share = result.teacher_share;
+#define XENT_APPLY(S, T, FORM, HESSIAN)                                                                                     \
+    if (place == ALONG_CLASSES)                                                                                             \
+        wide_apply(plan, rows, r, lanes, &own, &sums, &result, &s, p, S, T, FORM, HESSIAN);                                 \
+    else                                                                                                                    \
+        tile_apply(&tile, &s, plan, &own, sums.max, &result, p, S, T, FORM, HESSIAN);
+        if (plan->form == XENT_NO_OUTPUT || rows->stage == XENT_HEAD)
+            ;
+        else if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS) {
+            XENT_APPLY(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)
+        } else if (rows->hess && XENT_HAS_HESSIAN(stream, transform)) {
+            XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 1)
+        } else {
+            XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 0)
+        }
+#undef XENT_APPLY
+        if (place == STAGED_TILES)
+            next_tile(&tile, plan->classes);
+    }
+}

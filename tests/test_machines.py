@@ -1,0 +1,126 @@
+"""The same bits from C: each vector operation and whole calls, on this machine and emulated.
+
+`.ci/aarch64` runs the same programs on aarch64.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import xent
+from test_headers import COMPILER, LINK
+
+HERE = Path(__file__).parent
+NATIVE = HERE / "native"
+CSRC = HERE.parent / "csrc"
+FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-ffp-contract=off")
+DIGESTS = (NATIVE / "digest.txt").read_text()
+# The features that kernels are compiled for.
+BUILD = (HERE.parent / "CMakeLists.txt").read_text()
+FEATURES = {name: words.split() for name, words in re.findall(r"xent_isa\((\w+)([\w ]*)\)", BUILD)}
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    """Run a command, which must succeed, and return its output."""
+    done = subprocess.run(
+        command,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the digests of whole calls, with the library that is installed."""
+    program = tmp_path_factory.mktemp("native") / "digest"
+    include = "-I" + xent.get_include()
+    run(*COMPILER, *FLAGS, include, NATIVE / "digest.c", *LINK, "-o", program)
+    return program
+
+
+def operations(isa: str, folder: Path) -> str:
+    """Compile and run the digests of the vector operations of an instruction set."""
+    program = folder / isa
+    features = [f"-m{word}" for word in FEATURES[isa]]
+    header = f'-DXENT_SIMD="{CSRC}/simd/{isa}.h"'
+    run(*COMPILER, *FLAGS, *features, header, NATIVE / "operations.c", "-lm", "-o", program)
+    return run(program)
+
+
+@pytest.fixture(scope="module")
+def specified(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return operations("scalar", tmp_path_factory.mktemp("native"))
+
+
+def test_vector_operations_are_those_specified(isa, specified, tmp_path):
+    assert operations(isa, tmp_path).splitlines() == specified.splitlines()
+
+
+def test_every_vector_operation_is_digested():
+    specification = (CSRC / "simd" / "scalar.h").read_text()
+    names = set(re.findall(r"static inline \S+ P##_(\w+)\(", specification))
+    names -= {"bits", "from_bits"}  # of single numbers, within the specification
+    assert {"add", "sum_tree"} <= names
+    used = (NATIVE / "operations.c").read_text()
+    assert {name for name in names if f"P##_{name}(" not in used} == set()
+
+
+def test_every_operation_has_a_digest():
+    header = (CSRC / "xent.h").read_text()
+    (enum,) = re.findall(r"typedef enum \{([^}]*)\} xent_operation;", header)
+    names = set(re.findall(r"XENT_\w+(?=,|\s)", re.sub(r"/\*.*?\*/", "", enum, flags=re.S)))
+    assert "XENT_LOG_SOFTMAX" in names
+    assert names - set(re.findall(r"XENT_\w+", (NATIVE / "digest.c").read_text())) == set()
+
+
+@pytest.mark.parametrize("state", [(), ("disturbed",)], ids=["", "disturbed"])
+def test_calls_have_the_digests_checked_in(isa, digest, state):
+    assert run(digest, *state, XENT_ISA=isa).splitlines() == DIGESTS.splitlines()
+
+
+EMULATOR = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+
+
+@pytest.fixture
+def nehalem() -> Callable[..., str]:
+    """Run programs of this machine on an emulated processor without AVX2."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("programs of x86-64 alone can be emulated as Nehalem")
+    if not EMULATOR:
+        pytest.skip("no qemu-x86_64-static (Debian: qemu-user-static)")
+
+    def emulate(*command: str | Path) -> str:
+        # NumPy's OpenBLAS looks at the processor beneath the emulator.
+        settings = {"OPENBLAS_CORETYPE": "Nehalem", "XENT_ISA": ""}
+        return run(str(EMULATOR), "-cpu", "Nehalem", *command, **settings)
+
+    return emulate
+
+
+def test_without_avx2_plain_c_is_chosen(nehalem):
+    script = "import xent; c = xent.show_config(); print(c['isa'], *c['isas_available'])"
+    assert nehalem(sys.executable, "-c", script).split() == ["scalar", "scalar"]
+
+
+def test_without_avx2_calls_have_the_digests_checked_in(nehalem, digest):
+    assert nehalem(digest).splitlines() == DIGESTS.splitlines()
+
+
+def test_without_avx2_the_smoke_suite_passes(nehalem):
+    smoke = (HERE / "test_package.py", HERE / "test_semantics.py")
+    quick = "not at_every_position and not around_a_row"  # long rows take minutes here
+    nehalem(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", quick, *smoke)
