@@ -326,6 +326,7 @@ static int share_rows(const xent_call *call, const row_work *w, int64_t n, int t
     for (int64_t r = 0; r < n; ++r) {
         stage_work stage = {w->plan, w->kernels, run_from(w->arrays, r, r + 1)};
         stage.row.chunks = w->chunks;
+        w->chunks[0] = (xent_chunk){0}; /* a row that does not count leaves it alone */
         for (xent_stage s = XENT_REDUCE; s <= (w->plan->form == XENT_NO_OUTPUT ? XENT_HEAD : XENT_APPLY); ++s) {
             stage.row.stage = s;
             /* A row with +inf is searched for NaN by every piece: one then. */

@@ -39,7 +39,7 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
             put_lanes(rows->loss + r * rows->loss_step, rows->loss_step, lanes, v(keep)(own.counts, result.loss));
         s.teacher_max = sums.teacher_max;
         s.teacher_share = result.teacher_share;
-#define XENT_APPLY(S, T, FORM, HESSIAN)                                                                                     \
+#define APPLY_ROWS(S, T, FORM, HESSIAN)                                                                                     \
     if (place == ALONG_CLASSES)                                                                                             \
         wide_apply(plan, rows, r, lanes, &own, &sums, &result, &s, p, S, T, FORM, HESSIAN);                                 \
     else                                                                                                                    \
@@ -47,13 +47,13 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
         if (plan->form == XENT_NO_OUTPUT || rows->stage == XENT_HEAD)
             ;
         else if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS) {
-            XENT_APPLY(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)
+            APPLY_ROWS(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)
         } else if (rows->hess && XENT_HAS_HESSIAN(stream, transform)) {
-            XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 1)
+            APPLY_ROWS(stream, transform, XENT_EXPONENTIALS, 1)
         } else {
-            XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 0)
+            APPLY_ROWS(stream, transform, XENT_EXPONENTIALS, 0)
         }
-#undef XENT_APPLY
+#undef APPLY_ROWS
         if (place == STAGED_TILES)
             next_tile(&tile, plan->classes);
     }
