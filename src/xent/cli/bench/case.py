@@ -41,6 +41,8 @@ LABELLED = frozenset(
 )
 #: Losses of single elements.
 ELEMENTWISE = LABELLED | {"kl_div"}
+#: Functions of which index targets need one element per row.
+OF_THE_TARGET = frozenset({"nll_loss", "categorical_cross_entropy"})
 #: Functions that return one number per row.
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
 
@@ -163,8 +165,8 @@ class Case:
         """Bytes that any implementation has to read and write, each once."""
         itemsize = np.dtype(self.stored_dtype).itemsize
         logits, rows = prod(self.shape) * itemsize, prod(self.row_shape)
-        # Of log-probabilities only the targets' have to be read: a cache line per row.
-        total = rows * 64 if self.function == "nll_loss" and not self.soft else logits
+        # One element is a cache line.
+        total = rows * 64 if self.function in OF_THE_TARGET and not self.soft else logits
         if self.paired:
             total += logits
         elif self.function not in WITHOUT_TARGETS:

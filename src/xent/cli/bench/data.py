@@ -20,6 +20,8 @@ from xent.cli.bench.case import (
 
 SEED = 20240229
 PAGE = 4096
+#: Elements that are rounded at a time, from the cache.
+BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,25 @@ def draw(case: Case) -> Data:
 def widened(array: np.ndarray) -> np.ndarray:
     """Return half types, bits of bfloat16 among them, as float32; other arrays as they are."""
     if array.dtype == np.uint16:
-        bits = array.astype(np.uint32)
-        bits <<= 16
+        bits: np.ndarray = np.left_shift(array, 16, dtype=np.uint32)
         return bits.view(np.float32)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def store(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Round floats to the dtype of `out`, bits of bfloat16 included, and return it."""
-    if out.dtype == np.uint16:
-        bits = values.view(np.uint32)
-        rounded = bits >> 16
+    """Round floats to the dtype of a contiguous `out`, bits of bfloat16 included; return it."""
+    if out.dtype != np.uint16:
+        np.copyto(out, values, casting="same_kind")
+        return out
+    bits, stored = values.ravel("K").view(np.uint32), out.ravel("K")
+    for start in range(0, bits.size, BLOCK):
+        block = bits[start : start + BLOCK]
+        rounded = block >> 16
         rounded &= 1
         rounded += 0x7FFF
-        rounded += bits
+        rounded += block
         rounded >>= 16
-        values = rounded
-    np.copyto(out, values, casting="unsafe")
+        stored[start : start + BLOCK] = rounded
     return out
 
 

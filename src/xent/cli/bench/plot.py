@@ -70,7 +70,8 @@ def draw(comparisons: Sequence[Comparison], memory: Sequence[MemorySpeed], path:
 
 def _title(comparisons: Sequence[Comparison]) -> str:
     same = [name for name in SETTINGS if name not in varying(comparisons)]
-    return ", ".join(filter(None, [cpu(), setting(comparisons[0], same)]))
+    machine = ", ".join(filter(None, [cpu(), setting(comparisons[0], same)]))
+    return f"xent and its rivals on {machine}"
 
 
 def _plain_ticks(axis: Any) -> None:

@@ -106,7 +106,7 @@ def relation_table(relations: Sequence[Relation]) -> Table:
 def format_time(seconds: float) -> str:
     """Three digits and a unit."""
     factor, unit = (1e6, "µs") if seconds < 1e-3 else (1e3, "ms") if seconds < 1 else (1, "s")
-    value = seconds * factor
+    value = float(f"{seconds * factor:.3g}")
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
 
 
