@@ -82,14 +82,14 @@ def test_answers_of_frameworks_agree(case: Case, worker: Worker):
     frameworks = [name for name in ("torch", "jax") if find_spec(name)]
     if not frameworks:
         pytest.skip("neither torch nor JAX is installed")
-    one = worker(compare, small(case), 1, _core.isa(), 1, 1.0, frameworks)
+    one = worker(compare, small(case), 1, _core.isa(), 1, frameworks)
     assert one.seconds.keys() == {"xent", *available(case, frameworks)}
     assert not one.left_out
 
 
 @pytest.mark.parametrize("workload", TITLES)
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_workload_means_its_cases_of_a_tier(workload: str, tier: Any):
+def test_a_workload_means_its_cases_of_a_tier(workload: str, tier: str):
     cases = [case for case in CASES if case.workload == workload]
     limit = TIERS.index("all" if workload in ON_REQUEST else tier)
     expected = [case for case in cases if TIERS.index(case.tier) <= limit]
@@ -350,7 +350,7 @@ def test_the_command(tmp_path: Path):
 def test_quick_touches_every_workload(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    asked: list[tuple[Case, int, float]] = []
+    asked: list[tuple[Case, int]] = []
 
     class Inline:
         """Measures nothing."""
@@ -366,8 +366,8 @@ def test_quick_touches_every_workload(
         def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
             if function is bench.memory_speed:
                 return MemorySpeed(self.threads, 4e10, 5e10)
-            case, threads, isa, rounds, budget, _ = arguments
-            asked.append((case, rounds, budget))
+            case, threads, isa, rounds, _ = arguments
+            asked.append((case, rounds))
             if case.name == "loss-32x10":
                 raise WorkerError("AssertionError: torch and xent disagree on loss-32x10")
             spread = {"xent": 0.5 if case.workload == "ctr" else 0.1, "numpy": 0.9, "torch": 0.1}
@@ -377,9 +377,9 @@ def test_quick_touches_every_workload(
     monkeypatch.setattr(bench, "Worker", Inline)
     assert main(["bench", "--quick"]) == 1
     printed = capsys.readouterr()
-    assert [case for case, _, _ in asked] == select((), "quick")
-    assert {case.workload for case, _, _ in asked} == TITLES.keys() - ON_REQUEST
-    assert {rounds for _, rounds, _ in asked} == {bench.QUICK_ROUNDS}
+    assert [case for case, _ in asked] == select((), "quick")
+    assert {case.workload for case, _ in asked} == TITLES.keys() - ON_REQUEST
+    assert {rounds for _, rounds in asked} == {bench.QUICK_ROUNDS}
     assert "loss-32x10" not in printed.out
     assert "error: loss-32x10: AssertionError: torch and xent disagree" in printed.err
     assert "grad-512x50257 without jax: E: too old" in printed.err
@@ -391,7 +391,7 @@ def test_quick_touches_every_workload(
 
     asked.clear()
     assert main(["bench", "token", "--rivals"]) == 1
-    assert {(rounds, budget) for _, rounds, budget in asked} == {(bench.ROUNDS, bench.BUDGET)}
+    assert {rounds for _, rounds in asked} == {bench.ROUNDS}
 
 
 def test_relative(tmp_path: Path):

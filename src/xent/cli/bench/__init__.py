@@ -14,7 +14,6 @@ from xent import _core
 from xent.cli.bench import record
 from xent.cli.bench.case import Case
 from xent.cli.bench.measure import (
-    BUDGET,
     Comparison,
     MemorySpeed,
     Relation,
@@ -32,7 +31,6 @@ from xent.cli.terminal import INSTALL, at_least, output_file, plot_file, progres
 #: Spread of the times from which on a median deserves a warning.
 NOISY = 0.25
 ROUNDS, QUICK_ROUNDS = 30, 3
-QUICK_BUDGET = 0.3
 
 _DESCRIPTION = """\
 Measure how fast this machine reads and copies memory, then named cases, each with xent and with
@@ -59,7 +57,7 @@ def add_parser(commands: Any) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="a workload, a case, a pattern, or a part of cases' names",
+        help=f"a workload ({', '.join(TITLES)}), a case, a pattern, or a part of cases' names",
     )
     tier = parser.add_mutually_exclusive_group()
     tier.set_defaults(tier="usual")
@@ -82,7 +80,7 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         choices=_core.isas(),
         default=[_core.isa()],
-        help="instruction sets for xent (default: %(default)s)",
+        help="instruction sets for xent (default: the best); several are compared",
     )
     parser.add_argument(
         "--rounds", type=at_least(1), metavar="N", help=f"turns of each library (default {ROUNDS})"
@@ -164,9 +162,7 @@ def measure(
     failures : list of str
         What could not be measured, and where answers differed.
     """
-    quick = options.tier == "quick"
-    rounds = options.rounds or (QUICK_ROUNDS if quick else ROUNDS)
-    budget = QUICK_BUDGET if quick else BUDGET
+    rounds = options.rounds or (QUICK_ROUNDS if options.tier == "quick" else ROUNDS)
     memory, failures = [], []
     measured: dict[tuple[int, int, str], Comparison | Relation] = {}
     total = len(options.threads) * len(options.isa) * len(cases)
@@ -179,11 +175,9 @@ def measure(
                         advance(0, case.name)
                         try:
                             measured[number, threads, isa] = (
-                                worker(relate, case, threads, isa, rounds, budget)
+                                worker(relate, case, threads, isa, rounds)
                                 if options.relative
-                                else worker(
-                                    compare, case, threads, isa, rounds, budget, options.rivals
-                                )
+                                else worker(compare, case, threads, isa, rounds, options.rivals)
                             )
                         except WorkerError as error:
                             failures.append(f"error: {case.name}: {error}")

@@ -94,7 +94,7 @@ class Case:
     soft: bool = False
     fresh: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
-    tier: Literal["all", "usual", "quick"] = "all"
+    tier: str = "all"
     workload: str = ""
 
     @property

@@ -28,8 +28,8 @@ Call = Callable[[], object]
 TURN = 0.005
 #: Seconds of quiet before a turn: worker threads of the one before still spin for a while.
 PAUSE = 0.005
-#: Seconds that one contender may use per case; slow ones sit out some rounds.
-BUDGET = 4.0
+#: Seconds for each round that one contender may use, on average; slow ones sit out some rounds.
+BUDGET = 0.05
 #: Rounds that even the slowest contender takes part in.
 FEWEST_ROUNDS = 5
 
@@ -124,7 +124,7 @@ def interleave(
     rounds : int
         Rounds to run.
     budget : float
-        Seconds per contender; one that needs more runs in every second round, or third, …
+        Seconds of a round; a contender that needs more runs in every second, or third, …
 
     Returns
     -------
@@ -135,7 +135,7 @@ def interleave(
     for name, call in calls.items():
         once = min(timed(call, 1), timed(call, 1))
         number = numbers[name] = ceil(TURN / once)
-        needed = rounds * (1 + number) * once
+        needed = (1 + number) * once
         strides[name] = max(1, min(ceil(needed / budget), rounds // FEWEST_ROUNDS))
     names = list(calls)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -204,7 +204,6 @@ def compare(
     threads: int,
     isa: str,
     rounds: int,
-    budget: float = BUDGET,
     rivals: Sequence[str] = tuple(RIVALS),
 ) -> Comparison:
     """Measure one case: all libraries, and the memory's speed in the same rounds."""
@@ -217,7 +216,7 @@ def compare(
             moves = speed.copiers if case.writes else speed.readers
             moved = speed.copy_bytes if case.writes else speed.read_bytes
         probes = {f"memory:{name}": call for name, call in moves.items()}
-        samples = interleave({**calls, **probes}, rounds, budget)
+        samples = interleave({**calls, **probes}, rounds)
     medians = {name: median(times) for name, times in samples.items()}
     return Comparison(
         case=case,
@@ -262,7 +261,7 @@ class Relation:
         return self.time_ratio / self.bytes_ratio
 
 
-def relate(case: Case, threads: int, isa: str, rounds: int, budget: float = BUDGET) -> Relation:
+def relate(case: Case, threads: int, isa: str, rounds: int) -> Relation:
     """Measure a case against its plain cross-entropy, in turns."""
     plain = case.plain
     assert plain is not None
@@ -272,7 +271,7 @@ def relate(case: Case, threads: int, isa: str, rounds: int, budget: float = BUDG
         "plain": prepare("xent", plain, replace(draw(plain), logits=data.logits), threads),
     }
     with instruction_set(isa):
-        samples = interleave(calls, rounds, budget)
+        samples = interleave(calls, rounds)
     return Relation(
         case=case,
         threads=threads,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ USUAL_CACHE = 32 << 20
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-@cache
 def last_level_cache() -> int:
     """Bytes of the caches next to the memory, all of them together."""
     sizes: dict[int, dict[str, int]] = {}
@@ -64,10 +62,14 @@ class Memory:
         }
 
 
-@cache
 def memory(threads: int) -> Memory:
-    """The buffers of this process."""
-    return Memory(threads)
+    """The buffers of this process, which are filled once."""
+    if threads not in _buffers:
+        _buffers[threads] = Memory(threads)
+    return _buffers[threads]
+
+
+_buffers: dict[int, Memory] = {}
 
 
 def _aligned(nbytes: int) -> np.ndarray:

@@ -69,7 +69,8 @@ class Worker:
 
 
 def _serve(connection: Connection, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once, without a traceback
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once, without a traceback
     pin(threads)
     while True:
         try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from xent.cli.bench.case import Case
 
-Tier = Literal["all", "usual", "quick"]
+#: Each includes those before it.
+TIERS = ("quick", "usual", "all")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def loss_and_gradient(
     label: str = "",
     *,
     function: str = "cross_entropy",
-    tiers: tuple[Tier, Tier] = ("all", "all"),
+    tiers: tuple[str, str] = ("all", "all"),
     **fields: Any,
 ) -> list[Case]:
     """Two cases of a loss function: the loss alone, and the loss with its gradient."""
@@ -59,9 +60,9 @@ def of_equal_size(*classes: int, size: int) -> list[Case]:
     return [case for c in classes for case in loss_and_gradient((round(size / c), c))]
 
 
-USUAL: tuple[Tier, Tier] = ("usual", "usual")
-QUICK_GRADIENT: tuple[Tier, Tier] = ("usual", "quick")
-QUICK: tuple[Tier, Tier] = ("quick", "quick")
+USUAL: tuple[str, str] = ("usual", "usual")
+QUICK_GRADIENT: tuple[str, str] = ("usual", "quick")
+QUICK: tuple[str, str] = ("quick", "quick")
 
 #: What may be asked of a loss besides, by the label of its cases.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -233,10 +234,9 @@ WORKLOADS = (
 CASES: tuple[Case, ...] = tuple(case for group in WORKLOADS for case in group.cases)
 TITLES = {group.name: group.title for group in WORKLOADS}
 ON_REQUEST = {group.name for group in WORKLOADS if group.on_request}
-TIERS: tuple[Tier, ...] = ("quick", "usual", "all")
 
 
-def select(words: Iterable[str] = (), tier: Tier = "usual") -> list[Case]:
+def select(words: Iterable[str] = (), tier: str = "usual") -> list[Case]:
     """Return the cases that some words mean, in the order of `CASES`.
 
     A word is a case's name, a workload, a shell pattern, or a part of names; cases on request
