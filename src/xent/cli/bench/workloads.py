@@ -136,7 +136,14 @@ WORKLOADS = (
         "segmentation",
         "Segmentation: a class for each pixel, before or after the pixels in memory",
         *loss_and_gradient((8, 21, 256, 256), "axis1", axis=1, tiers=QUICK_GRADIENT),
-        *loss_and_gradient((8, 21, 256, 256), "axis1-f16", axis=1, dtype="float16"),
+        # In half types, other libraries' gradients of confident rows have lost too much to compare.
+        Case(
+            "loss-8x21x256x256-axis1-bf16",
+            "cross_entropy",
+            (8, 21, 256, 256),
+            axis=1,
+            dtype="bfloat16",
+        ),
         *loss_and_gradient((8, 256, 256, 21)),
     ),
     workload(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,10 @@ class Torch(Library):
             options["label_smoothing"] = case.options["label_smoothing"]
         if self._must_flatten(case):
             return lambda logits, targets: function(logits.flatten(0, -2), targets, **options)
+        if case.half and case.axis == 1 and not options:
+            # Its own mean over pixels sums in the half type.
+            losses = partial(function, reduction="none")
+            return lambda logits, targets: losses(logits, targets).mean(dtype=self.torch.float32)
         if options:
             return lambda logits, targets: function(logits, targets, **options)
         return function
