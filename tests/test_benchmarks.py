@@ -369,6 +369,8 @@ def test_quick_touches_every_workload(
 
         def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
             if function is bench.memory_speed:
+                if self.threads == 7:
+                    raise WorkerError("the measuring process ended with code -9")
                 return MemorySpeed(self.threads, 4e10, 5e10)
             case, threads, isa, rounds, _ = arguments
             asked.append((case, rounds))
@@ -396,6 +398,9 @@ def test_quick_touches_every_workload(
     asked.clear()
     assert main(["bench", "token", "--rivals"]) == 1
     assert {rounds for _, rounds in asked} == {bench.ROUNDS}
+
+    assert main(["bench", "--threads", "7"]) == 1
+    assert capsys.readouterr().err.endswith("error: the measuring process ended with code -9\n")
 
 
 def test_relative(tmp_path: Path):

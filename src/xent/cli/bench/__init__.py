@@ -120,7 +120,11 @@ def run(options: argparse.Namespace) -> int:
         if not cases:
             print("error: none of these has a plain cross-entropy beside it", file=sys.stderr)
             return 2
-    memory, measured, failures = measure(cases, options)
+    try:
+        memory, measured, failures = measure(cases, options)
+    except WorkerError as error:  # not of a case, but of the memory
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(record.description(memory), end="\n\n")
     if measured:
         table = relation_table(measured) if options.relative else comparison_table(measured)
