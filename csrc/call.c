@@ -359,7 +359,10 @@ xent_status xent_compute(xent_call *call) {
         if (!w.chunks)
             return XENT_NO_MEMORY;
     }
-    const int64_t row_bytes = call->classes * storage_bytes(call), whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
+    /* Of given probabilities the target's alone is read, a cache line. */
+    const int one_of_each = plan.transform == XENT_GIVEN && plan.stream == XENT_NO_STREAM && plan.form == XENT_NO_OUTPUT;
+    const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call);
+    const int64_t whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
     const int shared = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS;
     const int stopped =
         shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, row_bytes + 16, whole_tiles, compute_rows, &w);

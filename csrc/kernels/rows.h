@@ -16,11 +16,15 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
 
     for (const int64_t end = r + n; r < end; r += LANES) {
         const int lanes = tile.lanes = lanes_left(end - r);
-        const lane_rows own = read_rows(plan, rows, r, lanes, differ, &common);
+        lane_rows own = read_rows(plan, rows, r, lanes, differ, &common);
         row_sums sums = place == ALONG_CLASSES ? wide_reduce(plan, rows, r, lanes, own.counts, &s, p, stream, transform)
                                                : tile_reduce(&tile, &s, plan, rows->chunks, p, stream, transform);
         if (rows->stage == XENT_REDUCE)
             return;
+        if (rows->stage == XENT_HEAD)
+            rows->chunks[0].at_target = (double)v(get)(own.at_target);
+        if (rows->stage == XENT_APPLY)
+            own.at_target = v(set)((real)rows->chunks[0].at_target);
         if (indexed) {
             vec slope;
             find_gap(&sums, transformed(own.at_target, p, transform, &slope), p, transform);
