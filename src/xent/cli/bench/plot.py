@@ -75,11 +75,13 @@ def _title(comparisons: Sequence[Comparison]) -> str:
 
 
 def _plain_ticks(axis: Any) -> None:
-    """Ticks at 1, 2, 5, 10, …, written like that."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+    """Ticks at 1, 2, 5, 10, …, or at powers of ten alone where those would be too many."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.set_major_formatter(FormatStrFormatter("%g"))
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high < 1500 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_locator(NullLocator())
 
 
