@@ -1,18 +1,21 @@
-"""Every case with every installed library, under pytest-benchmark.
+"""Every case of ``python -m xent bench`` with every installed library, under pytest-benchmark.
 
 Usage::
 
     pytest benchmarks --benchmark-only                  all of them
+    pytest benchmarks --benchmark-only -k llm           a workload
     pytest benchmarks --benchmark-only -k loss-256      the cases so named
 
 One group per case. Answers are asserted equal first; ``--benchmark-disable`` stops there.
 `extra_info` has the bandwidth and its share of the memory's speed, measured in the same run.
-Libraries run one after the other here; for ratios that a drifting machine cannot spoil,
-``compare.py`` interleaves them.
+``XENT_NUM_THREADS`` and ``XENT_ISA`` choose threads and instruction set. Libraries run one after
+the other here; for ratios that a drifting machine cannot spoil, the command interleaves them.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +23,11 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import xent
-from cases import Case, Data, select
-from measure import MEMORY_BOUND, memory_speeds
-from memory import Memory
-from rivals import answer, assert_equal, available, prepare
+from xent.cli.bench.case import Case
+from xent.cli.bench.data import Data, draw
+from xent.cli.bench.measure import MemorySpeed, is_in_memory, memory_speed
+from xent.cli.bench.rivals import answer, assert_equal, available, pin, prepare
+from xent.cli.bench.workloads import CASES
 
 
 @dataclass(frozen=True)
@@ -32,23 +36,29 @@ class Problem:
 
     case: Case
     data: Data
-    expected: tuple[np.ndarray, ...]
+    expected: tuple[np.ndarray | None, ...]
 
 
 @pytest.fixture(scope="module")
-def threads() -> int:
-    return xent.get_num_threads()
+def threads() -> Iterator[int]:
+    count = xent.get_num_threads()
+    known = hasattr(os, "sched_getaffinity")
+    cpus = os.sched_getaffinity(0) if known else set()
+    pin(count)
+    yield count
+    if known:
+        os.sched_setaffinity(0, cpus)
 
 
 @pytest.fixture(scope="module")
-def speeds(threads: int) -> tuple[float, float]:
-    """Bytes per second: read, copy."""
-    return memory_speeds(Memory(threads))
+def speed(threads: int) -> MemorySpeed:
+    return memory_speed(threads)
 
 
 @pytest.fixture(scope="module")
 def problem(request: pytest.FixtureRequest, threads: int) -> Problem:
-    case, data = request.param, request.param.data()
+    case = request.param
+    data = draw(case)
     return Problem(case, data, answer(prepare("xent", case, data, threads)()))
 
 
@@ -56,9 +66,9 @@ def problem(request: pytest.FixtureRequest, threads: int) -> Problem:
 @pytest.mark.parametrize(
     ("problem", "library"),
     [
-        pytest.param(case, library, id=f"{case.name}-{library}")
-        for case in select()
-        for library in available(case)
+        pytest.param(case, library, id=f"{case.workload}-{case.name}-{library}")
+        for case in CASES
+        for library in ("xent", *available(case))
     ],
     indirect=["problem"],
 )
@@ -67,7 +77,7 @@ def test_case(
     problem: Problem,
     library: str,
     threads: int,
-    speeds: tuple[float, float],
+    speed: MemorySpeed,
 ) -> None:
     case = problem.case
     call = prepare(library, case, problem.data, threads)
@@ -78,7 +88,7 @@ def test_case(
         return
     bandwidth = case.bytes_moved / benchmark.stats.stats.median
     benchmark.extra_info["GB/s"] = bandwidth / 1e9
-    if case.bytes_moved >= MEMORY_BOUND:
-        speed = speeds[case.writes]
-        benchmark.extra_info["memory GB/s"] = speed / 1e9
-        benchmark.extra_info["share of memory speed"] = bandwidth / speed
+    if is_in_memory(case):
+        roofline = speed.copy if case.writes else speed.read
+        benchmark.extra_info["memory GB/s"] = roofline / 1e9
+        benchmark.extra_info["share of roofline"] = bandwidth / roofline

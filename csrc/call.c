@@ -326,6 +326,7 @@ static int share_rows(const xent_call *call, const row_work *w, int64_t n, int t
     for (int64_t r = 0; r < n; ++r) {
         stage_work stage = {w->plan, w->kernels, run_from(w->arrays, r, r + 1)};
         stage.row.chunks = w->chunks;
+        w->chunks[0] = (xent_chunk){0}; /* a row that does not count leaves it alone */
         for (xent_stage s = XENT_REDUCE; s <= (w->plan->form == XENT_NO_OUTPUT ? XENT_HEAD : XENT_APPLY); ++s) {
             stage.row.stage = s;
             /* A row with +inf is searched for NaN by every piece: one then. */
@@ -358,7 +359,10 @@ xent_status xent_compute(xent_call *call) {
         if (!w.chunks)
             return XENT_NO_MEMORY;
     }
-    const int64_t row_bytes = call->classes * storage_bytes(call), whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
+    /* Of given probabilities the target's alone is read, a cache line. */
+    const int one_of_each = plan.transform == XENT_GIVEN && plan.stream == XENT_NO_STREAM && plan.form == XENT_NO_OUTPUT;
+    const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call);
+    const int64_t whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
     const int shared = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS;
     const int stopped =
         shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, row_bytes + 16, whole_tiles, compute_rows, &w);

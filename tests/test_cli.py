@@ -139,7 +139,9 @@ def test_info_is_a_table() -> None:
     assert rows["isa"] == xent.show_config()["isa"]
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("demo", "--help"), ("info", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("bench", "--help"), ("demo", "--help"), ("info", "--help")]
+)
 def test_help(arguments: tuple[str, ...]) -> None:
     done = command(*arguments)
     assert (done.returncode, done.stderr) == (0, "")

@@ -6,9 +6,9 @@ import pytest
 
 import digest
 import xent
-from cases import CASES
 from reference import ORACLES
 from tolerance import BOUNDS
+from xent.cli.bench.workloads import CASES
 
 # Public names that compute nothing.
 RUNTIME = {
@@ -22,9 +22,7 @@ RUNTIME = {
 OPERATIONS = sorted(
     name for name in xent.__all__ if name not in RUNTIME and not name.startswith("__")
 )
-
-
-BENCHMARKED = {case.function for case in (CASES.values() if isinstance(CASES, dict) else CASES)}
+BENCHMARKED = {case.function for case in CASES}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import xent
-from cases import CASES
+from xent.cli.bench.workloads import select
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")))
@@ -93,15 +93,18 @@ def test_readme_lists_every_public_name() -> None:
     assert set(re.findall(r"\w+", " ".join(listed))) >= set(xent.__all__)
 
 
-def test_measured_table_is_of_the_cases_marked_for_it() -> None:
-    mark = "<!-- benchmarks/compare.py --markdown: {} -->\n"
+def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
+    mark = "<!-- python -m xent bench: {} -->\n"
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index(mark.format("begin")) : text.index(mark.format("end"))]
-    measured = re.findall(r"^\| ([\w-]+) \| [\d.]+ [mµ]?s ", table, re.MULTILINE)
-    assert measured == [case.name for case in CASES if case.readme]
+    usual = [case.name for case in select()]
+    assert re.findall(r"^\| ([\w-]+) +\| +[\d.]+ [mµ]?s ", table, re.MULTILINE) == usual
+    assert "](docs/images/bench.svg)" in text
+    figure = (ROOT / "docs/images/bench.svg").read_text(encoding="utf-8")
+    assert {name for name in usual if f">{name}</text>" not in figure} == set()
 
 
-@pytest.mark.parametrize("folder", ["src/xent", "csrc", "csrc/kernels"])
+@pytest.mark.parametrize("folder", ["src/xent", "src/xent/cli/bench", "csrc", "csrc/kernels"])
 def test_architecture_lists_every_file(folder: str) -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     files = {file.name for file in ROOT.glob(f"{folder}/*") if file.is_file()} - {"__init__.py"}

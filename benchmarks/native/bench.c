@@ -65,7 +65,7 @@ static int64_t cache_bytes(int level) {
 }
 
 static void find_places(where places[PLACES]) {
-    const int64_t last = 4 * xent_last_level_cache(), least = 64 << 20, most = 256 << 20;
+    const int64_t last = 4 * xent_cache(3), least = 64 << 20, most = 256 << 20;
     places[0] = (where){"L1", cache_bytes(1) / 2, 0};
     places[1] = (where){"L2", cache_bytes(2) / 2, 0};
     places[2] = (where){"memory", last < least ? least : last > most ? most : last, 1};

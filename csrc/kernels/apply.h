@@ -66,7 +66,7 @@ typedef struct {
     const stream_source *a;
     vec max;
     int64_t target; /* -1: none */
-    int non_temporal;
+    int non_temporal, hess_non_temporal;
 } row_memory;
 
 static INLINE applied apply_vector(const row_memory *m, int64_t i, int n, const row_result *row, const load_plan *p,
@@ -101,7 +101,9 @@ static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, co
             stream_stored(m->out + byte, r.first);
         else
             store_stored(m->out + byte, r.first);
-        if (hessian)
+        if (hessian && m->hess_non_temporal)
+            stream_stored(m->hess + byte, r.hess);
+        else if (hessian)
             store_stored(m->hess + byte, r.hess);
     }
     return i + n * LANES;

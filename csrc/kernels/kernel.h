@@ -37,6 +37,7 @@ typedef struct {
     double mass,
         moment; /* sum of a_c, sum of a_c (z_c - max); with a teacher, of exp(z' - max') ((z' - max') - (z - max)) */
     double teacher_max, teacher_rest, teacher_hits;
+    double at_target; /* of a row in stages: the target's logit, which its own gradient may replace */
 } xent_chunk;
 
 typedef struct {

@@ -138,7 +138,7 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
         if (rows->hess) {
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_out(&staged_hess, r, t.hess + r / LANES * classes, classes);
-            stage_out(rows->hess + at * rows->hess_step, rows->hess_step, &staged_hess, n, classes, 0);
+            stage_out(rows->hess + at * rows->hess_step, rows->hess_step, &staged_hess, n, classes, plan->non_temporal);
         }
     }
 }
@@ -189,7 +189,7 @@ static void few_columns(const xent_plan *plan, const xent_rows *rows, rows_kerne
         if (plan->form != XENT_NO_OUTPUT)
             columns_out(rows->out + r * rows->out_step, plan->out_class_step, t.out, left, classes, plan->non_temporal);
         if (rows->hess)
-            columns_out(rows->hess + r * rows->hess_step, plan->hess_class_step, t.hess, left, classes, 0);
+            columns_out(rows->hess + r * rows->hess_step, plan->hess_class_step, t.hess, left, classes, plan->non_temporal);
     }
 }
 

@@ -184,7 +184,7 @@ static inline void rebase_both(xent_chunk *chunk, double max, double teacher_max
 /* Nothing summed yet. Without a softmax nothing is relative to a maximum. */
 static INLINE xent_chunk empty_chunk(xent_transform transform) {
     const double lowest = -(double)c(LARGEST);
-    return (xent_chunk){transform == XENT_GIVEN ? 0 : lowest, 0, 0, 0, 0, lowest, 0, 0};
+    return (xent_chunk){transform == XENT_GIVEN ? 0 : lowest, 0, 0, 0, 0, lowest, 0, 0, 0};
 }
 
 /* `next` is where the bytes after the row's last will be read from: the start of the next row. */

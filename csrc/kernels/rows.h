@@ -16,11 +16,15 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
 
     for (const int64_t end = r + n; r < end; r += LANES) {
         const int lanes = tile.lanes = lanes_left(end - r);
-        const lane_rows own = read_rows(plan, rows, r, lanes, differ, &common);
+        lane_rows own = read_rows(plan, rows, r, lanes, differ, &common);
         row_sums sums = place == ALONG_CLASSES ? wide_reduce(plan, rows, r, lanes, own.counts, &s, p, stream, transform)
                                                : tile_reduce(&tile, &s, plan, rows->chunks, p, stream, transform);
         if (rows->stage == XENT_REDUCE)
             return;
+        if (rows->stage == XENT_HEAD)
+            rows->chunks[0].at_target = (double)v(get)(own.at_target);
+        if (rows->stage == XENT_APPLY)
+            own.at_target = v(set)((real)rows->chunks[0].at_target);
         if (indexed) {
             vec slope;
             find_gap(&sums, transformed(own.at_target, p, transform, &slope), p, transform);
@@ -39,7 +43,7 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
             put_lanes(rows->loss + r * rows->loss_step, rows->loss_step, lanes, v(keep)(own.counts, result.loss));
         s.teacher_max = sums.teacher_max;
         s.teacher_share = result.teacher_share;
-#define XENT_APPLY(S, T, FORM, HESSIAN)                                                                                     \
+#define APPLY_ROWS(S, T, FORM, HESSIAN)                                                                                     \
     if (place == ALONG_CLASSES)                                                                                             \
         wide_apply(plan, rows, r, lanes, &own, &sums, &result, &s, p, S, T, FORM, HESSIAN);                                 \
     else                                                                                                                    \
@@ -47,13 +51,13 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
         if (plan->form == XENT_NO_OUTPUT || rows->stage == XENT_HEAD)
             ;
         else if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS) {
-            XENT_APPLY(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)
+            APPLY_ROWS(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)
         } else if (rows->hess && XENT_HAS_HESSIAN(stream, transform)) {
-            XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 1)
+            APPLY_ROWS(stream, transform, XENT_EXPONENTIALS, 1)
         } else {
-            XENT_APPLY(stream, transform, XENT_EXPONENTIALS, 0)
+            APPLY_ROWS(stream, transform, XENT_EXPONENTIALS, 0)
         }
-#undef XENT_APPLY
+#undef APPLY_ROWS
         if (place == STAGED_TILES)
             next_tile(&tile, plan->classes);
     }

@@ -100,13 +100,17 @@ static INLINE void wide_apply(const xent_plan *plan, const xent_rows *rows, int6
         a.teacher_max = from_lane(&sums->teacher_max, i);
         a.teacher_share = result.teacher_share;
         const int64_t target = own->target[i] - begin;
-        const row_memory m = {x,
-                              out,
-                              hess,
-                              &a,
-                              from_lane(&sums->max, i),
-                              target < classes ? target : -1,
-                              plan->non_temporal && (uintptr_t)out % STORAGE_BYTES == 0};
+        const int streams = plan->non_temporal && (uintptr_t)out % STORAGE_BYTES == 0;
+        const row_memory m = {
+            x,
+            out,
+            hess,
+            &a,
+            from_lane(&sums->max, i),
+            target < classes ? target : -1,
+            streams,
+            streams && ((uintptr_t)hess - (uintptr_t)out) % (LANES * STORAGE_BYTES) == 0,
+        };
         apply_row(&m, classes, &result, p, stream, transform, form, hessian);
     }
 }

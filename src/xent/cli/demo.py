@@ -3,13 +3,10 @@
 import argparse
 import importlib.util
 import math
-import os
 import platform
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 import xent
 from xent.cli.corpus import CONTEXT, START, Text, Vocabulary, python_files, read, split
 from xent.cli.model import Adam, Floats, LanguageModel
+from xent.cli.terminal import INSTALL, at_least, plot_file, progress
 
 BATCH = 512
 LEARNING_RATE = 8e-3
@@ -38,7 +36,6 @@ PROMPTS = (
     "if __name__ ==",
     "import os <newline> import",
 )
-INSTALL = "pip install 'xent[cli]'"
 
 _DESCRIPTION = """\
 Train a next-token language model in plain NumPy on Python's own standard library, with
@@ -71,7 +68,7 @@ def add_parser(commands: Any) -> None:
     ):
         parser.add_argument(
             name,
-            type=_at_least(smallest),
+            type=at_least(smallest),
             default=default,
             metavar="N",
             help=f"{meaning} (default {default})",
@@ -83,18 +80,8 @@ def add_parser(commands: Any) -> None:
         help="read the Python files below DIR instead of the standard library",
     )
     parser.add_argument(
-        "--plot", type=_plot_file, metavar="FILE", help="draw the curves (PNG, SVG or PDF)"
+        "--plot", type=plot_file, metavar="FILE", help="draw the curves (PNG, SVG or PDF)"
     )
-
-
-def _at_least(smallest: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"{value} is below {smallest}")
-        return value
-
-    return integer
 
 
 def _directory(text: str) -> Path:
@@ -102,37 +89,6 @@ def _directory(text: str) -> Path:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"no such directory: {text}")
     return path
-
-
-def _plot_file(text: str) -> Path:
-    """Refuse, before the training, what could not be written after it."""
-    path = Path(text)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError(f"needs matplotlib: {INSTALL}")
-    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
-        raise argparse.ArgumentTypeError(f"{text} does not end in .png, .svg or .pdf")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"cannot write {text}")
-    return path
-
-
-@contextmanager
-def _progress(task: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yield a function that advances the progress bar, if there can be one."""
-    if importlib.util.find_spec("rich") is None or not sys.stdout.isatty():
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (
-        "[progress.description]{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        key = bar.add_task(task, total=total)
-        yield lambda: bar.advance(key)
 
 
 @dataclass
@@ -207,7 +163,7 @@ def train(
     say(f"\nPerplexity (held-out: every {SAMPLE_EVERY}th token; all at the last step)")
     say("  step   training   held-out")
     judge(0, "")
-    with _progress("Training", steps) as advance:
+    with progress("Training", steps) as advance:
         for step in range(steps):
             contexts, targets = text.examples(rng.choice(text.positions, BATCH))
             model.forward(contexts, out=logits)
@@ -310,7 +266,7 @@ def run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("rich") is None:
         print(f"No progress bar without rich, and no --plot without matplotlib: {INSTALL}")
     paths = python_files(root)
-    with _progress("Reading", len(paths)) as advance:
+    with progress("Reading", len(paths)) as advance:
         documents = read(paths, advance)
     if len(documents) < 2:
         print(f"error: fewer than two Python files below {root}", file=sys.stderr)

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """Return the name of the CPU, which the platform module knows on Windows alone."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -37,7 +37,8 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cpus() -> str:
+def cpus() -> str:
+    """Return how many of the machine's CPUs this process may use."""
     total = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     return f"{usable} of {total}"
@@ -67,8 +68,8 @@ def run(_: argparse.Namespace) -> int:
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "NumPy": np.__version__,
         "platform": platform.platform(),
-        "CPU": _cpu(),
-        "CPUs usable": _cpus(),
+        "CPU": cpu(),
+        "CPUs usable": cpus(),
     }
     rows |= {name.replace("_", " "): value for name, value in config.items()}
     print(table(rows))

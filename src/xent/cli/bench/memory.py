@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from xent import _core
 
-#: Far more than a last-level cache, so that every pass comes from memory.
-BUFFER_BYTES = 128 << 20
+#: What the last-level cache is taken for where the system does not say.
+USUAL_CACHE = 32 << 20
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def last_level_cache() -> int:
+    """Bytes of the caches next to the memory, all of them together."""
+    sizes: dict[int, dict[str, int]] = {}
+    for folder in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*"):
+        try:
+            level, cpus, size = (
+                (folder / name).read_text().strip() for name in ("level", "shared_cpu_list", "size")
+            )
+            sizes.setdefault(int(level), {})[cpus] = int(size[:-1]) * UNITS[size[-1]]
+        except (OSError, ValueError, LookupError):
+            continue  # some systems list a cache and hide its size
+    return sum(sizes[max(sizes)].values()) if sizes else USUAL_CACHE
 
 
 class Memory:
@@ -22,7 +38,9 @@ class Memory:
         Each call moves `read_bytes`, or `copy_bytes` (read and written), once.
     """
 
-    def __init__(self, threads: int, nbytes: int = BUFFER_BYTES) -> None:
+    def __init__(self, threads: int) -> None:
+        # Far more than the cache, so that every pass comes from memory.
+        nbytes = max(128 << 20, 3 * last_level_cache())
         source, target = _aligned(nbytes), _aligned(nbytes)
         self.read_bytes = source.nbytes
         self.copy_bytes = 2 * source.nbytes
@@ -42,6 +60,16 @@ class Memory:
             "xent": lambda: _core.memory_copy(target, source, threads),
             "numpy.copyto": lambda: in_parallel(np.copyto),
         }
+
+
+def memory(threads: int) -> Memory:
+    """The buffers of this process, which are filled once."""
+    if threads not in _buffers:
+        _buffers[threads] = Memory(threads)
+    return _buffers[threads]
+
+
+_buffers: dict[int, Memory] = {}
 
 
 def _aligned(nbytes: int) -> np.ndarray:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import repeat
 from math import ceil
 from statistics import median, quantiles
 
-from cases import Case
-from memory import Memory
-from rivals import LIBRARIES, answer, assert_equal, available, prepare
+from xent import _core
+from xent.cli.bench.case import Case
+from xent.cli.bench.data import draw
+from xent.cli.bench.memory import last_level_cache, memory
+from xent.cli.bench.rivals import RIVALS, answer, assert_equal, available, prepare
 
 Call = Callable[[], object]
 
@@ -25,12 +28,10 @@ Call = Callable[[], object]
 TURN = 0.005
 #: Seconds of quiet before a turn: worker threads of the one before still spin for a while.
 PAUSE = 0.005
-#: Seconds that one contender may use per case; slow ones sit out some rounds.
-BUDGET = 4.0
+#: Seconds for each round that one contender may use, on average; slow ones sit out some rounds.
+BUDGET = 0.05
 #: Rounds that even the slowest contender takes part in.
 FEWEST_ROUNDS = 5
-#: Cases that move less live in the cache, where a share of the memory's speed says nothing.
-MEMORY_BOUND = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,16 @@ class Comparison:
         What was measured.
     threads : int
         Threads each library was given.
+    isa : str
+        Instruction set that `xent` used.
     seconds : dict of str to float
         Median time of one call, by library.
     spread : dict of str to float
         Distance of the times' quartiles, as a share of the median: the noise.
     rounds : dict of str to int
         How many rounds that is the median of.
+    left_out : dict of str to str
+        Why a rival that is installed was not measured, by rival.
     memory_speed : float or None
         Bytes per second of the best plain read, or of the best copy if the case writes as
         much as it reads; None for cases that live in the cache.
@@ -56,9 +61,11 @@ class Comparison:
 
     case: Case
     threads: int
+    isa: str
     seconds: dict[str, float]
     spread: dict[str, float]
     rounds: dict[str, int]
+    left_out: dict[str, str]
     memory_speed: float | None
 
     @property
@@ -67,9 +74,11 @@ class Comparison:
         rivals = self.seconds.keys() - {"xent"}
         return min(rivals, key=self.seconds.__getitem__, default=None)
 
-    def speedup(self, rival: str) -> float:
-        """How many times faster than the rival `xent` is."""
-        return self.seconds[rival] / self.seconds["xent"]
+    @property
+    def speedup(self) -> float | None:
+        """How many times as long the fastest rival takes."""
+        rival = self.fastest_rival
+        return self.seconds[rival] / self.seconds["xent"] if rival else None
 
     @property
     def bandwidth(self) -> float:
@@ -115,7 +124,7 @@ def interleave(
     rounds : int
         Rounds to run.
     budget : float
-        Seconds per contender; one that needs more runs in every second round, or third, …
+        Seconds of a round; a contender that needs more runs in every second, or third, …
 
     Returns
     -------
@@ -126,7 +135,7 @@ def interleave(
     for name, call in calls.items():
         once = min(timed(call, 1), timed(call, 1))
         number = numbers[name] = ceil(TURN / once)
-        needed = rounds * (1 + number) * once
+        needed = (1 + number) * once
         strides[name] = max(1, min(ceil(needed / budget), rounds // FEWEST_ROUNDS))
     names = list(calls)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -147,38 +156,77 @@ def interleave(
     return samples
 
 
-def contenders(case: Case, libraries: Sequence[str], threads: int) -> dict[str, Call]:
-    """Prepare and warm up each library for the case, and assert that the answers are equal."""
-    data = case.data()
-    calls = {name: prepare(name, case, data, threads) for name in available(case, libraries)}
+@contextmanager
+def instruction_set(isa: str) -> Iterator[None]:
+    """Compute with one instruction set, in the whole process."""
+    previous = _core.use_isa(isa)
+    try:
+        yield
+    finally:
+        _core.use_isa(previous)
+
+
+def contenders(
+    case: Case, rivals: Sequence[str], threads: int
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Prepare and warm up `xent` and its rivals, and assert that their answers are equal.
+
+    Returns
+    -------
+    calls : dict of str to callable
+        By library.
+    left_out : dict of str to str
+        Why a rival has no call: what it raised.
+    """
+    data = draw(case)
+    calls: dict[str, Call] = {"xent": prepare("xent", case, data, threads)}
+    left_out = {}
     expected = answer(calls["xent"]())
-    for name, call in calls.items():
-        assert_equal(name, case, call(), expected)
-    return calls
+    for name in available(case, rivals):
+        try:
+            call = prepare(name, case, data, threads)
+            result = call()
+        except Exception as error:  # versions of libraries that nobody has tried
+            left_out[name] = f"{type(error).__name__}: {error}"
+            continue
+        assert_equal(name, case, result, expected)
+        calls[name] = call
+    return calls, left_out
+
+
+def is_in_memory(case: Case) -> bool:
+    """Whether the case moves more than the cache holds; else the memory's speed says nothing."""
+    return case.bytes_moved > last_level_cache()
 
 
 def compare(
     case: Case,
-    memory: Memory,
     threads: int,
-    rounds: int = 30,
-    libraries: Sequence[str] = tuple(LIBRARIES),
+    isa: str,
+    rounds: int,
+    rivals: Sequence[str] = tuple(RIVALS),
 ) -> Comparison:
     """Measure one case: all libraries, and the memory's speed in the same rounds."""
-    libraries_calls = contenders(case, libraries, threads)
-    moves = memory.copiers if case.writes else memory.readers
-    moved = memory.copy_bytes if case.writes else memory.read_bytes
-    in_memory = case.bytes_moved >= MEMORY_BOUND
-    moves_calls = {f"memory:{name}": call for name, call in moves.items() if in_memory}
-    samples = interleave({**libraries_calls, **moves_calls}, rounds)
+    with instruction_set(isa):
+        calls, left_out = contenders(case, rivals, threads)
+        moves: dict[str, Call] = {}
+        moved = 0
+        if is_in_memory(case):
+            speed = memory(threads)
+            moves = speed.copiers if case.writes else speed.readers
+            moved = speed.copy_bytes if case.writes else speed.read_bytes
+        probes = {f"memory:{name}": call for name, call in moves.items()}
+        samples = interleave({**calls, **probes}, rounds)
     medians = {name: median(times) for name, times in samples.items()}
     return Comparison(
         case=case,
         threads=threads,
-        seconds={name: medians[name] for name in libraries_calls},
-        spread={name: spread(samples[name]) for name in libraries_calls},
-        rounds={name: len(samples[name]) for name in libraries_calls},
-        memory_speed=max((moved / medians[name] for name in moves_calls), default=None),
+        isa=isa,
+        seconds={name: medians[name] for name in calls},
+        spread={name: spread(samples[name]) for name in calls},
+        rounds={name: len(samples[name]) for name in calls},
+        left_out=left_out,
+        memory_speed=max((moved / medians[name] for name in probes), default=None),
     )
 
 
@@ -191,6 +239,7 @@ class Relation:
 
     case: Case
     threads: int
+    isa: str
     seconds: dict[str, float]
     spread: dict[str, float]
 
@@ -202,7 +251,9 @@ class Relation:
     @property
     def bytes_ratio(self) -> float:
         """How many times as many bytes the case moves."""
-        return self.case.bytes_moved / self.case.plain.bytes_moved
+        plain = self.case.plain
+        assert plain is not None
+        return self.case.bytes_moved / plain.bytes_moved
 
     @property
     def time_per_byte_ratio(self) -> float:
@@ -210,28 +261,49 @@ class Relation:
         return self.time_ratio / self.bytes_ratio
 
 
-def relate(case: Case, threads: int, rounds: int = 30) -> Relation:
+def relate(case: Case, threads: int, isa: str, rounds: int) -> Relation:
     """Measure a case against its plain cross-entropy, in turns."""
-    data = case.data()
-    plain_data = replace(case.plain.data(), logits=data.logits)
+    plain = case.plain
+    assert plain is not None
+    data = draw(case)
     calls = {
         "case": prepare("xent", case, data, threads),
-        "plain": prepare("xent", case.plain, plain_data, threads),
+        "plain": prepare("xent", plain, replace(draw(plain), logits=data.logits), threads),
     }
-    samples = interleave(calls, rounds)
+    with instruction_set(isa):
+        samples = interleave(calls, rounds)
     return Relation(
         case=case,
         threads=threads,
+        isa=isa,
         seconds={name: median(times) for name, times in samples.items()},
         spread={name: spread(times) for name, times in samples.items()},
     )
 
 
-def memory_speeds(memory: Memory, rounds: int = 10) -> tuple[float, float]:
-    """Read and copy speed in bytes per second, for runs that do not interleave."""
-    reads = interleave(memory.readers, rounds)
-    copies = interleave(memory.copiers, rounds)
-    return (
-        memory.read_bytes / min(map(median, reads.values())),
-        memory.copy_bytes / min(map(median, copies.values())),
+@dataclass(frozen=True)
+class MemorySpeed:
+    """Bytes per second: of the best plain read, and of the best copy, read and written."""
+
+    threads: int
+    read: float
+    copy: float
+
+    def settled(self, comparisons: Sequence[Comparison]) -> MemorySpeed:
+        """The medians of these speeds and of those measured between the cases."""
+        found = {"read": [self.read], "copy": [self.copy]}
+        for one in comparisons:
+            if one.memory_speed and one.threads == self.threads:
+                found[one.yardstick].append(one.memory_speed)
+        return MemorySpeed(self.threads, median(found["read"]), median(found["copy"]))
+
+
+def memory_speed(threads: int, rounds: int = 10) -> MemorySpeed:
+    """Measure the memory by itself."""
+    buffers = memory(threads)
+    reads, copies = (interleave(calls, rounds) for calls in (buffers.readers, buffers.copiers))
+    return MemorySpeed(
+        threads,
+        buffers.read_bytes / min(map(median, reads.values())),
+        buffers.copy_bytes / min(map(median, copies.values())),
     )

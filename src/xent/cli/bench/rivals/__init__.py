@@ -1,0 +1,96 @@
+"""What each library's user would write for a case, at its best.
+
+Every library is a class with one method per function of `xent`. A method takes a case and
+its data and returns a call without arguments, which is what the clock sees: conversions,
+compilation and everything else that a training loop does once happen before. The call does
+not return before its answer is complete. A missing method means that the library has nothing
+for that function.
+
+Arrays are handed over without a copy where the library can (`torch.from_numpy`), results go
+into the caller's buffers where it lets them (`out=`), and integer targets have the dtype
+the library likes best. Half types stay what they are but in NumPy and SciPy, whose loops over
+them are slower than a conversion to float32 and back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from xent.cli.bench.case import ATOL, Case
+from xent.cli.bench.data import Data, widened
+from xent.cli.bench.rivals.jax import Jax
+from xent.cli.bench.rivals.library import Call, Library
+from xent.cli.bench.rivals.numpy import NumPy
+from xent.cli.bench.rivals.scipy import SciPy
+from xent.cli.bench.rivals.sklearn import ScikitLearn
+from xent.cli.bench.rivals.torch import Torch
+from xent.cli.bench.rivals.xent import Xent
+
+#: Library classes by the name of the module they need.
+RIVALS: dict[str, type[Library]] = {
+    "numpy": NumPy,
+    "scipy": SciPy,
+    "sklearn": ScikitLearn,
+    "torch": Torch,
+    "jax": Jax,
+}
+
+
+def available(case: Case, rivals: Sequence[str] = tuple(RIVALS)) -> list[str]:
+    """Names of the installed rivals that have something for the case."""
+    return [name for name in rivals if RIVALS[name].knows(case) and find_spec(name) is not None]
+
+
+def prepare(library: str, case: Case, data: Data, threads: int) -> Call:
+    """Return the library's call for the case, on as many threads as it can be told to use."""
+    return RIVALS.get(library, Xent)(threads).call(case, data)
+
+
+def answer(result: Any) -> tuple[np.ndarray | None, ...]:
+    """Copy what a call returned, whichever library it is from, to float32 or float64 arrays."""
+    return tuple(map(_array, result if isinstance(result, tuple) else (result,)))
+
+
+def _array(part: Any) -> np.ndarray | None:
+    if part is None:
+        return None
+    if hasattr(part, "detach"):
+        # Neither NumPy nor torch converts the other's bfloat16.
+        part = part.detach().float() if part.itemsize < 4 else part.detach()
+    array = widened(np.asarray(part))
+    return array.astype(np.result_type(array.dtype, np.float32))
+
+
+def assert_equal(
+    library: str, case: Case, actual: Any, expected: Sequence[np.ndarray | None]
+) -> None:
+    """Raise AssertionError unless a call's result agrees with `xent`'s, within `rtol` and ATOL.
+
+    None stands for a part that the library does not compute.
+    """
+    for got, want in zip(answer(actual), expected, strict=True):
+        if got is None or want is None:
+            continue
+        alike = [part for part in expected if part is not None and part.shape == want.shape]
+        scale = max(np.abs(part).max() for part in alike)
+        np.testing.assert_allclose(
+            got.reshape(want.shape),
+            want,
+            rtol=case.rtol,
+            atol=ATOL[case.dtype] * scale,
+            err_msg=f"{library} and xent disagree on {case.name}",
+        )
+
+
+def pin(threads: int) -> None:
+    """Give the process no more cores than `threads`, for libraries that ask how many there are.
+
+    Has an effect only before they are imported, and on systems that know affinity.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])

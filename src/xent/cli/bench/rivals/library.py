@@ -1,0 +1,80 @@
+"""What the libraries share: how one is asked, and parts of formulas that are the same in all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xent.cli.bench.case import Case
+from xent.cli.bench.data import Data
+
+Call = Callable[[], Any]
+vecdot: Any = np.vecdot  # whose declared type lacks `axis`
+
+
+def target_positions(case: Case, targets: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Index tuple that picks the true class of every row from an array of logits' shape."""
+    index: list[np.ndarray] = list(np.indices(targets.shape, sparse=True))
+    index.insert(case.axis % len(case.shape), targets)
+    return tuple(index)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a loss makes of a row's negative log-likelihood, in any library's arrays."""
+
+    value: Callable[[Any, Callable[[Any], Any]], Any]
+    #: Derivative of `value`, for libraries that have none of their own.
+    slope: Callable[[np.ndarray], Any]
+
+
+def focal(nll: Any, exp: Callable[[Any], Any]) -> Any:
+    """Focal loss, gamma = 2."""
+    return (1 - exp(-nll)) ** 2 * nll
+
+
+def focal_slope(nll: np.ndarray) -> np.ndarray:
+    """Derivative of `focal`."""
+    p = np.exp(-nll)
+    return (1 - p) ** 2 + 2 * (1 - p) * p * nll
+
+
+CROSS_ENTROPY = Link(lambda nll, exp: nll, lambda nll: 1)
+FOCAL = Link(focal, focal_slope)
+POLY1 = Link(lambda nll, exp: nll + 2 * (1 - exp(-nll)), lambda nll: 1 + 2 * np.exp(-nll))
+
+
+def sigmoid_focal(ce: Any, q: Any, t: Any) -> Any:
+    """Torchvision's focal loss of elements: cross-entropy and q = 1 - p of the target."""
+    return (0.25 * t + 0.75 * (1 - t)) * q**2 * ce
+
+
+def transformed(case: Case, logits: Any, tanh: Callable[[Any], Any]) -> Any:
+    """Logits after soft-cap and temperature, in the arrays of a library that differentiates."""
+    softcap, temperature = case.options.get("softcap"), case.options.get("temperature")
+    if softcap:
+        logits = softcap * tanh(logits / softcap)
+    return logits / temperature if temperature else logits
+
+
+class Library:
+    """How a library answers a case: with the method that its task names."""
+
+    #: Options that its methods know; None: all.
+    options: frozenset[str] | None = None
+
+    @classmethod
+    def knows(cls, case: Case) -> bool:
+        return hasattr(cls, case.task) and (
+            cls.options is None or case.options.keys() <= cls.options
+        )
+
+    def __init__(self, threads: int) -> None:
+        raise NotImplementedError
+
+    def call(self, case: Case, data: Data) -> Call:
+        call: Call = getattr(self, case.task)(case, data)
+        return call

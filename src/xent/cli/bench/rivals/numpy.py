@@ -1,0 +1,313 @@
+"""What a user of NumPy would write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+
+from xent.cli.bench.case import Case
+from xent.cli.bench.data import Data, store, widened
+from xent.cli.bench.rivals.library import (
+    CROSS_ENTROPY,
+    FOCAL,
+    POLY1,
+    Call,
+    Library,
+    Link,
+    sigmoid_focal,
+    target_positions,
+    vecdot,
+)
+
+
+class NumPy(Library):
+    """The usual shifted formula with one temporary, or none where there is a buffer to use."""
+
+    def __init__(self, threads: int) -> None:
+        """NumPy's own loops use one thread, whatever is asked for."""
+
+    def cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._loss(CROSS_ENTROPY, case, data)
+
+    def focal_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(FOCAL, case, data)
+
+    def poly1_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(POLY1, case, data)
+
+    def _loss(self, link: Link, case: Case, data: Data) -> Call:
+        targets, axis = data.targets, case.axis
+        softcap, temperature = case.options.get("softcap"), case.options.get("temperature", 1.0)
+        smoothing, z_loss = (case.options.get(name, 0.0) for name in ("label_smoothing", "z_loss"))
+        at = None if case.soft else target_positions(case, targets)
+        share = 1 / (prod(case.row_shape) * temperature)
+        work = None if case.half else data.grad_out
+
+        def transformed() -> np.ndarray:
+            """Logits in the compute dtype, after cap and temperature; no copy if that is all."""
+            z = widened(data.logits)
+            if softcap:
+                z = z / softcap
+                np.tanh(z, out=z)
+                z *= softcap
+            return z if temperature == 1 else z / temperature
+
+        def row_terms(shifted: np.ndarray) -> np.ndarray:
+            """Sum of targets times shifted logits, per row."""
+            if case.soft:
+                return vecdot(targets, shifted, axis=axis)
+            picked = shifted[at]
+            if smoothing:
+                picked = (1 - smoothing) * picked + smoothing * shifted.mean(axis=axis)
+            return picked
+
+        def mean_loss(nll: np.ndarray, lse: np.ndarray | None) -> np.floating:
+            value = link.value(nll, np.exp)
+            return (value if lse is None else value + z_loss * lse**2).mean()
+
+        def loss() -> np.floating:
+            z = transformed()
+            largest = z.max(axis=axis, keepdims=True)
+            shifted = z - largest
+            terms = row_terms(shifted)
+            np.exp(shifted, out=shifted)
+            total = np.log(shifted.sum(axis=axis))
+            return mean_loss(total - terms, total + largest.squeeze(axis) if z_loss else None)
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            z = transformed()
+            largest = z.max(axis=axis, keepdims=True)
+            grad = np.subtract(z, largest, out=work)
+            terms = row_terms(grad)
+            np.exp(grad, out=grad)
+            total = grad.sum(axis=axis, keepdims=True)
+            log_total = np.log(total).squeeze(axis)
+            nll, lse = log_total - terms, None
+            slope = weight = link.slope(nll)
+            if z_loss:
+                lse = log_total + largest.squeeze(axis)
+                weight = slope + 2 * z_loss * lse
+            if isinstance(weight, np.ndarray):
+                weight = np.expand_dims(weight, axis)
+            if case.soft:
+                grad *= weight / total
+                grad -= targets
+                grad *= share
+            else:
+                grad *= share * weight / total
+                if smoothing:
+                    grad -= share * smoothing / case.classes
+                grad[at] -= share * (1 - smoothing) * slope
+            if softcap:
+                z *= temperature / softcap
+                np.square(z, out=z)
+                grad *= np.subtract(1, z, out=z)
+            return mean_loss(nll, lse), store(grad, data.grad_out) if case.half else grad
+
+        return loss_and_gradient if case.gradient else loss
+
+    def nll_loss(self, case: Case, data: Data) -> Call:
+        return self._of_probabilities(lambda log_probs: log_probs, case, data)
+
+    def categorical_cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._of_probabilities(np.log, case, data)
+
+    def _of_probabilities(
+        self, log: Callable[[np.ndarray], np.ndarray], case: Case, data: Data
+    ) -> Call:
+        probs, targets, grad, axis = data.logits, data.targets, data.grad_out, case.axis
+        share = 1 / prod(case.row_shape)
+        at = None if case.soft else target_positions(case, targets)
+
+        def loss() -> np.floating:
+            rows = vecdot(targets, log(probs), axis=axis) if case.soft else log(probs[at])
+            return -rows.mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            if case.soft:
+                np.multiply(targets, -share, out=grad)
+                if log is np.log:
+                    np.divide(grad, probs, out=grad)
+            else:
+                grad.fill(0)
+                grad[at] = -share / probs[at] if log is np.log else -share
+            return loss(), grad
+
+        return loss_and_gradient if case.gradient else loss
+
+    def entropy(self, case: Case, data: Data) -> Call:
+        logits, axis, share = data.logits, case.axis, 1 / prod(case.row_shape)
+
+        def entropy() -> np.floating | tuple[np.floating, np.ndarray]:
+            shifted = logits - logits.max(axis=axis, keepdims=True)
+            p = np.exp(shifted, out=data.grad_out)
+            total = p.sum(axis=axis, keepdims=True)
+            moment = np.expand_dims(vecdot(p, shifted, axis=axis), axis) / total
+            value = (np.log(total) - moment).mean()
+            if not case.gradient:
+                return value
+            # -p (log p + H) = -p (shifted - moment)
+            shifted -= moment
+            p *= shifted
+            p *= -share / total
+            return value, p
+
+        return entropy
+
+    def distillation_loss(self, case: Case, data: Data) -> Call:
+        axis, share, temperature = case.axis, 1 / prod(case.row_shape), case.options["temperature"]
+
+        def log_softmax(logits: np.ndarray) -> np.ndarray:
+            result = logits / temperature
+            result -= result.max(axis=axis, keepdims=True)
+            result -= np.log(np.exp(result).sum(axis=axis, keepdims=True))
+            return result
+
+        def distillation_loss() -> np.floating | tuple[np.floating, np.ndarray]:
+            student, teacher = log_softmax(data.logits), log_softmax(data.targets)
+            q = np.exp(teacher, out=data.grad_out)
+            teacher -= student
+            value = temperature**2 * vecdot(q, teacher, axis=axis).mean()
+            if not case.gradient:
+                return value
+            grad = np.subtract(np.exp(student, out=student), q, out=q)
+            grad *= temperature * share
+            return value, grad
+
+        return distillation_loss
+
+    def cross_entropy_hessian(self, case: Case, data: Data) -> Call:
+        logits, axis, at = data.logits, case.axis, target_positions(case, data.targets)
+
+        def loss_gradient_and_hessian() -> tuple[np.floating, np.ndarray, np.ndarray]:
+            p = np.subtract(logits, logits.max(axis=axis, keepdims=True), out=data.grad_out)
+            picked = p[at]
+            np.exp(p, out=p)
+            total = p.sum(axis=axis, keepdims=True)
+            p /= total
+            hess = np.subtract(1, p, out=data.hess_out)
+            hess *= p
+            p[at] -= 1
+            return (np.log(total).squeeze(axis) - picked).sum(), p, hess
+
+        return loss_gradient_and_hessian
+
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        p, t = data.logits, data.targets
+
+        def loss() -> np.floating:
+            log_p, log_others = np.log(p), np.log1p(-p)
+            return -(t * np.maximum(log_p, -100) + (1 - t) * np.maximum(log_others, -100)).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            grad = np.subtract(p, t, out=data.grad_out)
+            grad /= np.maximum(p * (1 - p), 1e-12)
+            grad /= p.size
+            return loss(), grad
+
+        return loss_and_gradient if case.gradient else loss
+
+    @staticmethod
+    def _binary(z: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each element."""
+        return np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            grad = np.exp(np.negative(z, out=data.grad_out), out=data.grad_out)
+            grad += 1
+            np.divide(1, grad, out=grad)
+            grad -= t
+            grad /= z.size
+            return self._binary(z, t).mean(), grad
+
+        return loss_and_gradient if case.gradient else lambda: self._binary(z, t).mean()
+
+    def binary_cross_entropy_with_logits_hessian(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def loss_gradient_and_hessian() -> tuple[np.floating, np.ndarray, np.ndarray]:
+            p = np.exp(np.negative(z, out=data.grad_out), out=data.grad_out)
+            p += 1
+            np.divide(1, p, out=p)
+            hess = np.subtract(1, p, out=data.hess_out)
+            hess *= p
+            p -= t
+            return self._binary(z, t).sum(), p, hess
+
+        return loss_gradient_and_hessian
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def parts() -> tuple[np.ndarray, np.ndarray]:
+            p = 1 / (1 + np.exp(-z))
+            return self._binary(z, t), t + p - 2 * t * p
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            ce, q = parts()
+            # Of labels: dq/dz = (1 - 2t) q (1 - q), dce/dz = (1 - 2t) q.
+            slope = (1 - 2 * t) * (q + 2 * (1 - q) * ce)
+            grad = np.divide(sigmoid_focal(slope, q, t), z.size, out=data.grad_out)
+            return sigmoid_focal(ce, q, t).mean(), grad
+
+        return loss_and_gradient if case.gradient else lambda: sigmoid_focal(*parts(), t).mean()
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        x, t = data.logits, data.targets
+
+        def loss() -> np.floating:
+            return (t * (np.log(t) - x)).mean()
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            return loss(), np.divide(t, -x.size, out=data.grad_out)
+
+        return loss_and_gradient if case.gradient else loss
+
+    def token_log_probs(self, case: Case, data: Data) -> Call:
+        at = target_positions(case, data.targets)
+
+        def token_log_probs() -> np.ndarray:
+            shifted = data.logits - data.logits.max(axis=case.axis, keepdims=True)
+            picked = shifted[at]
+            np.exp(shifted, out=shifted)
+            return np.subtract(picked, np.log(shifted.sum(axis=case.axis)), out=data.out)
+
+        return token_log_probs
+
+    def perplexity(self, case: Case, data: Data) -> Call:
+        loss = self.cross_entropy(case, data)
+        return lambda: np.exp(loss())
+
+    def logsumexp(self, case: Case, data: Data) -> Call:
+        def logsumexp() -> np.ndarray:
+            largest = data.logits.max(axis=case.axis, keepdims=True)
+            shifted = data.logits - largest
+            np.exp(shifted, out=shifted)
+            total = np.log(shifted.sum(axis=case.axis))
+            return np.add(total, largest.squeeze(case.axis), out=data.out)
+
+        return logsumexp
+
+    def softmax(self, case: Case, data: Data) -> Call:
+        def softmax() -> np.ndarray:
+            largest = data.logits.max(axis=case.axis, keepdims=True)
+            result = np.subtract(data.logits, largest, out=data.out)
+            np.exp(result, out=result)
+            result /= result.sum(axis=case.axis, keepdims=True)
+            return result
+
+        return softmax
+
+    def log_softmax(self, case: Case, data: Data) -> Call:
+        def log_softmax() -> np.ndarray:
+            largest = data.logits.max(axis=case.axis, keepdims=True)
+            result = np.subtract(data.logits, largest, out=data.out)
+            result -= np.log(np.exp(result).sum(axis=case.axis, keepdims=True))
+            return result
+
+        return log_softmax

@@ -1,0 +1,200 @@
+"""What a user of PyTorch would write."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from xent.cli.bench.case import Case
+from xent.cli.bench.data import Data
+from xent.cli.bench.rivals.library import (
+    CROSS_ENTROPY,
+    FOCAL,
+    POLY1,
+    Call,
+    Library,
+    Link,
+    sigmoid_focal,
+    transformed,
+)
+
+
+class Torch(Library):
+    """`torch.nn.functional` and autograd, on tensors that share NumPy's memory."""
+
+    def __init__(self, threads: int) -> None:
+        self.torch = importlib.import_module("torch")
+        self.torch.set_num_threads(threads)
+
+    def cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._loss(self._mean_loss(case), case, data)
+
+    def focal_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(self._mean_loss(case, FOCAL), case, data)
+
+    def poly1_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(self._mean_loss(case, POLY1), case, data)
+
+    def binary_cross_entropy(self, case: Case, data: Data) -> Call:
+        return self._loss(self.torch.nn.functional.binary_cross_entropy, case, data)
+
+    def binary_cross_entropy_with_logits(self, case: Case, data: Data) -> Call:
+        return self._loss(self.torch.nn.functional.binary_cross_entropy_with_logits, case, data)
+
+    def sigmoid_focal_loss(self, case: Case, data: Data) -> Call:
+        losses = self.torch.nn.functional.binary_cross_entropy_with_logits
+
+        def mean_loss(z: Any, t: Any) -> Any:
+            p = self.torch.sigmoid(z)
+            q = 1 - (p * t + (1 - p) * (1 - t))
+            return sigmoid_focal(losses(z, t, reduction="none"), q, t).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def kl_div(self, case: Case, data: Data) -> Call:
+        # Torch's own "mean" warns that it is one over all elements.
+        kl_div = self.torch.nn.functional.kl_div
+        return self._loss(lambda x, t: kl_div(x, t, reduction="none").mean(), case, data)
+
+    def nll_loss(self, case: Case, data: Data) -> Call:
+        return self._loss(self._nll_loss(case), case, data)
+
+    def categorical_cross_entropy(self, case: Case, data: Data) -> Call:
+        nll_loss = self._nll_loss(case)
+        return self._loss(lambda probs, targets: nll_loss(probs.log(), targets), case, data)
+
+    def _nll_loss(self, case: Case) -> Callable[[Any, Any], Any]:
+        if case.soft:
+            return lambda log_probs, targets: -(targets * log_probs).sum(case.axis).mean()
+        return self.torch.nn.functional.nll_loss
+
+    def entropy(self, case: Case, data: Data) -> Call:
+        def mean_entropy(logits: Any, _: None) -> Any:
+            log_probs = self.torch.log_softmax(logits, case.axis)
+            return -(log_probs.exp() * log_probs).sum(case.axis).mean()
+
+        return self._loss(mean_entropy, case, data)
+
+    def distillation_loss(self, case: Case, data: Data) -> Call:
+        log_softmax, axis = self.torch.log_softmax, case.axis
+        kl_div, temperature = self.torch.nn.functional.kl_div, case.options["temperature"]
+
+        def mean_loss(student: Any, teacher: Any) -> Any:
+            p, q = (
+                log_softmax(student / temperature, axis),
+                log_softmax(teacher / temperature, axis),
+            )
+            return temperature**2 * kl_div(p, q, log_target=True, reduction="batchmean")
+
+        return self._loss(mean_loss, case, data)
+
+    def _loss(self, mean_loss: Callable[[Any, Any], Any], case: Case, data: Data) -> Call:
+        logits, targets = self._tensors(case, data)
+        if not case.gradient:
+            return lambda: mean_loss(logits, targets)
+        logits.requires_grad_()
+
+        def loss_and_gradient() -> tuple[Any, Any]:
+            logits.grad = None
+            value = mean_loss(logits, targets)
+            value.backward()
+            return value, logits.grad
+
+        return loss_and_gradient
+
+    def cross_entropy_hessian(self, case: Case, data: Data) -> Call:
+        row_losses = self._cross_entropy(case, reduction="none")
+        logits, targets = self._tensors(case, data)
+        where = targets.unsqueeze(case.axis)
+
+        def loss_gradient_and_hessian() -> tuple[Any, Any, Any]:
+            p = self.torch.softmax(logits, case.axis)
+            value, hess = row_losses(logits, targets).sum(), p * (1 - p)
+            return value, p.scatter_add_(case.axis, where, minus_one), hess
+
+        minus_one = self.torch.full_like(where, -1, dtype=logits.dtype)
+        return loss_gradient_and_hessian
+
+    def binary_cross_entropy_with_logits_hessian(self, case: Case, data: Data) -> Call:
+        losses = self.torch.nn.functional.binary_cross_entropy_with_logits
+        logits, targets = self._tensors(case, data)
+
+        def loss_gradient_and_hessian() -> tuple[Any, Any, Any]:
+            p = self.torch.sigmoid(logits)
+            return losses(logits, targets, reduction="sum"), p - targets, p * (1 - p)
+
+        return loss_gradient_and_hessian
+
+    def token_log_probs(self, case: Case, data: Data) -> Call:
+        row_losses = self._cross_entropy(case, reduction="none")
+        logits, targets = self._tensors(case, data)
+        return lambda: row_losses(logits, targets).neg_()
+
+    def perplexity(self, case: Case, data: Data) -> Call:
+        mean_loss = self._cross_entropy(case)
+        logits, targets = self._tensors(case, data)
+        return lambda: mean_loss(logits, targets).exp()
+
+    def logsumexp(self, case: Case, data: Data) -> Call:
+        return self._special(self.torch.logsumexp, case, data)
+
+    def softmax(self, case: Case, data: Data) -> Call:
+        return self._special(self.torch.softmax, case, data)
+
+    def log_softmax(self, case: Case, data: Data) -> Call:
+        return self._special(self.torch.log_softmax, case, data)
+
+    def _special(self, function: Callable[..., Any], case: Case, data: Data) -> Call:
+        logits = self._tensor(data.logits)
+        if data.out is None:
+            return lambda: function(logits, case.axis)
+        out = self._tensor(data.out.copy())
+        return lambda: function(logits, case.axis, out=out)
+
+    def _mean_loss(self, case: Case, link: Link = CROSS_ENTROPY) -> Callable[[Any, Any], Any]:
+        if link is CROSS_ENTROPY and case.options.keys() <= {"label_smoothing"}:
+            return self._cross_entropy(case)
+        torch, row_losses = self.torch, self._cross_entropy(case, reduction="none")
+        z_loss = case.options.get("z_loss")
+
+        def mean_loss(logits: Any, targets: Any) -> Any:
+            z = transformed(case, logits, torch.tanh)
+            value = link.value(row_losses(z, targets), torch.exp).mean()
+            return (
+                value + z_loss * torch.logsumexp(z, case.axis).square().mean() if z_loss else value
+            )
+
+        return mean_loss
+
+    def _cross_entropy(self, case: Case, **options: Any) -> Callable[[Any, Any], Any]:
+        """Torch's loss for logits of the case's shape; torch wants the classes on axis 1."""
+        function = self.torch.nn.functional.cross_entropy
+        if "label_smoothing" in case.options:
+            options["label_smoothing"] = case.options["label_smoothing"]
+        if self._must_flatten(case):
+            return lambda logits, targets: function(logits.flatten(0, -2), targets, **options)
+        if case.half and case.axis == 1 and not options:
+            # Its own mean over pixels sums in the half type.
+            losses = partial(function, reduction="none")
+            return lambda logits, targets: losses(logits, targets).mean(dtype=self.torch.float32)
+        if options:
+            return lambda logits, targets: function(logits, targets, **options)
+        return function
+
+    def _tensors(self, case: Case, data: Data) -> tuple[Any, Any]:
+        targets: Any = None if data.targets is None else self._tensor(data.targets)
+        if self._must_flatten(case):
+            targets = targets.flatten(0, -2 if case.soft else -1)
+        return self._tensor(data.logits), targets
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        tensor = self.torch.from_numpy(array)
+        return tensor.view(self.torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+    @staticmethod
+    def _must_flatten(case: Case) -> bool:
+        return len(case.shape) > 2 and case.axis == -1

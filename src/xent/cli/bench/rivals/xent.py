@@ -1,0 +1,41 @@
+"""The library under test."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+
+from xent.cli.bench.case import WITHOUT_TARGETS, Case
+from xent.cli.bench.data import Data
+from xent.cli.bench.rivals.library import Call, Library
+
+
+class Xent(Library):
+    """`xent`, whose functions are all called alike."""
+
+    def __init__(self, threads: int) -> None:
+        self.module = importlib.import_module("xent")
+        self.module.set_num_threads(threads)
+
+    @classmethod
+    def knows(cls, case: Case) -> bool:
+        return True
+
+    def call(self, case: Case, data: Data) -> Call:
+        function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
+        options = dict(case.options)
+        if case.axis != -1 or case.function in WITHOUT_TARGETS:
+            options["axis"] = case.axis
+        if case.gradient:
+            options["return_hess" if case.hessian else "return_grad"] = True
+        if case.dtype == "bfloat16":
+            options["dtype"] = case.dtype
+        buffers = {"out": data.out, "grad_out": data.grad_out, "hess_out": data.hess_out}
+        options |= {name: buffer for name, buffer in buffers.items() if buffer is not None}
+        # Spelled out, because unpacking would be a visible part of a microsecond.
+        if not options:
+            return lambda: function(logits, targets)
+        if options.keys() == {"return_grad", "grad_out"}:
+            grad_out = data.grad_out
+            return lambda: function(logits, targets, return_grad=True, grad_out=grad_out)
+        return partial(function, *(logits,) if targets is None else (logits, targets), **options)
