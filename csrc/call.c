@@ -104,100 +104,74 @@ static xent_rows run_from(const axes *a, int64_t begin, int64_t end) {
     return rows;
 }
 
-/* Sums of fixed blocks of rows, in parallel, then of the blocks from first to last. */
-enum { SUM_LANES = 8 };
+/* Class indices are checked, and the weights of the rows that count summed, in fixed blocks of rows; the blocks' sums are
+ * added from first to last. */
+enum { SUM_LANES = 8, FEW_BLOCKS = 16 };
 
 typedef struct {
     const xent_call *call;
     const axes *arrays;
+    const xent_kernels *kernels;
     exact *sums; /* of each block */
     atomic_llong first_bad;
-} sum_work;
+} check_work;
 
-static exact add_lanes(const exact lanes[SUM_LANES]) {
-    exact s = {0, 0};
-    for (int i = 0; i < SUM_LANES; ++i) {
-        add(&s, lanes[i].high);
-        s.low += lanes[i].low;
-    }
-    return s;
+static double weight_of(const xent_call *call, const xent_rows *rows, int64_t i) {
+    const int bytes = compute_bytes(call);
+    const int64_t y = xent_load_index(rows->index + i * rows->index_step, call->index_type);
+    /* The index has been checked, but another thread may have changed it since. */
+    if ((uint64_t)y >= (uint64_t)call->classes || (call->has_ignore && y == call->ignore_index))
+        return 0;
+    return (call->class_weight ? load_number((const char *)call->class_weight + y * bytes, bytes) : 1) *
+           (rows->weight ? load_number(rows->weight + i * rows->weight_step, bytes) : 1);
 }
 
-static void sum_losses(void *context, int64_t begin, int64_t end, int worker) {
-    (void)worker;
-    sum_work *w = context;
-    const int bytes = compute_bytes(w->call);
-    exact lanes[SUM_LANES] = {{0, 0}};
-    for (int64_t r = begin; r < end;) {
-        const xent_rows rows = run_from(w->arrays, r, end);
-        int64_t i = 0;
-        for (; ((r + i - begin) % SUM_LANES || rows.count - i < SUM_LANES) && i < rows.count; ++i)
-            add(&lanes[(r + i - begin) % SUM_LANES], load_number(rows.loss + i * rows.loss_step, bytes));
-        for (; i + SUM_LANES <= rows.count; i += SUM_LANES) {
-            double x[SUM_LANES];
-            for (int lane = 0; lane < SUM_LANES; ++lane)
-                x[lane] = load_number(rows.loss + (i + lane) * rows.loss_step, bytes);
-            for (int lane = 0; lane < SUM_LANES; ++lane)
-                add(&lanes[lane], x[lane]);
-        }
-        for (; i < rows.count; ++i)
-            add(&lanes[(r + i - begin) % SUM_LANES], load_number(rows.loss + i * rows.loss_step, bytes));
-        r += rows.count;
-    }
-    w->sums[begin / XENT_SUM_BLOCK] = add_lanes(lanes);
-}
-
-/* Checks the class indices of a block and sums the weights of its rows that count. */
 static void check_rows(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
-    sum_work *w = context;
+    check_work *w = context;
     const xent_call *call = w->call;
-    const int bytes = compute_bytes(call);
     const int weighted = call->class_weight || call->sample_weight.data;
-    exact lanes[SUM_LANES] = {{0, 0}};
+    exact lanes[SUM_LANES] = {{0, 0}}, sum = {0, 0};
     int64_t counted = 0;
     for (int64_t r = begin; r < end;) {
         const xent_rows rows = run_from(w->arrays, r, end);
-        for (int64_t i = 0; i < rows.count; ++i) {
-            double weight = 1;
-            if (rows.index) {
-                const int64_t y = xent_load_index(rows.index + i * rows.index_step, call->index_type);
-                if (call->has_ignore && y == call->ignore_index)
-                    continue;
-                if ((uint64_t)y >= (uint64_t)call->classes) {
-                    long long first = atomic_load(&w->first_bad);
-                    while (r + i < first && !atomic_compare_exchange_weak(&w->first_bad, &first, r + i))
-                        ;
-                    return;
-                }
-                if (call->class_weight)
-                    weight = load_number((const char *)call->class_weight + y * bytes, bytes);
-            }
-            ++counted;
-            if (weighted) {
-                if (rows.weight)
-                    weight *= load_number(rows.weight + i * rows.weight_step, bytes);
-                add(&lanes[(r + i - begin) % SUM_LANES], weight);
-            }
+        const xent_indices indices = {rows.index,       rows.index_step,    rows.count,   (int)call->index_type,
+                                      call->has_ignore, call->ignore_index, call->classes};
+        int64_t bad = -1;
+        counted += w->kernels->check(&indices, &bad);
+        if (bad >= 0) {
+            long long first = atomic_load(&w->first_bad);
+            while (r + bad < first && !atomic_compare_exchange_weak(&w->first_bad, &first, r + bad))
+                ;
+            return;
         }
+        if (weighted)
+            for (int64_t i = 0; i < rows.count; ++i)
+                add(&lanes[(r + i - begin) % SUM_LANES], weight_of(call, &rows, i));
         r += rows.count;
     }
-    w->sums[begin / XENT_SUM_BLOCK] = weighted ? add_lanes(lanes) : (exact){(double)counted, 0};
+    for (int i = 0; i < SUM_LANES; ++i) {
+        add(&sum, lanes[i].high);
+        sum.low += lanes[i].low;
+    }
+    w->sums[begin / XENT_SUM_BLOCK] = weighted ? sum : (exact){(double)counted, 0};
 }
 
-/* One block's work does not repay waking a thread. */
-static xent_status sum_blocks(const xent_call *call, const axes *arrays, xent_task *task, exact *total, int64_t *bad_row) {
+static xent_status check_indices(xent_call *call, exact *total) {
+    axes a;
+    join_axes(&a, call, -1);
     const int64_t n = row_count(call), blocks = (n + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK;
-    exact few[16];
-    exact *sums = blocks <= 16 ? few : malloc((size_t)blocks * sizeof *sums);
+    exact few[FEW_BLOCKS];
+    exact *sums = blocks <= FEW_BLOCKS ? few : malloc((size_t)blocks * sizeof *sums);
     if (!sums)
         return XENT_NO_MEMORY;
-    sum_work w = {.call = call, .arrays = arrays, .sums = sums, .first_bad = INT64_MAX};
-    const int stopped =
-        xent_parallel(n, XENT_SUM_BLOCK, blocks < 8 ? 1 : thread_count(call), task, &w, call->poll, call->poll_data);
+    check_work w = {call, &a, xent_kernels_for(call->dtype), sums, INT64_MAX};
+    /* One block's work does not repay waking a thread. */
+    const int stopped = xent_parallel(n, XENT_SUM_BLOCK, blocks < FEW_BLOCKS ? 1 : thread_count(call), check_rows, &w,
+                                      call->poll, call->poll_data);
     xent_status status = stopped ? XENT_INTERRUPTED : XENT_OK;
     if (!stopped && atomic_load(&w.first_bad) != INT64_MAX) {
-        *bad_row = atomic_load(&w.first_bad);
+        call->bad_row = atomic_load(&w.first_bad);
         status = XENT_BAD_TARGET;
     }
     if (status == XENT_OK)
@@ -207,22 +181,15 @@ static xent_status sum_blocks(const xent_call *call, const axes *arrays, xent_ta
     return status;
 }
 
-/* Whether class weights divide the mean: with class indices only (torch). */
+/* Class weights divide the mean with class indices only (torch). */
 xent_status xent_prepare(xent_call *call) {
     if (xent_is_elementwise(call))
         return xent_prepare_elements(call);
     call->divisor = (double)row_count(call);
-    if (!is_loss(call))
+    if (!is_loss(call) || (!call->index.data && !call->sample_weight.data))
         return XENT_OK;
-    axes a;
-    xent_call weights = *call;
-    if (!call->index.data)
-        weights.class_weight = NULL;
-    if (!call->index.data && !call->sample_weight.data)
-        return XENT_OK;
-    join_axes(&a, call, -1);
     exact sum;
-    const xent_status status = sum_blocks(&weights, &a, check_rows, &sum, &call->bad_row);
+    const xent_status status = call->index.data ? check_indices(call, &sum) : xent_sum(call, &call->sample_weight, &sum);
     if (status == XENT_OK)
         call->divisor = value(sum);
     return status;
@@ -238,7 +205,7 @@ static int lane_axis(const xent_call *call) {
                   {&call->out, call->out_class_step, storage_bytes(call)},
                   {&call->hess, call->hess_class_step, storage_bytes(call)}};
     for (int axis = -1; axis < call->ndim; ++axis) {
-        int fits = axis < 0 || call->shape[axis] > 1;
+        int fits = axis < 0 || (call->shape[axis] > 1 && call->classes <= XENT_MOST_IN_LANES);
         for (int k = 0; k < 4 && fits; ++k)
             if (arrays[k].array->data)
                 fits = axis >= 0 ? arrays[k].array->strides[axis] == arrays[k].size
@@ -363,10 +330,7 @@ xent_status xent_finish(xent_call *call) {
     if (xent_is_elementwise(call))
         sum = xent_sum_elements(call);
     else {
-        axes a;
-        join_axes(&a, call, -1);
-        int64_t bad_row;
-        const xent_status status = sum_blocks(call, &a, sum_losses, &sum, &bad_row);
+        const xent_status status = xent_sum(call, &call->loss, &sum);
         if (status != XENT_OK)
             return status;
     }

@@ -68,4 +68,7 @@ xent_status xent_compute_elements(const xent_call *call);
 xent_status xent_run_elements(xent_call *call);
 exact xent_sum_elements(const xent_call *call);
 
+/* The sum of an array of the compute type over the axes of the loss, in blocks of XENT_SUM_BLOCK. */
+xent_status xent_sum(const xent_call *call, const xent_array *array, exact *sum);
+
 #endif

@@ -109,8 +109,8 @@ typedef struct {
     view views[VIEWS];
     xent_element_plan plan;
     const xent_kernels *kernels;
-    double *block_sums; /* two numbers for each block, or NULL */
-    int non_temporal;   /* the outputs will not fit the cache */
+    exact *block_sums; /* or NULL */
+    int non_temporal;  /* the outputs will not fit the cache */
 } element_work;
 
 static void compute_blocks(void *context, int64_t begin, int64_t end, int worker) {
@@ -165,8 +165,7 @@ static void compute_blocks(void *context, int64_t begin, int64_t end, int worker
             exact sum = {0, 0};
             for (int lane = 0; lane < XENT_MOST_LANES; ++lane)
                 add(&sum, sums[lane]);
-            w->block_sums[at / XENT_SUM_BLOCK * 2] = sum.high;
-            w->block_sums[at / XENT_SUM_BLOCK * 2 + 1] = sum.low;
+            w->block_sums[at / XENT_SUM_BLOCK] = sum;
         }
     }
 }
@@ -177,13 +176,30 @@ static int in_parallel(const xent_call *call, element_work *w) {
 
 static int64_t block_count(const xent_call *call) { return (row_count(call) + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK; }
 
-exact xent_sum_elements(const xent_call *call) {
-    exact s = {0, 0};
-    for (int64_t i = 0; i < block_count(call); ++i) {
-        add(&s, call->block_sums[2 * i]);
-        s.low += call->block_sums[2 * i + 1];
-    }
-    return s;
+/* The caller's numbers, two for each block. */
+static exact *sums_of(const xent_call *call) { return (exact *)call->block_sums; }
+
+exact xent_sum_elements(const xent_call *call) { return add_blocks(sums_of(call), block_count(call)); }
+
+/* Leaves the sums of an array of the compute type in `sums`. Non-zero: interrupted. */
+static int sum_array(const xent_call *call, const xent_array *array, exact *sums) {
+    element_work w = {.kernels = xent_kernels_for(call->dtype), .block_sums = sums, .plan.element = XENT_ONE};
+    join(&w.views[WEIGHT], call, array, compute_bytes(call));
+    return in_parallel(call, &w);
+}
+
+xent_status xent_sum(const xent_call *call, const xent_array *array, exact *sum) {
+    exact few[FEW_BLOCKS];
+    const int64_t blocks = block_count(call);
+    exact *sums = blocks <= FEW_BLOCKS ? few : malloc((size_t)blocks * sizeof *sums);
+    if (!sums)
+        return XENT_NO_MEMORY;
+    const int stopped = sum_array(call, array, sums);
+    if (!stopped)
+        *sum = add_blocks(sums, blocks);
+    if (sums != few)
+        free(sums);
+    return stopped ? XENT_INTERRUPTED : XENT_OK;
 }
 
 /* The first element that is outside [0, 1], in a block that has one. */
@@ -205,23 +221,20 @@ static int64_t find_outside(element_work *w, int64_t begin, int64_t n) {
 static xent_status prepare_with(xent_call *call) {
     const int64_t n = row_count(call);
     call->divisor = call->reduction != XENT_BATCH_MEAN ? (double)n : call->ndim ? (double)call->shape[0] : 1;
-    element_work w = {.kernels = xent_kernels_for(call->dtype), .block_sums = call->block_sums};
     if (call->operation == XENT_BINARY_CROSS_ENTROPY) {
+        element_work w = {
+            .kernels = xent_kernels_for(call->dtype), .block_sums = sums_of(call), .plan.element = XENT_OUTSIDE};
         join(&w.views[X], call, &call->logits, storage_bytes(call));
-        w.plan.element = XENT_OUTSIDE;
         if (in_parallel(call, &w))
             return XENT_INTERRUPTED;
         for (int64_t i = 0; i < block_count(call); ++i)
-            if (call->block_sums[2 * i] != 0) {
+            if (w.block_sums[i].high != 0) {
                 call->bad_row = find_outside(&w, i * XENT_SUM_BLOCK, n);
                 return XENT_BAD_PROBABILITY;
             }
-        w.views[X].data = NULL;
     }
     if (call->sample_weight.data && call->reduction != XENT_BATCH_MEAN) {
-        join(&w.views[WEIGHT], call, &call->sample_weight, compute_bytes(call));
-        w.plan.element = XENT_ONE;
-        if (in_parallel(call, &w))
+        if (sum_array(call, &call->sample_weight, sums_of(call)))
             return XENT_INTERRUPTED;
         call->divisor = value(xent_sum_elements(call));
     }
@@ -232,11 +245,11 @@ static xent_status prepare_with(xent_call *call) {
 static xent_status with_sums(xent_call *call, xent_status (*step)(xent_call *)) {
     if (call->block_sums)
         return step(call);
-    double few[2 * FEW_BLOCKS];
+    exact few[FEW_BLOCKS];
     const int64_t blocks = block_count(call);
-    call->block_sums = blocks <= FEW_BLOCKS ? few : malloc((size_t)blocks * 2 * sizeof(double));
+    call->block_sums = (double *)(blocks <= FEW_BLOCKS ? few : malloc((size_t)blocks * sizeof *few));
     const xent_status status = call->block_sums ? step(call) : XENT_NO_MEMORY;
-    if (call->block_sums != few)
+    if (sums_of(call) != few)
         free(call->block_sums);
     call->block_sums = NULL;
     return status;
@@ -264,7 +277,7 @@ xent_status xent_compute_elements(const xent_call *call) {
                 .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
             },
         .kernels = xent_kernels_for(call->dtype),
-        .block_sums = call->reduction == XENT_NONE ? NULL : call->block_sums,
+        .block_sums = call->reduction == XENT_NONE ? NULL : sums_of(call),
     };
     const struct {
         const xent_array *array;

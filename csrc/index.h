@@ -8,26 +8,49 @@
 
 #include "xent.h"
 
+#define XENT_INDEX_TYPES(USE)                                                                                               \
+    USE(XENT_BOOL, uint8_t)                                                                                                 \
+    USE(XENT_I8, int8_t)                                                                                                    \
+    USE(XENT_U8, uint8_t)                                                                                                   \
+    USE(XENT_I16, int16_t)                                                                                                  \
+    USE(XENT_U16, uint16_t)                                                                                                 \
+    USE(XENT_I32, int32_t)                                                                                                  \
+    USE(XENT_U32, uint32_t)                                                                                                 \
+    USE(XENT_I64, int64_t)                                                                                                  \
+    USE(XENT_U64, uint64_t)
+
 static inline int64_t xent_load_index(const char *p, int type) {
+    switch (type) {
 #define XENT_CASE(TYPE, C)                                                                                                  \
     case TYPE: {                                                                                                            \
         C x;                                                                                                                \
         memcpy(&x, p, sizeof x);                                                                                            \
         return (int64_t)x;                                                                                                  \
     }
-    switch (type) {
-        XENT_CASE(XENT_BOOL, uint8_t)
-        XENT_CASE(XENT_I8, int8_t)
-        XENT_CASE(XENT_U8, uint8_t)
-        XENT_CASE(XENT_I16, int16_t)
-        XENT_CASE(XENT_U16, uint16_t)
-        XENT_CASE(XENT_I32, int32_t)
-        XENT_CASE(XENT_U32, uint32_t)
-        XENT_CASE(XENT_U64, uint64_t)
-    default:
-        XENT_CASE(XENT_I64, int64_t)
-    }
+        XENT_INDEX_TYPES(XENT_CASE)
 #undef XENT_CASE
+    }
+    return -1;
+}
+
+/* n of them, `step` bytes apart; the compiler makes vectors of those that lie side by side. */
+static inline void xent_load_indices(int64_t *to, const char *from, int64_t step, int64_t n, int type) {
+    switch (type) {
+#define XENT_CASE(TYPE, C)                                                                                                  \
+    case TYPE:                                                                                                              \
+        if (step == (int64_t)sizeof(C))                                                                                     \
+            for (int64_t i = 0; i < n; ++i) {                                                                               \
+                C x;                                                                                                        \
+                memcpy(&x, from + i * (int64_t)sizeof(C), sizeof x);                                                        \
+                to[i] = (int64_t)x;                                                                                         \
+            }                                                                                                               \
+        else                                                                                                                \
+            for (int64_t i = 0; i < n; ++i)                                                                                 \
+                to[i] = xent_load_index(from + i * step, TYPE);                                                             \
+        return;
+        XENT_INDEX_TYPES(XENT_CASE)
+#undef XENT_CASE
+    }
 }
 
 #endif

@@ -1,6 +1,7 @@
 /* bfloat16: read as it is, computed in float32, written rounded once to nearest even. */
 #define P f32
 #define XENT_DTYPE_NAME bf16
+#define COMPUTED_AS_STORED 0
 #define STORAGE_BYTES 2
 
 static inline f32_vec stored(const void *p) { return bf16_load(p); }

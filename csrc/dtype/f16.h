@@ -1,6 +1,7 @@
 /* float16: read as it is, computed in float32, written rounded once to nearest even. */
 #define P f32
 #define XENT_DTYPE_NAME f16
+#define COMPUTED_AS_STORED 0
 #define STORAGE_BYTES 2
 
 static inline f32_vec stored(const void *p) { return f16_load(p); }

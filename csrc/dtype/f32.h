@@ -1,6 +1,7 @@
 /* float32: stored and computed as it is. */
 #define P f32
 #define XENT_DTYPE_NAME f32
+#define COMPUTED_AS_STORED 1
 #define STORAGE_BYTES 4
 
 static inline f32_vec stored(const void *p) { return f32_load(p); }

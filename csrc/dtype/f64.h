@@ -1,6 +1,7 @@
 /* float64: stored and computed as it is. */
 #define P f64
 #define XENT_DTYPE_NAME f64
+#define COMPUTED_AS_STORED 1
 #define STORAGE_BYTES 8
 
 static inline f64_vec stored(const void *p) { return f64_load(p); }

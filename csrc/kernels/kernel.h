@@ -12,6 +12,8 @@
 
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16, XENT_MOST_NARROW = 64 };
+/* Classes that a vector of floats can number, for lanes that are rows. */
+enum { XENT_MOST_IN_LANES = 1 << 24 };
 
 /* Where the second stream a_c of a row comes from: nowhere, class weights, soft targets, the row's own exponentials
  * (entropy), or those of another row, the teacher's (distillation). What it adds is in heads.h. */
@@ -67,6 +69,14 @@ typedef struct {
     xent_chunk *chunks; /* room for one row, or for one in each lane (XENT_COLUMNS) */
 } xent_rows;
 
+/* A run of class indices to be checked. */
+typedef struct {
+    const char *index;
+    int64_t step, count;
+    int type, has_ignore;
+    int64_t ignore, classes;
+} xent_indices;
+
 /* What is computed of each element and summed: one of the elementwise losses; 1, which weights multiply; 1 where x is not a
  * probability. */
 typedef enum {
@@ -101,6 +111,8 @@ typedef struct {
     const char *isa;
     void (*rows)(const xent_plan *plan, const xent_rows *rows);
     void (*elements)(const xent_element_plan *plan, const xent_elements *elements);
+    /* How many rows count; in *bad the first whose index is neither a class nor ignored, if there is one. */
+    int64_t (*check)(const xent_indices *indices, int64_t *bad);
     /* Plain reading and copying at full width, to measure a machine's memory by. */
     double (*read)(const void *from, int64_t bytes);
     void (*copy)(void *to, const void *from, int64_t bytes);

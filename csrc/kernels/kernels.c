@@ -72,5 +72,5 @@ static void all_rows(const xent_plan *plan, const xent_rows *rows) {
 #define XENT_TEXT_(x) #x
 #define XENT_TEXT(x) XENT_TEXT_(x)
 
-const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows,    all_elements,
+const xent_kernels XENT_TABLE(XENT_ISA, XENT_DTYPE_NAME) = {XENT_TEXT(XENT_ISA), all_rows,    all_elements, check_indices,
                                                             memory_read,         memory_copy, math_map};

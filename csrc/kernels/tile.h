@@ -42,35 +42,88 @@ static INLINE vec sum_lanes(vec *s, int64_t n) {
     return s[0];
 }
 
+/* Class k joins the sums of its virtual lane. */
+static INLINE void tile_class(lane_sums *sums, const tile_memory *m, const stream_source *s, int64_t k, vec max,
+                              vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
+    vec slope;
+    const vec z = transformed(tile_load(m, k), p, transform, &slope);
+    const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_stream(m, s, k, stream) : z;
+    add_class(sums, z, a, max, teacher_max, p, stream, transform, 1);
+}
+
+typedef struct {
+    vec rest[64], mass[64], moment[64], teacher[64];
+} virtual_sums;
+
+static INLINE void put_lane(virtual_sums *to, int64_t i, const lane_sums *from, xent_stream stream) {
+    to->rest[i] = from->rest;
+    if (is_weighted(stream))
+        to->mass[i] = from->mass;
+    if (stream != XENT_NO_STREAM)
+        to->moment[i] = from->moment;
+    if (stream == XENT_TEACHER)
+        to->teacher[i] = from->teacher_rest;
+}
+
+static INLINE vec sum_of_four(vec a, vec b, vec c, vec d) { return v(add)(v(add)(a, b), v(add)(c, d)); }
+
 /* One block of up to 1,024 classes, relative to `max`. */
 static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
                                    vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
     const vec zero = v(set)(0);
-    vec rest[64], mass[64], moment[64], teacher[64], slope;
-    lane_sums sums = {zero, zero, zero, zero, zero, zero};
-    const int64_t virtual_lanes = n < 1 ? 1 : n < 64 ? n : 64;
-    for (int64_t i = 0; i < virtual_lanes; ++i)
-        rest[i] = mass[i] = moment[i] = teacher[i] = zero;
-    for (int64_t i = 0; i < n; ++i) {
-        const vec z = transformed(tile_load(m, begin + i), p, transform, &slope);
-        const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_stream(m, s, begin + i, stream) : z;
-        lane_sums lane = {rest[i % 64], sums.hits, mass[i % 64], moment[i % 64], teacher[i % 64], sums.teacher_hits};
-        add_class(&lane, z, a, max, teacher_max, p, stream, transform, 1);
-        rest[i % 64] = lane.rest;
-        sums.hits = lane.hits;
-        mass[i % 64] = lane.mass;
-        moment[i % 64] = lane.moment;
-        teacher[i % 64] = lane.teacher_rest;
-        sums.teacher_hits = lane.teacher_hits;
+    const lane_sums nothing = {zero, zero, zero, zero, zero, zero};
+    virtual_sums lanes;
+    lane_sums sums = nothing;
+    int64_t count = 0;
+    if (n <= 64) { /* a class for each virtual lane: the first two levels of the tree stay in registers */
+        for (int64_t i = 0; i < n; i += 4) {
+            lane_sums four[4];
+            for (int j = 0; j < 4; ++j) {
+                four[j] = nothing;
+                four[j].hits = j ? four[j - 1].hits : sums.hits;
+                four[j].teacher_hits = j ? four[j - 1].teacher_hits : sums.teacher_hits;
+                if (i + j < n)
+                    tile_class(&four[j], m, s, begin + i + j, max, teacher_max, p, stream, transform);
+            }
+            const lane_sums sum = {
+                sum_of_four(four[0].rest, four[1].rest, four[2].rest, four[3].rest),
+                four[3].hits,
+                sum_of_four(four[0].mass, four[1].mass, four[2].mass, four[3].mass),
+                sum_of_four(four[0].moment, four[1].moment, four[2].moment, four[3].moment),
+                sum_of_four(four[0].teacher_rest, four[1].teacher_rest, four[2].teacher_rest, four[3].teacher_rest),
+                four[3].teacher_hits,
+            };
+            put_lane(&lanes, count++, &sum, stream);
+            sums.hits = sum.hits;
+            sums.teacher_hits = sum.teacher_hits;
+        }
+    } else {
+        for (; count < 64; ++count)
+            put_lane(&lanes, count, &nothing, stream);
+        for (int64_t i = 0; i < n; ++i) {
+            lane_sums lane = {lanes.rest[i % 64], sums.hits, zero, zero, zero, sums.teacher_hits};
+            if (is_weighted(stream))
+                lane.mass = lanes.mass[i % 64];
+            if (stream != XENT_NO_STREAM)
+                lane.moment = lanes.moment[i % 64];
+            if (stream == XENT_TEACHER)
+                lane.teacher_rest = lanes.teacher[i % 64];
+            tile_class(&lane, m, s, begin + i, max, teacher_max, p, stream, transform);
+            put_lane(&lanes, i % 64, &lane, stream);
+            sums.hits = lane.hits;
+            sums.teacher_hits = lane.teacher_hits;
+        }
     }
+    if (count == 0)
+        return nothing;
     if (transform != XENT_GIVEN)
-        sums.rest = sum_lanes(rest, virtual_lanes);
+        sums.rest = sum_lanes(lanes.rest, count);
     if (is_weighted(stream))
-        sums.mass = sum_lanes(mass, virtual_lanes);
+        sums.mass = sum_lanes(lanes.mass, count);
     if (stream != XENT_NO_STREAM)
-        sums.moment = sum_lanes(moment, virtual_lanes);
+        sums.moment = sum_lanes(lanes.moment, count);
     if (stream == XENT_TEACHER)
-        sums.teacher_rest = sum_lanes(teacher, virtual_lanes);
+        sums.teacher_rest = sum_lanes(lanes.teacher, count);
     return sums;
 }
 
@@ -205,24 +258,47 @@ typedef struct {
 } tile_rows;
 
 static INLINE void tile_read(tile_rows *t, const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r) {
-    lane_numbers of[7], logit, counts;
-    const int varied = rows->weight || rows->upstream || plan->class_weight;
-    row_numbers numbers = {0};
-    if (!varied)
-        numbers = read_row(plan, rows, r, 0);
-    t->all_count = 1;
-    for (int i = 0; i < LANES; ++i) {
-        const int in_use = i < m->lanes;
-        const int64_t y = in_use && rows->index ? read_target(plan, rows, r + i) : -1;
-        const int counting = in_use && row_counts(plan, rows, r + i, y);
-        t->all_count &= counting || !in_use;
-        counts.at[i] = (real)counting;
-        t->target.at[i] = (real)y;
-        logit.at[i] = y < 0      ? 0
-                      : m->local ? ((const real *)(m->x + y * m->x_step))[i]
-                                 : stored_one(m->x + y * m->x_step + i * STORAGE_BYTES);
-        if (varied) {
-            numbers = counting ? read_row(plan, rows, r + i, y) : (row_numbers){0};
+    const vec zero = v(set)(0);
+    int32_t target[LANES];
+    lane_numbers logit;
+    mask used = v(first)(m->lanes);
+    for (int i = 0; i < LANES; ++i)
+        target[i] = -1;
+    if (rows->index) {
+        read_targets(plan, rows, r, m->lanes, target);
+        for (int i = 0; i < LANES; ++i)
+            t->target.at[i] = (real)target[i];
+        for (int i = 0; i < LANES; ++i) {
+            const int64_t y = target[i] < 0 ? 0 : target[i];
+            logit.at[i] = m->local       ? ((const real *)(m->x + y * m->x_step))[i]
+                          : i < m->lanes ? stored_one(m->x + y * m->x_step + i * STORAGE_BYTES)
+                                         : 0;
+        }
+        t->at_target = v(load)(&logit);
+        t->counts = v(nlt)(v(load)(&t->target), zero);
+    } else {
+        t->at_target = zero;
+        v(store)(&t->target, v(set)(-1));
+        t->counts = used;
+    }
+    if (plan->no_row_counts)
+        t->counts = v(lt)(zero, zero);
+    if (!rows->weight && !rows->upstream && !plan->class_weight) {
+        const row_numbers numbers = read_row(plan, rows, r, 0);
+        t->terms = (row_terms){v(set)(numbers.hard),
+                               v(set)(numbers.smooth),
+                               v(set)(numbers.z),
+                               v(set)(numbers.grad_hard),
+                               v(set)(numbers.grad_smooth),
+                               v(set)(numbers.grad_z),
+                               v(set)(numbers.weight_of_target)};
+    } else {
+        lane_numbers of[7], counts;
+        v(store)(&counts, v(keep)(t->counts, v(set)(1)));
+        for (int i = 0; i < LANES; ++i) {
+            const int counting = counts.at[i] != 0 && row_weight(rows, r + i) != 0;
+            const row_numbers numbers = counting ? read_row(plan, rows, r + i, target[i]) : (row_numbers){0};
+            counts.at[i] = (real)counting;
             of[0].at[i] = numbers.hard;
             of[1].at[i] = numbers.smooth;
             of[2].at[i] = numbers.z;
@@ -231,18 +307,11 @@ static INLINE void tile_read(tile_rows *t, const tile_memory *m, const xent_plan
             of[5].at[i] = numbers.grad_z;
             of[6].at[i] = numbers.weight_of_target;
         }
+        t->counts = v(ne)(v(load)(&counts), zero);
+        t->terms = (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
+                               v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])};
     }
-    t->at_target = v(load)(&logit);
-    t->counts = v(ne)(v(load)(&counts), v(set)(0));
-    t->terms = varied ? (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
-                                    v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])}
-                      : (row_terms){v(set)(numbers.hard),
-                                    v(set)(numbers.smooth),
-                                    v(set)(numbers.z),
-                                    v(set)(numbers.grad_hard),
-                                    v(set)(numbers.grad_smooth),
-                                    v(set)(numbers.grad_z),
-                                    v(set)(numbers.weight_of_target)};
+    t->all_count = !v(any)(v(but)(used, t->counts));
 }
 
 static INLINE void tile_put(char *at, int64_t step, int lanes, vec value) {
@@ -338,44 +407,85 @@ static INLINE void tile(const tile_memory *where, const xent_plan *plan, const x
         tile_apply(m, &s, plan, &own, sums.max, &result, p, stream, transform, XENT_EXPONENTIALS, 0);
 }
 
-/* Narrow rows: classes contiguous and few. A tile of rows is transposed on its way in and back on its way out. */
-static INLINE void transpose_in(vec *to, const char *from, int64_t step, int lanes, int64_t classes, int in_compute_type) {
-    for (int64_t k = 0; k < classes; k += LANES) {
-        vec a[LANES];
-        const int n = lanes_left(classes - k);
-        for (int i = 0; i < LANES; ++i) {
-            const char *at = from + i * step + k * (in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES);
-            a[i] = i >= lanes        ? v(set)(0)
-                   : in_compute_type ? v(load_first)(at, n, v(set)(0))
-                                     : stored_first(at, n, v(set)(0));
-        }
-        v(transpose)(a);
-        for (int i = 0; i < n; ++i)
-            to[k + i] = a[i];
-    }
-}
-
-static INLINE void transpose_out(char *to, int64_t step, const vec *from, int lanes, int64_t classes) {
-    for (int64_t k = 0; k < classes; k += LANES) {
-        vec a[LANES];
-        const int n = lanes_left(classes - k);
-        for (int i = 0; i < LANES; ++i)
-            a[i] = i < n ? from[k + i] : v(set)(0);
-        v(transpose)(a);
-        for (int i = 0; i < lanes; ++i)
-            store_stored_first(to + i * step + k * STORAGE_BYTES, n, a[i]);
-    }
-}
-
 typedef void tile_kernel(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, const load_plan *p);
 
 /* How the second stream is stored: soft targets in the compute type, a teacher's logits like the row's own. */
 static inline int soft_in_compute_type(const xent_plan *plan) { return plan->stream == XENT_SOFT; }
 static inline int has_second_row(const xent_plan *plan) { return plan->stream == XENT_SOFT || plan->stream == XENT_TEACHER; }
 
+/* Narrow rows: classes contiguous and few. A few tiles at a time pass through a staging area, where they lie as in memory,
+ * without gaps and in the compute type: what is transposed from and to it four classes at once may touch three numbers
+ * past a row's end, and what leaves it leaves in whole vectors. */
+enum { STAGED = 4 * LANES };
+
+typedef struct {
+    _Alignas(64) real at[STAGED * XENT_MOST_NARROW + LANES];
+} staging;
+
+typedef struct {
+    const char *at;
+    int64_t step;
+} staged_rows;
+
+static INLINE void stage(real *to, const char *from, int64_t n, int in_compute_type) {
+    const int64_t size = in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES;
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int left = lanes_left(n - i);
+        const char *at = from + i * size;
+        v(store)(to + i, in_compute_type ? load_reals((const real *)at, 0, left)
+                         : left == LANES ? stored(at)
+                                         : stored_first(at, left, v(set)(0)));
+    }
+}
+
+/* `n` rows of `left`, there or in the staging area. */
+static INLINE staged_rows stage_in(staging *to, const char *from, int64_t step, int64_t n, int64_t left, int64_t classes,
+                                   int in_compute_type) {
+    const int64_t size = in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES;
+    const staged_rows staged = {(const char *)to->at, classes * (int64_t)sizeof(real)};
+    if (step != classes * size)
+        for (int64_t r = 0; r < n; ++r)
+            stage(to->at + r * classes, from + r * step, classes, in_compute_type);
+    else if ((in_compute_type || COMPUTED_AS_STORED) && n % LANES == 0 && (left - n) * classes >= 3)
+        return (staged_rows){from, step};
+    else
+        stage(to->at, from, n * classes, in_compute_type);
+    return staged;
+}
+
+static INLINE void stage_out(char *to, int64_t step, const staging *from, int64_t n, int64_t classes, int non_temporal) {
+    const int whole = step == classes * STORAGE_BYTES;
+    const int64_t rows = whole ? 1 : n, numbers = whole ? n * classes : classes;
+    const int streams = whole && non_temporal && (uintptr_t)to % (uintptr_t)(LANES * STORAGE_BYTES) == 0;
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < numbers; i += LANES) {
+            const vec a = v(load)(from->at + r * classes + i);
+            char *at = to + r * step + i * STORAGE_BYTES;
+            if (numbers - i < LANES)
+                store_stored_first(at, lanes_left(numbers - i), a);
+            else if (streams)
+                stream_stored(at, a);
+            else
+                store_stored(at, a);
+        }
+}
+
+static INLINE void transpose_in(vec *to, staged_rows from, int64_t r, int64_t classes) {
+    for (int64_t k = 0; k < classes; k += 4)
+        v(load_quads)(from.at + r * from.step + k * (int64_t)sizeof(real), from.step, to + k);
+}
+
+/* From the last class to the first and the first row to the last: what is written past a row's end is written over. */
+static INLINE void transpose_out(staging *to, int64_t r, const vec *from, int64_t classes) {
+    for (int64_t k = (classes - 1) & -4; k >= 0; k -= 4)
+        v(store_quads)(to->at + r * classes + k, classes * (int64_t)sizeof(real), from + k);
+}
+
 static void narrow(const xent_plan *plan, const xent_rows *rows, tile_kernel *local) {
     const load_plan p = prepare_load(plan);
+    const int64_t classes = plan->classes;
     vec x[XENT_MOST_NARROW], soft[XENT_MOST_NARROW], out[XENT_MOST_NARROW], hess[XENT_MOST_NARROW];
+    staging staged_x, staged_soft, staged_out, staged_hess;
     tile_memory m = {(char *)x,
                      (char *)soft,
                      (char *)out,
@@ -387,17 +497,29 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, tile_kernel *lo
                      LANES,
                      1,
                      0};
-    for (int64_t r = 0; r < rows->count; r += LANES) {
-        m.lanes = lanes_left(rows->count - r);
-        transpose_in(x, rows->logits + r * rows->logits_step, rows->logits_step, m.lanes, plan->classes, 0);
+    for (int64_t at = 0; at < rows->count; at += STAGED) {
+        const int64_t left = rows->count - at, n = left < STAGED ? left : STAGED;
+        const staged_rows logits =
+            stage_in(&staged_x, rows->logits + at * rows->logits_step, rows->logits_step, n, left, classes, 0);
+        staged_rows second = logits;
         if (has_second_row(plan))
-            transpose_in(soft, rows->soft + r * rows->soft_step, rows->soft_step, m.lanes, plan->classes,
-                         soft_in_compute_type(plan));
-        local(&m, plan, rows, r, &p);
+            second = stage_in(&staged_soft, rows->soft + at * rows->soft_step, rows->soft_step, n, left, classes,
+                              soft_in_compute_type(plan));
+        for (int64_t r = 0; r < n; r += LANES) {
+            m.lanes = lanes_left(n - r);
+            transpose_in(x, logits, r, classes);
+            if (has_second_row(plan))
+                transpose_in(soft, second, r, classes);
+            local(&m, plan, rows, at + r, &p);
+            if (plan->form != XENT_NO_OUTPUT)
+                transpose_out(&staged_out, r, out, classes);
+            if (m.hess)
+                transpose_out(&staged_hess, r, hess, classes);
+        }
         if (plan->form != XENT_NO_OUTPUT)
-            transpose_out(rows->out + r * rows->out_step, rows->out_step, out, m.lanes, plan->classes);
+            stage_out(rows->out + at * rows->out_step, rows->out_step, &staged_out, n, classes, plan->non_temporal);
         if (m.hess)
-            transpose_out(rows->hess + r * rows->hess_step, rows->hess_step, hess, m.lanes, plan->classes);
+            stage_out(rows->hess + at * rows->hess_step, rows->hess_step, &staged_hess, n, classes, 0);
     }
 }
 

@@ -189,43 +189,16 @@ static inline double f64_sum_tree(const f64_vec a[8]) {
     return (_mm_cvtsd_f64(s[0]) + _mm_cvtsd_f64(s[1])) + (_mm_cvtsd_f64(s[2]) + _mm_cvtsd_f64(s[3]));
 }
 
-static inline void f32_transpose_quarter(__m256 a[8]) {
-    __m256 b[8];
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-    }
-    for (int j = 0; j < 4; ++j) {
-        b[j] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x20);
-        b[j + 4] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x31);
-    }
-    for (int i = 0; i < 8; ++i)
-        a[i] = b[i];
+static inline void f32_transpose(__m256 a[4]) { /* 4 x 4 within each 128 bits */
+    const __m256 b0 = _mm256_unpacklo_ps(a[0], a[1]), b1 = _mm256_unpackhi_ps(a[0], a[1]);
+    const __m256 b2 = _mm256_unpacklo_ps(a[2], a[3]), b3 = _mm256_unpackhi_ps(a[2], a[3]);
+    a[0] = _mm256_shuffle_ps(b0, b2, 0x44);
+    a[1] = _mm256_shuffle_ps(b0, b2, 0xee);
+    a[2] = _mm256_shuffle_ps(b1, b3, 0x44);
+    a[3] = _mm256_shuffle_ps(b1, b3, 0xee);
 }
 
-static inline void f32_transpose(f32_vec a[16]) {
-    __m256 b[4][8]; /* quarters: above left, above right, below left, below right */
-    for (int i = 0; i < 8; ++i) {
-        b[0][i] = a[i].lo;
-        b[1][i] = a[i].hi;
-        b[2][i] = a[i + 8].lo;
-        b[3][i] = a[i + 8].hi;
-    }
-    for (int q = 0; q < 4; ++q)
-        f32_transpose_quarter(b[q]);
-    for (int i = 0; i < 8; ++i) {
-        a[i] = (f32_vec){b[0][i], b[2][i]};
-        a[i + 8] = (f32_vec){b[1][i], b[3][i]};
-    }
-}
-
-static inline void f64_transpose_quarter(__m256d a[4]) {
+static inline void f64_transpose(__m256d a[4]) {
     const __m256d b0 = _mm256_unpacklo_pd(a[0], a[1]), b1 = _mm256_unpackhi_pd(a[0], a[1]);
     const __m256d b2 = _mm256_unpacklo_pd(a[2], a[3]), b3 = _mm256_unpackhi_pd(a[2], a[3]);
     a[0] = _mm256_permute2f128_pd(b0, b2, 0x20);
@@ -234,20 +207,59 @@ static inline void f64_transpose_quarter(__m256d a[4]) {
     a[3] = _mm256_permute2f128_pd(b1, b3, 0x31);
 }
 
-static inline void f64_transpose(f64_vec a[8]) {
-    __m256d b[4][4];
-    for (int i = 0; i < 4; ++i) {
-        b[0][i] = a[i].lo;
-        b[1][i] = a[i].hi;
-        b[2][i] = a[i + 4].lo;
-        b[3][i] = a[i + 4].hi;
+static inline void f32_load_quads(const void *p, int64_t step, f32_vec to[4]) {
+    __m256 lo[4], hi[4];
+    const char *row = p;
+    for (int j = 0; j < 4; ++j, row += step) {
+        lo[j] = _mm256_setr_m128(_mm_loadu_ps((const float *)row), _mm_loadu_ps((const float *)(row + 4 * step)));
+        hi[j] =
+            _mm256_setr_m128(_mm_loadu_ps((const float *)(row + 8 * step)), _mm_loadu_ps((const float *)(row + 12 * step)));
     }
-    for (int q = 0; q < 4; ++q)
-        f64_transpose_quarter(b[q]);
-    for (int i = 0; i < 4; ++i) {
-        a[i] = (f64_vec){b[0][i], b[2][i]};
-        a[i + 4] = (f64_vec){b[1][i], b[3][i]};
+    f32_transpose(lo);
+    f32_transpose(hi);
+    for (int j = 0; j < 4; ++j)
+        to[j] = (f32_vec){lo[j], hi[j]};
+}
+
+static inline void f32_store_quads(void *p, int64_t step, const f32_vec from[4]) {
+    __m256 lo[4] = {from[0].lo, from[1].lo, from[2].lo, from[3].lo},
+           hi[4] = {from[0].hi, from[1].hi, from[2].hi, from[3].hi};
+    char *row = p;
+    f32_transpose(lo);
+    f32_transpose(hi);
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm256_castps256_ps128(lo[j]));
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm256_extractf128_ps(lo[j], 1));
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm256_castps256_ps128(hi[j]));
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm256_extractf128_ps(hi[j], 1));
+}
+
+static inline void f64_load_quads(const void *p, int64_t step, f64_vec to[4]) {
+    __m256d lo[4], hi[4];
+    const char *row = p;
+    for (int j = 0; j < 4; ++j, row += step) {
+        lo[j] = _mm256_loadu_pd((const double *)row);
+        hi[j] = _mm256_loadu_pd((const double *)(row + 4 * step));
     }
+    f64_transpose(lo);
+    f64_transpose(hi);
+    for (int j = 0; j < 4; ++j)
+        to[j] = (f64_vec){lo[j], hi[j]};
+}
+
+static inline void f64_store_quads(void *p, int64_t step, const f64_vec from[4]) {
+    __m256d lo[4] = {from[0].lo, from[1].lo, from[2].lo, from[3].lo};
+    __m256d hi[4] = {from[0].hi, from[1].hi, from[2].hi, from[3].hi};
+    char *row = p;
+    f64_transpose(lo);
+    f64_transpose(hi);
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm256_storeu_pd((double *)row, lo[j]);
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm256_storeu_pd((double *)row, hi[j]);
 }
 
 /* float16 and bfloat16 as 16 numbers of 16 bits. */

@@ -101,46 +101,66 @@ static inline double f64_sum_tree(const f64_vec a[8]) {
     return f64_get(_mm512_add_pd(low, _mm512_permute_pd(low, 0x55)));
 }
 
-static inline __attribute__((always_inline)) void f32_transpose(f32_vec a[16]) {
-    f32_vec b[16];
-    for (int i = 0; i < 16; i += 2) { /* pairs of rows within 128 bits */
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) { /* fours: column 4 q + j of rows i..i+3 in 128 bits q of a[i + j] */
-        a[i] = _mm512_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm512_shuffle_ps(b[i], b[i + 2], 0xee);
-        a[i + 2] = _mm512_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm512_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-    }
-    for (int j = 0; j < 4; ++j) { /* the 128-bit parts as a 4 x 4 matrix */
-        const f32_vec low = _mm512_shuffle_f32x4(a[j], a[j + 4], 0x88), odd = _mm512_shuffle_f32x4(a[j], a[j + 4], 0xdd);
-        const f32_vec low2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0x88);
-        const f32_vec odd2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0xdd);
-        b[j] = _mm512_shuffle_f32x4(low, low2, 0x88);
-        b[j + 4] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
-        b[j + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
-        b[j + 12] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
-    }
-    for (int i = 0; i < 16; ++i)
-        a[i] = b[i];
+static inline __attribute__((always_inline)) void f32_transpose(f32_vec a[4]) { /* 4 x 4 within each 128 bits */
+    const f32_vec b0 = _mm512_unpacklo_ps(a[0], a[1]), b1 = _mm512_unpackhi_ps(a[0], a[1]);
+    const f32_vec b2 = _mm512_unpacklo_ps(a[2], a[3]), b3 = _mm512_unpackhi_ps(a[2], a[3]);
+    a[0] = _mm512_shuffle_ps(b0, b2, 0x44);
+    a[1] = _mm512_shuffle_ps(b0, b2, 0xee);
+    a[2] = _mm512_shuffle_ps(b1, b3, 0x44);
+    a[3] = _mm512_shuffle_ps(b1, b3, 0xee);
 }
 
-static inline __attribute__((always_inline)) void f64_transpose(f64_vec a[8]) {
-    f64_vec b[8];
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm512_unpacklo_pd(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_pd(a[i], a[i + 1]);
+static inline __attribute__((always_inline)) void f64_transpose(f64_vec a[4]) { /* 4 x 4 within each 256 bits */
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    const f64_vec b0 = _mm512_unpacklo_pd(a[0], a[1]), b1 = _mm512_unpackhi_pd(a[0], a[1]);
+    const f64_vec b2 = _mm512_unpacklo_pd(a[2], a[3]), b3 = _mm512_unpackhi_pd(a[2], a[3]);
+    a[0] = _mm512_permutex2var_pd(b0, low, b2);
+    a[1] = _mm512_permutex2var_pd(b1, low, b3);
+    a[2] = _mm512_permutex2var_pd(b0, high, b2);
+    a[3] = _mm512_permutex2var_pd(b1, high, b3);
+}
+
+static inline __attribute__((always_inline)) void f32_load_quads(const void *p, int64_t step, f32_vec to[4]) {
+    const char *row = p;
+    for (int j = 0; j < 4; ++j, row += step) {
+        f32_vec a = _mm512_castps128_ps512(_mm_loadu_ps((const float *)row));
+        a = _mm512_insertf32x4(a, _mm_loadu_ps((const float *)(row + 4 * step)), 1);
+        a = _mm512_insertf32x4(a, _mm_loadu_ps((const float *)(row + 8 * step)), 2);
+        to[j] = _mm512_insertf32x4(a, _mm_loadu_ps((const float *)(row + 12 * step)), 3);
     }
-    for (int j = 0; j < 2; ++j) { /* the 128-bit parts as a 4 x 4 matrix */
-        const f64_vec low = _mm512_shuffle_f64x2(b[j], b[j + 2], 0x88), odd = _mm512_shuffle_f64x2(b[j], b[j + 2], 0xdd);
-        const f64_vec low2 = _mm512_shuffle_f64x2(b[j + 4], b[j + 6], 0x88);
-        const f64_vec odd2 = _mm512_shuffle_f64x2(b[j + 4], b[j + 6], 0xdd);
-        a[j] = _mm512_shuffle_f64x2(low, low2, 0x88);
-        a[j + 2] = _mm512_shuffle_f64x2(odd, odd2, 0x88);
-        a[j + 4] = _mm512_shuffle_f64x2(low, low2, 0xdd);
-        a[j + 6] = _mm512_shuffle_f64x2(odd, odd2, 0xdd);
-    }
+    f32_transpose(to);
+}
+
+static inline __attribute__((always_inline)) void f32_store_quads(void *p, int64_t step, const f32_vec from[4]) {
+    f32_vec a[4] = {from[0], from[1], from[2], from[3]};
+    char *row = p;
+    f32_transpose(a);
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm512_castps512_ps128(a[j]));
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm512_extractf32x4_ps(a[j], 1));
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm512_extractf32x4_ps(a[j], 2));
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm_storeu_ps((float *)row, _mm512_extractf32x4_ps(a[j], 3));
+}
+
+static inline __attribute__((always_inline)) void f64_load_quads(const void *p, int64_t step, f64_vec to[4]) {
+    const char *row = p;
+    for (int j = 0; j < 4; ++j, row += step)
+        to[j] = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const double *)row)),
+                                   _mm256_loadu_pd((const double *)(row + 4 * step)), 1);
+    f64_transpose(to);
+}
+
+static inline __attribute__((always_inline)) void f64_store_quads(void *p, int64_t step, const f64_vec from[4]) {
+    f64_vec a[4] = {from[0], from[1], from[2], from[3]};
+    char *row = p;
+    f64_transpose(a);
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm256_storeu_pd((double *)row, _mm512_castpd512_pd256(a[j]));
+    for (int j = 0; j < 4; ++j, row += step)
+        _mm256_storeu_pd((double *)row, _mm512_extractf64x4_pd(a[j], 1));
 }
 
 /* float16 and bfloat16 as 16 numbers of 16 bits. */

@@ -175,14 +175,21 @@
         XENT_EACH(N) m = a.at[i] > m ? a.at[i] : m;                                                                         \
         return m;                                                                                                           \
     }                                                                                                                       \
-    /* Lane j of a[i] and lane i of a[j] change places. */                                                                  \
-    static inline void P##_transpose(P##_vec a[N]) {                                                                        \
-        for (int i = 0; i < N; ++i)                                                                                         \
-            for (int j = 0; j < i; ++j) {                                                                                   \
-                const REAL x = a[i].at[j];                                                                                  \
-                a[i].at[j] = a[j].at[i];                                                                                    \
-                a[j].at[i] = x;                                                                                             \
-            }                                                                                                               \
+    /* Four neighbours from each of as many rows as there are lanes, `step` bytes apart: lane i of to[k] is number k of     \
+     * row i. Back again, row after row. */                                                                                 \
+    static inline void P##_load_quads(const void *p, int64_t step, P##_vec to[4]) {                                         \
+        XENT_EACH(N) {                                                                                                      \
+            REAL row[4];                                                                                                    \
+            memcpy(row, (const char *)p + i * step, sizeof row);                                                            \
+            for (int k = 0; k < 4; ++k)                                                                                     \
+                to[k].at[i] = row[k];                                                                                       \
+        }                                                                                                                   \
+    }                                                                                                                       \
+    static inline void P##_store_quads(void *p, int64_t step, const P##_vec from[4]) {                                      \
+        XENT_EACH(N) {                                                                                                      \
+            const REAL row[4] = {from[0].at[i], from[1].at[i], from[2].at[i], from[3].at[i]};                               \
+            memcpy((char *)p + i * step, row, sizeof row);                                                                  \
+        }                                                                                                                   \
     }                                                                                                                       \
     /* The sum of 64 lanes, lane i of vector v being number v * lanes + i: neighbours are paired, 32 sums of two, then      \
      * 16 sums of four, and so on. */                                                                                       \
