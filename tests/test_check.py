@@ -141,7 +141,7 @@ def test_bits_that_layouts_change(report, spoilt):
         ),
     )
     printed = report("layouts")
-    assert "entropy, none, float32, (5, 3), class axis first: digest " in printed
+    assert "class axis first: entropy, none, float32, (300, 10): digest " in printed
 
 
 def test_bits_that_the_batch_changes(report, spoilt):
