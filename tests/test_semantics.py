@@ -495,7 +495,13 @@ ONE_HOT = np.eye(3)[[0, 1, 2, 0]]
 # What the mean divides by: functions, targets of four rows of three classes, weights, the divisor.
 MEANS: dict[str, tuple[tuple[str, ...], Any, dict[str, Any], float]] = {
     "class indices: the rows that count": (INDEXED, [0, 1, 2, -100], {}, 3),
-    "class indices: the weights of the rows that count": (
+    "class indices: the class weights of the rows that count": (
+        *(INDEXED, [0, 1, 2, -100], {"class_weight": [1, 2, 4]}, 1 + 2 + 4),
+    ),
+    "class indices: the sample weights of the rows that count": (
+        *(INDEXED, [0, 1, 2, -100], {"sample_weight": [1, 1, 3, 100]}, 1 + 1 + 3),
+    ),
+    "class indices: both weights of the rows that count": (
         *(INDEXED, [0, 1, 2, -100], WEIGHTS, 1 * 1 + 2 * 1 + 4 * 3),
     ),
     "class probabilities: the rows": (SOFT, ONE_HOT, {"class_weight": [1, 2, 4]}, 4),
@@ -526,10 +532,10 @@ def test_mean_divides_by(isa, dtype, name, function):
         assert_close(one, other.astype(float) / divisor, 0)
 
 
-# Functions, and what makes nothing of three rows of three classes.
+# Functions, and what makes nothing of three rows of class 1.
 NOTHINGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "all rows are ignored": (INDEXED, {"ignore_index": 1}),
-    "all rows have a class of weight 0": (INDEXED, {"class_weight": [1, 0, 1]}),
+    "all rows have a class of weight 0": (INDEXED, {"class_weight": "0 for class 1"}),
     "all weights are 0": ((*INDEXED, ENTROPY, DISTIL, *ELEMENTWISE), {"sample_weight": 0.0}),
 }
 
@@ -549,16 +555,22 @@ def assert_nothing(results: tuple[Any, ...], reduction: str, dtype: np.dtype) ->
 )
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_nothing(isa, dtype, name, function, reduction):
-    options = NOTHINGS[name][1] | {"reduction": reduction}
-    first = ordinary((3, 3)).astype(dtype)
-    seconds: list[Any] = [None if function == ENTROPY else first]
-    if function in INDEXED:
-        seconds = [[1, 1, 1]] + [ONE_HOT[:3]] * (function in SOFT and "sample_weight" in options)
-    # Smoothing gives a row of a class of weight 0 something to pull on.
-    smoothed = [SMOOTH] if function in SOFT and "class_weight" not in options else []
-    for second in seconds:
-        for more in ({}, *smoothed):
-            assert_nothing(call(function, first, second, **options, **more), reduction, dtype)
+    for classes in (3, 70):
+        options = NOTHINGS[name][1] | {"reduction": reduction}
+        if "class_weight" in options:
+            options["class_weight"] = (np.arange(classes) != 1).astype(float)
+        first = ordinary((3, classes)).astype(dtype)
+        seconds: list[Any] = [None if function == ENTROPY else first]
+        if function in INDEXED:
+            soft = function in SOFT and "sample_weight" in options
+            seconds = [[1, 1, 1]] + [first] * soft
+        # Smoothing gives a row of a class of weight 0 something to pull on.
+        smoothed = [SMOOTH] if function in SOFT and "class_weight" not in options else []
+        for x in (first, np.asfortranarray(first)):
+            for second in seconds:
+                for more in ({}, *smoothed):
+                    results = call(function, x, second, **options, **more)
+                    assert_nothing(results, reduction, dtype)
     if function == CE and "class_weight" not in options:
         assert np.isnan(xent.perplexity(first, [1, 1, 1], **NOTHINGS[name][1]))
 
