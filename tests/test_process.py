@@ -95,7 +95,7 @@ def test_targets_changed_during_the_call_never_crash():
         done = threading.Event()
         def spoil():
             while not done.is_set():
-                targets[1000:] = 2**62
+                targets[1000:] = 2**40  # whose address, unlike that of 2**62, is not the row's own
                 targets[1000:] = 0
         thread = threading.Thread(target=spoil)
         thread.start()
