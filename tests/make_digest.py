@@ -1,12 +1,15 @@
-"""Write `digest.json` from the results of this build: `python tests/make_digest.py`.
+"""Write `digest.json` and the digests of ``python -m xent check`` from the results of this build.
 
-Only after a change that is meant to change bits; say so in the change log.
+`python tests/make_digest.py`: only after a change that is meant to change bits; say so in the
+change log.
 """
 
 import json
 
-from digest import FILE, digests
+import digest
+from xent.cli import bits, check
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(digests(), indent=1) + "\n")
-    print(f"wrote {FILE}")
+    for file, found in ((digest.FILE, digest.digests()), (check.FILE, bits.digests())):
+        file.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"wrote {file}")

@@ -112,12 +112,16 @@ def test_a_shared_offset_changes_nothing_the_input_still_resolves(isa, dtype):
 
 def test_probabilities_below_the_smallest_normal_number_flush_to_zero(isa, dtype):
     edge = np.log(np.finfo(dtype).tiny)
-    logits = np.array([[0, edge + 0.01, edge - 0.01, edge - 5, 10 * edge]], dtype)
-    p = xent.softmax(logits, axis=-1)[0]
-    assert p[1] >= np.finfo(dtype).tiny
-    assert p[2:].tolist() == [0, 0, 0]
-    grad = xent.cross_entropy(logits, [0], return_grad=True)[1][0]
-    assert grad[2:].tolist() == [0, 0, 0]
+    for classes in (5, 70, 1100):
+        logits = np.full((1, classes), edge - 5, dtype)
+        logits[0, :5] = [0, edge + 0.01, edge - 0.01, edge - 0.5, 10 * edge]
+        for first in (logits, logits[:, ::-1]):
+            at = np.s_[2:] if first is logits else np.s_[: classes - 2]
+            p = xent.softmax(first, axis=-1)[0]
+            assert (p[at] == 0).all()
+            assert np.delete(p, at).min() >= np.finfo(dtype).tiny
+            grad = xent.cross_entropy(first, [int(p.argmax())], return_grad=True)[1][0]
+            assert (grad[at] == 0).all()
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -128,10 +132,13 @@ def test_reductions_are_the_exact_ones_of_the_row_losses_to_one_ulp(isa, dtype, 
         logits[::3] *= dtype.type(1e-3)
         logits[::5, 2] += dtype.type(1e4)
         targets = rng.integers(0, 7, rows)
-        losses = xent.cross_entropy(logits, targets, reduction="none")
-        exact = losses.astype(WIDE).sum() / (rows if reduction == "mean" else 1)
-        actual = xent.cross_entropy(logits, targets, reduction=reduction)
-        assert abs(WIDE(actual) - exact) <= np.spacing(dtype.type(exact)), rows
+        for _ in range(2):
+            losses = xent.cross_entropy(logits, targets, reduction="none")
+            exact = losses.astype(WIDE).sum() / (rows if reduction == "mean" else 1)
+            actual = xent.cross_entropy(logits, targets, reduction=reduction)
+            assert abs(WIDE(actual) - exact) <= np.spacing(dtype.type(exact)), rows
+            # Once more with a loss beside which the others vanish one by one, but not together.
+            logits[0, targets[0] - 1] = 1e18
 
 
 def test_weighted_mean_is_the_exact_one_to_one_ulp(isa, dtype):

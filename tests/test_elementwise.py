@@ -240,21 +240,6 @@ def test_focal_is_finite_as_p_goes_to_one(isa, dtype, gamma, target):
 
 
 @NAMES
-def test_nan_stays_in_its_element(isa, dtype, name):
-    x, t = draw(name, (4099,), dtype)
-    clean = everything(name, x, t, reduction="none")
-    for array in (x, t):
-        array[77] = NAN
-        spoilt = everything(name, x, t, reduction="none")
-        for order, (one, other) in enumerate(zip(spoilt, clean, strict=True)):
-            # The gradient of kl_div does not depend on x.
-            assert np.isnan(one[77]) or (name == "kl_div" and order and array is x)
-            assert_same(np.delete(one, 77), np.delete(other, 77))
-        array[77] = 0.5
-        clean = everything(name, x, t, reduction="none")
-
-
-@NAMES
 def test_elements_of_weight_0_count_for_nothing(isa, dtype, name):
     x, t = draw(name, (300, 7), dtype)
     counts = np.random.default_rng(0).random((300, 7)) < 0.5
@@ -280,18 +265,6 @@ def test_a_weight_of_2_counts_twice(name):
         weighted = getattr(xent, name)(x, t, sample_weight=weight, reduction=reduction)
         repeated = getattr(xent, name)(*twice, reduction=reduction)
         np.testing.assert_allclose(weighted, repeated, **close)
-
-
-@NAMES
-def test_means_of_nothing(dtype, name):
-    for shape in ((0,), (0, 3), (2, 0)):
-        empty = np.zeros(shape, dtype)
-        mean, *derivatives = everything(name, empty, empty)
-        assert np.isnan(mean)
-        assert mean.dtype == dtype
-        assert all(d.shape == shape for d in derivatives)
-        assert getattr(xent, name)(empty, empty, reduction="sum") == 0
-        assert getattr(xent, name)(empty, empty, reduction="none").shape == shape
 
 
 def test_batchmean():
@@ -725,13 +698,8 @@ def test_keras_formula(dtype):
 def test_known_values():
     half = xent.binary_cross_entropy([0.5], [1])
     np.testing.assert_allclose(half, np.log(2), rtol=1e-15)
-    assert xent.binary_cross_entropy([0.0, 1.0], [1, 0]) == 100
-    assert xent.binary_cross_entropy([0.0, 1.0], [0, 1]) == 0
     tiny = xent.binary_cross_entropy_with_logits([50.0], [1])
     np.testing.assert_allclose(tiny, np.exp(-50), rtol=1e-15)
-    assert xent.binary_cross_entropy_with_logits([INF, -INF], [1, 0]) == 0
-    assert xent.binary_cross_entropy_with_logits([INF], [0]) == INF
     focal = xent.sigmoid_focal_loss([0.0], [1], alpha=None, gamma=2.0)
     np.testing.assert_allclose(focal, np.log(2) / 4, rtol=1e-15)
-    assert xent.kl_div([-INF, NAN], [0, 1], reduction="none")[0] == 0
     np.testing.assert_allclose(xent.kl_div([0.0], [2.0], log_target=True), 2 * np.exp(2))

@@ -1,4 +1,6 @@
-"""Extra memory is a few numbers for each row, whatever the layout: logits are never copied."""
+"""Extra memory is a few numbers for each row, whatever the layout: logits are never copied, or a
+block at a time where the kernels cannot read them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,8 @@ import xent
 ROWS, CLASSES = 256, 40_000
 # Four numbers for each row and the objects of a call. The logits are 40 MB.
 BYTES_PER_ROW, BYTES_PER_CALL = 32, 64 * 1024
+# Blocks of arrays that have to be converted, with the temporaries of NumPy formulas: 1 MB each.
+BYTES_OF_BLOCKS = 8 * 1024 * 1024
 # The kernels' own stacks and blocks, in pages, for each thread.
 RESIDENT = 2 * 1024 * 1024
 
@@ -32,6 +36,7 @@ class Arrays:
         self.half = self.logits.astype(np.float16)
         self.half_grad = np.zeros_like(self.half)
         self.soft = np.full_like(self.logits, 1 / CLASSES)
+        self.swapped = self.half.astype(">f2")
         self.losses = np.zeros(ROWS, np.float32)
         self.targets = rng.integers(0, CLASSES - 1, ROWS)
         self.read_only = self.logits.view()
@@ -113,6 +118,34 @@ def test_allocations(arrays, name):
     extra = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert extra < BYTES_PER_CALL + BYTES_PER_ROW * ROWS
+
+
+CONVERTED: dict[str, Callable[[Arrays], object]] = {
+    "integers": lambda a: xent.cross_entropy(a.half.view(np.int16), a.targets),
+    "byte-swapped": lambda a: xent.cross_entropy(
+        a.swapped, a.targets, return_grad=True, grad_out=a.half_grad
+    ),
+    "no axis contiguous": lambda a: xent.cross_entropy(
+        a.logits[:, ::2], a.targets // 2, return_grad=True, grad_out=a.grad[:, ::2]
+    ),
+    "soft targets of another dtype": lambda a: xent.cross_entropy(
+        a.logits, a.half, return_grad=True, grad_out=a.grad
+    ),
+    "softmax of no axis contiguous": lambda a: xent.softmax(
+        a.logits[:, ::2], axis=-1, out=a.grad[:, ::2]
+    ),
+    "logsumexp with factors": lambda a: xent.logsumexp(a.logits, axis=-1, b=a.half),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_conversion_is_a_block_at_a_time(arrays, name):
+    CONVERTED[name](arrays)
+    tracemalloc.start()
+    CONVERTED[name](arrays)
+    extra = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert extra < BYTES_OF_BLOCKS + BYTES_PER_CALL + BYTES_PER_ROW * ROWS
 
 
 def _peak() -> int:

@@ -40,6 +40,7 @@ def test_installed_files() -> None:
     files = {PurePath(file) for file in metadata.files("xent") or []}
     inside = {file.relative_to("xent") for file in files if file.parts[0] == "xent"}
     wanted = ("py.typed", "_core.pyi", "xent.pxd", "include/xent.h", "lib/libxent.a")
+    wanted += ("cli/check.json",)
     assert inside >= {PurePath(name) for name in wanted}
     assert {file.suffix for file in inside} <= {
         ".py",
@@ -50,6 +51,7 @@ def test_installed_files() -> None:
         ".a",
         ".so",
         ".typed",
+        ".json",
     }
     assert sum(file.suffix == ".so" for file in inside) == 1
     assert {file.name for file in inside if file.suffix == ".h"} == {"xent.h"}
@@ -62,8 +64,8 @@ def test_source_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(ROOT)
     with tarfile.open(tmp_path / build.build_sdist(str(tmp_path))) as archive:
         files = {PurePath(*PurePath(name).parts[1:]) for name in archive.getnames()}
-    tracked = {path.relative_to(ROOT) for path in ROOT.glob("csrc/**/*.[ch]")}
-    tracked |= {path.relative_to(ROOT) for path in ROOT.glob("src/xent/*.py*")}
+    sources = ("csrc/**/*.[ch]", "src/xent/*.py*", "src/xent/cli/*.py", "src/xent/cli/*.json")
+    tracked = {path.relative_to(ROOT) for source in sources for path in ROOT.glob(source)}
     documents = ("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "CMakeLists.txt")
     assert files >= tracked | {PurePath(name) for name in documents}
     assert not {file.parts[0] for file in files if file.parts} & {"build", ".ci", ".git"}

@@ -186,14 +186,16 @@ if platform.machine() in ("x86_64", "AMD64"):
             import ctypes, numpy as np, xent
             flush = ctypes.CDLL({str(library)!r})
             step = np.float32(1e-40)
-            logits = [np.outer(np.arange(20), np.arange(n) % 7).astype(np.float32) * step
-                      for n in (1, 3, 16, 65, 1025)]
-            targets = np.zeros(20, int)
+            # The log-sum-exp of a single class is that number; the many rows are for threads.
+            logits = [np.outer(np.arange(rows) % 20, 1 + np.arange(n) % 7).astype(np.float32) * step
+                      for rows, n in ((300_000, 1), (20, 1), (20, 3), (20, 16), (20, 65), (20, 1025))]
             def bits():
                 return [np.asarray(value).tobytes() for z in logits
-                        for value in xent.cross_entropy(z, targets, reduction="none",
+                        for value in xent.cross_entropy(z, np.zeros(len(z), int), reduction="none",
                                                         return_grad=True, return_lse=True)]
+            xent.set_num_threads(1)
             expected = bits()
+            assert any(np.frombuffer(expected[2], np.float32) == step)
             flush.on()
             for threads in (1, 2):
                 xent.set_num_threads(threads)

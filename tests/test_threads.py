@@ -36,6 +36,16 @@ def test_any_number_of_threads_gives_the_same_bits(isa, dtype, threads):
             assert_same(one, other)
 
 
+def test_very_long_rows_on_several_threads(isa, dtype):
+    """Their sums, one for each 16,384 classes, are kept apart for each thread."""
+    logits = inputs.batch((4, 1_050_000), dtype)[0]
+    with xent.num_threads(1):
+        expected = xent.logsumexp(logits, axis=-1)
+    for n in (2, 3):
+        with xent.num_threads(n):
+            assert_same(xent.logsumexp(logits, axis=-1), expected)
+
+
 def test_many_callers_at_once(dtype):
     problems = [inputs.batch(shape, dtype, seed) for shape in SHAPES for seed in range(3)]
     expected = [results(*problem) for problem in problems]

@@ -1,10 +1,10 @@
 /* elementwise: the head is the kernel. x, the target t and the parameters → loss, gradient and Hessian of one element, and
  * sums of the losses.
  *
- *   binary                 -(t log p + (1 - t) log(1 - p)), each logarithm at least -100 (torch), or p clipped (Keras)
- *   binary, logits         t w softplus(-z) + (1 - t) softplus(z), w: pos_weight
- *   sigmoid focal          alpha_t q^gamma times it with w = 1, q = t s(-z) + (1 - t) s(z)       (Lin et al.,
- * arXiv:1708.02002) Kullback-Leibler       t (log t - x), or e^t (t - x)
+ *   binary           -(t log p + (1 - t) log(1 - p)), each logarithm at least -100 (torch), or p clipped (Keras)
+ *   binary, logits   t w softplus(-z) + (1 - t) softplus(z), w: pos_weight
+ *   sigmoid focal    alpha_t q^gamma times it with w = 1, q = t s(-z) + (1 - t) s(z) (Lin et al., arXiv:1708.02002)
+ *   kl               t (log t - x), or e^t (t - x) (Kullback-Leibler)
  *
  * with s(z) = 1 / (1 + e^-z), softplus(z) = log(1 + e^z) = max(z, 0) + log1p(e^-|z|). A factor of 0 makes a term 0, infinite
  * or not. A weight of 0 makes everything 0, NaN included. Derivatives below the smallest normal number are 0.

@@ -60,8 +60,8 @@ def table(rows: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def run(_: argparse.Namespace) -> int:
-    """Print the table."""
+def machine() -> dict[str, object]:
+    """Return what a bug report needs to know of the machine and the build."""
     config: dict[str, object] = {**xent.show_config()}
     rows = {
         "xent": config.pop("version"),
@@ -71,6 +71,10 @@ def run(_: argparse.Namespace) -> int:
         "CPU": cpu(),
         "CPUs usable": cpus(),
     }
-    rows |= {name.replace("_", " "): value for name, value in config.items()}
-    print(table(rows))
+    return rows | {name.replace("_", " "): value for name, value in config.items()}
+
+
+def run(_: argparse.Namespace) -> int:
+    """Print the table."""
+    print(table(machine()))
     return 0
