@@ -76,14 +76,14 @@ BREAKS = (
     Break(
         "the gradient of a mean of nothing is zeros",
         "csrc/kernels/row.h",
-        "return !plan->no_row_counts && (",
-        "return (",
+        "if (plan->no_row_counts)",
+        "if (0 && plan->no_row_counts)",
         "tests/test_semantics.py -k test_nothing",
     ),
     Break(
         "an ignored class may be one that exists",
         "csrc/kernels/row.h",
-        "return (plan->has_ignore && y == plan->ignore) || (uint64_t)y >= (uint64_t)plan->classes ? -1 : y;",
+        "return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;",
         "return (uint64_t)y >= (uint64_t)plan->classes ? -1 : y;",
         LINES,
     ),
@@ -119,8 +119,8 @@ BREAKS = (
     Break(
         "targets are looked at again where they are used",
         "csrc/kernels/row.h",
-        "return (plan->has_ignore && y == plan->ignore) || (uint64_t)y >= (uint64_t)plan->classes ? -1 : y;",
-        "return plan->has_ignore && y == plan->ignore ? -1 : y;",
+        "return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;",
+        "return y == ignore ? -1 : y;",
         "tests/test_process.py -k targets_changed",
     ),
     # Infinities and NaN.

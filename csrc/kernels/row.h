@@ -10,13 +10,6 @@ static inline double number_at(const char *p) {
     return (double)x;
 }
 
-/* The class index of row r, or -1 where the row does not count or has none. A target may have been changed since it was
- * checked, by another thread: whatever it says now, nothing outside the row is touched. */
-static inline int64_t read_target(const xent_plan *plan, const xent_rows *rows, int64_t r) {
-    const int64_t y = xent_load_index(rows->index + r * rows->index_step, plan->index_type);
-    return (plan->has_ignore && y == plan->ignore) || (uint64_t)y >= (uint64_t)plan->classes ? -1 : y;
-}
-
 static int64_t check_indices(const xent_indices *indices, int64_t *bad) {
     enum { PART = 256 };
     const uint64_t classes = (uint64_t)indices->classes;
@@ -46,11 +39,6 @@ static inline double row_weight(const xent_rows *rows, int64_t r) {
     return rows->weight ? number_at(rows->weight + r * rows->weight_step) : 1;
 }
 
-/* Ignored rows, rows of weight 0 and a mean of nothing do not count. */
-static inline int row_counts(const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t target) {
-    return !plan->no_row_counts && (!rows->index || target >= 0) && row_weight(rows, r) != 0;
-}
-
 static inline row_numbers read_row(const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t target) {
     const double weight = row_weight(rows, r);
     const double of_target = rows->index && plan->class_weight ? (double)((const real *)plan->class_weight)[target] : 1;
@@ -74,7 +62,8 @@ static inline lane_numbers lanes_of(vec a) {
     return n;
 }
 
-/* What the lanes' rows bring: their terms, target and whether they count. */
+/* What the lanes' rows bring: their terms, target and whether they count: ignored rows, rows of weight 0 and those of a mean
+ * of nothing do not. */
 typedef struct {
     row_terms terms;
     int64_t target[LANES];    /* -1: none */
@@ -85,17 +74,20 @@ typedef struct {
     int all_count;
 } lane_rows;
 
+/* The class, or -1 for a row that is ignored or has none. A target may have been changed since it was checked, by another
+ * thread: whatever it says now, nothing outside the row is touched. */
 static INLINE int64_t valid_target(const xent_plan *plan, int64_t y) {
     const int64_t ignore = plan->has_ignore ? plan->ignore : -1;
     return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;
 }
 
-/* As read_target, -1 in the lanes that are not used. Whole vectors of neighbouring indices are the compiler's to find. */
+/* -1 in the lanes that are not used, too. Whole vectors of neighbouring indices are the compiler's to find. */
 static INLINE void read_targets(lane_rows *own, const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes) {
     const char *from = rows->index + r * rows->index_step;
     if (lanes < LANES || rows->index_step != xent_index_bytes(plan->index_type))
         for (int i = 0; i < LANES; ++i)
-            own->target[i] = i < lanes ? read_target(plan, rows, r + i) : -1;
+            own->target[i] =
+                i < lanes ? valid_target(plan, xent_load_index(from + i * rows->index_step, plan->index_type)) : -1;
     else
         switch (plan->index_type) {
 #define XENT_CASE(TYPE, C)                                                                                                  \
