@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Context, Decimal
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -13,6 +14,8 @@ from xent._softmax import softmax_loss
 from xent._typing import Array, CrossEntropyOptions, Scalar, TokenOptions
 
 __all__ = ["cross_entropy", "perplexity", "token_log_probs"]
+
+EXPONENTIAL = Context(prec=40, traps=[])
 
 
 @overload
@@ -488,8 +491,9 @@ def perplexity(
         temperature=temperature,
         dtype=dtype,
     )
+    # Rounded correctly, so with the same bits everywhere; those of NumPy's exponential depend on the processor.
     with np.errstate(over="ignore"):
-        result: Scalar = np.exp(loss)
+        result: Scalar = loss.dtype.type(float(EXPONENTIAL.exp(Decimal(float(loss)))))
     return result
 
 
