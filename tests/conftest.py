@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator
 
@@ -17,6 +18,14 @@ FLOATS = (np.float32, np.float64)
 # The same examples every time, and no example is too slow.
 settings.register_profile("xent", derandomize=True, deadline=None)
 settings.load_profile("xent")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """A shell's background job ignores Ctrl-C, and so would every child of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

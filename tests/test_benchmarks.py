@@ -525,11 +525,9 @@ def test_the_figure(tmp_path: Path, suffix: str, magic: bytes):
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a child alone")
 def test_interrupt_ends_both_processes_quietly():
     arguments = [sys.executable, "-m", "xent", "bench", "llm", "--rivals"]
-    # A shell's background job ignores the signal, and so would its children.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
-    with child:
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
         assert child.stderr
         assert "[1/" in child.stderr.readline()
         child.send_signal(signal.SIGINT)
