@@ -243,9 +243,10 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
         .strength = call->strength,
         .classes = call->classes,
         .stream = XENT_NO_STREAM,
-        .transform = given                                                    ? XENT_GIVEN
-                     : distils || call->softcap > 0 || call->temperature != 1 ? XENT_TRANSFORMED
-                                                                              : XENT_PLAIN,
+        .transform = given                               ? XENT_GIVEN
+                     : call->softcap > 0                 ? XENT_CAPPED
+                     : distils || call->temperature != 1 ? XENT_HEATED
+                                                         : XENT_PLAIN,
         .probabilities = probabilities,
         .clip = call->eps,
         .keep_infinite = !loss,

@@ -110,7 +110,7 @@ static void make_rows(task *t, generator *g) {
     const xent_dtype stored = t->dtype, computed = stored == XENT_F64 ? XENT_F64 : XENT_F32;
     const int64_t rows = t->rows, classes = t->classes;
     const double each = 1 / (double)classes;
-    const int given = transform == XENT_GIVEN, transformed = transform == XENT_TRANSFORMED;
+    const int given = transform == XENT_GIVEN, capped = transform == XENT_CAPPED;
     const int softmax =
         o->output == LOG_SOFTMAX || (stream == XENT_NO_STREAM && !given && o->output != HESSIAN && pick(g, 4) == 1);
     const int indexed = stream <= XENT_WEIGHTS && !softmax;
@@ -133,8 +133,8 @@ static void make_rows(task *t, generator *g) {
         .z = given ? 0 : PICK(g, 0, 1e-4),
         .mix_keep = 1 - mixing,
         .mix_add = mixing * each,
-        .softcap = transformed && stream != XENT_TEACHER ? PICK(g, 30, 0, 5) : 0,
-        .temperature = transformed ? PICK(g, 2, 1, 0.7) : 1,
+        .softcap = capped ? PICK(g, 30, 5) : 0,
+        .temperature = capped || transform == XENT_HEATED ? PICK(g, 2, 1, 0.7) : 1,
         .probabilities = probabilities,
         .clip = probabilities ? PICK(g, 0, 1e-7) : 0,
         .scale = softmax ? 1 : PICK(g, 1, 0.125, -0.3),

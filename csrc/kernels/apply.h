@@ -31,7 +31,7 @@ static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const ro
         r.first = v(keep)(v(nlt)(v(abs)(g), tiny), g);
         return r;
     }
-    const vec exponent = cooled(t, p, transform), e = v(exp)(exponent);
+    const vec exponent = heated_exponent(t, p, transform), e = v(exp)(exponent);
     vec g = v(mul)(e, row->scale);
     if (stream == XENT_OWN)
         g = v(mul)(g, v(sub)(exponent, row->center));
@@ -48,13 +48,13 @@ static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const ro
         vec h = v(mul)(share, v(fma)(row->bend, beside, v(mul)(row->square, share)));
         if (at_target)
             h = v(select)(at, row->hess_at_target, h);
-        if (transform != XENT_PLAIN)
+        if (transform == XENT_CAPPED)
             h = v(fma)(v(mul)(h, slope), slope, v(mul)(g, bend_of(z, slope, p)));
         r.hess = v(keep)(v(nlt)(v(abs)(h), tiny), h);
     }
-    if (transform != XENT_PLAIN)
+    if (transform == XENT_CAPPED)
         g = v(mul)(g, slope);
-    if (stream != XENT_NO_STREAM || transform != XENT_PLAIN || at_target)
+    if (stream != XENT_NO_STREAM || transform == XENT_CAPPED || at_target)
         g = v(keep)(v(nlt)(v(abs)(g), tiny), g);
     r.first = g;
     return r;
@@ -69,16 +69,33 @@ typedef struct {
     int non_temporal, hess_non_temporal;
 } row_memory;
 
-static INLINE applied apply_vector(const row_memory *m, int64_t i, int n, const row_result *row, const load_plan *p,
-                                   xent_stream stream, xent_transform transform, xent_form form, int at_target,
-                                   int hessian) {
-    vec slope;
-    const vec z = load_logits(m->x, i, n, p, transform, &slope);
-    const vec a = stream == XENT_TEACHER ? teacher_probability(teacher_logits(m->a->teacher, i, n), m->a, p, transform)
-                  : is_weighted(stream)  ? load_stream(m->a, i, n, stream)
-                                         : z;
-    return apply_to(v(sub)(z, m->max), z, slope, a, v(only)(m->target - i), row, p, stream, transform, form, at_target,
-                    hessian);
+static INLINE void row_store(char *at, int n, vec value, int non_temporal) {
+    if (n < LANES)
+        store_stored_first(at, n, value);
+    else if (non_temporal)
+        stream_stored(at, value);
+    else
+        store_stored(at, value);
+}
+
+/* `count` vectors of n classes each, from class k on. All are read before the first is written, which may be where the next
+ * is read. */
+static INLINE void apply_vectors(const row_memory *m, int64_t k, int count, int n, const row_result *row, const load_plan *p,
+                                 xent_stream stream, xent_transform transform, xent_form form, int at_target, int hessian) {
+    vec z[XENT_SIDE_BY_SIDE], slope[XENT_SIDE_BY_SIDE], second[XENT_SIDE_BY_SIDE];
+    applied r[XENT_SIDE_BY_SIDE];
+    load_vectors(z, slope, second, m->x, m->a, k, count, n, p, stream, transform);
+    for (int j = 0; j < count; ++j) {
+        const vec a = stream == XENT_TEACHER ? teacher_probability(second[j], m->a, p, transform) : second[j];
+        r[j] = apply_to(v(sub)(z[j], m->max), z[j], slope[j], a, v(only)(m->target - (k + j * LANES)), row, p, stream,
+                        transform, form, at_target, hessian);
+    }
+    for (int j = 0; j < count; ++j) {
+        const int64_t byte = (k + j * LANES) * STORAGE_BYTES;
+        row_store(m->out + byte, n, r[j].first, m->non_temporal);
+        if (hessian)
+            row_store(m->hess + byte, n, r[j].hess, m->hess_non_temporal);
+    }
 }
 
 /* A streaming store waits long for its place in memory, and a later load waits for it if their addresses agree in the last
@@ -89,46 +106,26 @@ static INLINE int runs_backward(const row_memory *m) {
     return m->non_temporal && behind > 0 && behind < 1024;
 }
 
-/* Whole vectors from i up to the last that fits before end; returns where it stopped. */
-static INLINE int64_t apply_span(const row_memory *m, int64_t i, int64_t end, const row_result *row, const load_plan *p,
-                                 xent_stream stream, xent_transform transform, xent_form form, int at_target, int hessian) {
-    const int64_t n = end > i ? (end - i) / LANES : 0, step = runs_backward(m) ? -LANES : LANES;
-    int64_t k = step < 0 ? i + (n - 1) * LANES : i;
-    for (int64_t left = n; left > 0; --left, k += step) {
-        const int64_t byte = k * STORAGE_BYTES;
-        const applied r = apply_vector(m, k, LANES, row, p, stream, transform, form, at_target, hessian);
-        if (m->non_temporal)
-            stream_stored(m->out + byte, r.first);
-        else
-            store_stored(m->out + byte, r.first);
-        if (hessian && m->hess_non_temporal)
-            stream_stored(m->hess + byte, r.hess);
-        else if (hessian)
-            store_stored(m->hess + byte, r.hess);
-    }
-    return i + n * LANES;
-}
-
-static INLINE void apply_part(const row_memory *m, int64_t i, int n, const row_result *row, const load_plan *p,
-                              xent_stream stream, xent_transform transform, xent_form form, int hessian) {
-    const applied r = apply_vector(m, i, n, row, p, stream, transform, form, may_be_indexed(stream), hessian);
-    store_stored_first(m->out + i * STORAGE_BYTES, n, r.first);
-    if (hessian)
-        store_stored_first(m->hess + i * STORAGE_BYTES, n, r.hess);
-}
-
+/* Whole vectors side by side; one at a time what is left at either end, and those around the target. Streaming stores are
+ * aligned, and rows of an odd length begin anywhere. */
 static INLINE void apply_row(const row_memory *m, int64_t classes, const row_result *row, const load_plan *p,
                              xent_stream stream, xent_transform transform, xent_form form, int hessian) {
-    /* Streaming stores are aligned; rows of an odd length begin anywhere. */
-    int64_t i = m->non_temporal ? (int64_t)(-(uintptr_t)m->out % (LANES * STORAGE_BYTES)) / STORAGE_BYTES : 0;
-    i = i < classes ? i : classes;
-    if (i)
-        apply_part(m, 0, (int)i, row, p, stream, transform, form, hessian);
-    if (may_be_indexed(stream) && m->target >= i) { /* up to the vector that holds the target, and that vector */
-        i = apply_span(m, i, i + (m->target - i) / LANES * LANES, row, p, stream, transform, form, 0, hessian);
-        i = apply_span(m, i, i + LANES <= classes ? i + LANES : i, row, p, stream, transform, form, 1, hessian);
+    enum { ABREAST = XENT_SIDE_BY_SIDE * LANES };
+    const int backward = runs_backward(m);
+    const int64_t unaligned = m->non_temporal ? (int64_t)(-(uintptr_t)m->out % (LANES * STORAGE_BYTES)) / STORAGE_BYTES : 0;
+    const int64_t odd = backward ? (classes - unaligned) & (LANES - 1) : unaligned;
+    int64_t n = odd < classes ? odd : classes;
+    for (int64_t done = 0; done < classes;) {
+        const int64_t left = classes - done, k = backward ? left - ABREAST : done;
+        if (n == 0 && left >= ABREAST && (!may_be_indexed(stream) || (uint64_t)(m->target - k) >= ABREAST)) {
+            apply_vectors(m, k, XENT_SIDE_BY_SIDE, LANES, row, p, stream, transform, form, 0, hessian);
+            done += ABREAST;
+            continue;
+        }
+        n = n ? n : lanes_left(left);
+        apply_vectors(m, backward ? left - n : done, 1, (int)n, row, p, stream, transform, form, may_be_indexed(stream),
+                      hessian);
+        done += n;
+        n = 0;
     }
-    i = apply_span(m, i, classes, row, p, stream, transform, form, 0, hessian);
-    if (i < classes)
-        apply_part(m, i, (int)(classes - i), row, p, stream, transform, form, hessian);
 }

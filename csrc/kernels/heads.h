@@ -85,7 +85,8 @@ static INLINE linked follow_link(const xent_plan *plan, vec l, vec p, vec q) {
 /* What the target's logit z_y adds to the sums. */
 static INLINE void find_gap(row_sums *sums, vec z, const load_plan *p, xent_transform transform) {
     const vec t = v(sub)(z, sums->max);
-    sums->gap = v(sub)(v(set)(0), cooled(t, p, transform));
+    const mask masked = v(lt)(t, v(set)(-c(LARGEST)));
+    sums->gap = v(sub)(v(set)(0), v(select)(masked, t, heated(t, p, transform)));
     sums->target_is_max = v(eq)(t, v(set)(0));
 }
 

@@ -20,9 +20,9 @@ enum { XENT_MOST_IN_LANES = 1 << 24 };
 /* Where the second stream a_c of a row comes from: nowhere, class weights, soft targets, the row's own exponentials
  * (entropy), or those of another row, the teacher's (distillation). What it adds is in heads.h. */
 typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_OWN, XENT_TEACHER, XENT_STREAMS } xent_stream;
-/* What happens to a logit on its way in: nothing, cap and temperature, or it is a log-probability (or a probability) and no
- * softmax is taken. */
-typedef enum { XENT_PLAIN, XENT_TRANSFORMED, XENT_GIVEN, XENT_TRANSFORMS } xent_transform;
+/* What happens to a logit on its way in: nothing, a temperature, a cap and a temperature, or it is a log-probability (or a
+ * probability) and no softmax is taken. */
+typedef enum { XENT_PLAIN, XENT_HEATED, XENT_CAPPED, XENT_GIVEN, XENT_TRANSFORMS } xent_transform;
 /* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), or log_softmax. */
 typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
 /* What becomes of the negative log-likelihood of the target: itself, (1 - p)^strength times it, or strength (1 - p) more. */
@@ -131,11 +131,15 @@ typedef struct {
     USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
     USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
     USE(XENT_OWN, XENT_PLAIN)                                                                                               \
-    USE(XENT_NO_STREAM, XENT_TRANSFORMED)                                                                                   \
-    USE(XENT_WEIGHTS, XENT_TRANSFORMED)                                                                                     \
-    USE(XENT_SOFT, XENT_TRANSFORMED)                                                                                        \
-    USE(XENT_OWN, XENT_TRANSFORMED)                                                                                         \
-    USE(XENT_TEACHER, XENT_TRANSFORMED)                                                                                     \
+    USE(XENT_NO_STREAM, XENT_HEATED)                                                                                        \
+    USE(XENT_WEIGHTS, XENT_HEATED)                                                                                          \
+    USE(XENT_SOFT, XENT_HEATED)                                                                                             \
+    USE(XENT_OWN, XENT_HEATED)                                                                                              \
+    USE(XENT_TEACHER, XENT_HEATED)                                                                                          \
+    USE(XENT_NO_STREAM, XENT_CAPPED)                                                                                        \
+    USE(XENT_WEIGHTS, XENT_CAPPED)                                                                                          \
+    USE(XENT_SOFT, XENT_CAPPED)                                                                                             \
+    USE(XENT_OWN, XENT_CAPPED)                                                                                              \
     USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
     USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
     USE(XENT_SOFT, XENT_GIVEN)

@@ -21,7 +21,6 @@ static void wide(const xent_plan *plan, const xent_rows *rows, rows_kernel *alon
 
 /* How the second stream is stored: soft targets in the compute type, a teacher's logits like the row's own. */
 static inline int soft_in_compute_type(const xent_plan *plan) { return plan->stream == XENT_SOFT; }
-static inline int has_second_row(const xent_plan *plan) { return plan->stream == XENT_SOFT || plan->stream == XENT_TEACHER; }
 
 /* Narrow rows: classes contiguous and few. A few tiles at a time pass through a staging area, where they lie as in memory,
  * without gaps and in the compute type: what is transposed from and to it four classes at once may touch three numbers
@@ -123,7 +122,7 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
             stage_in(&staged_x, rows->logits + at * rows->logits_step, rows->logits_step, n, left, classes, 0);
         for (int64_t r = 0; r < n; r += LANES)
             transpose_in(t.x + r / LANES * classes, logits, r, classes);
-        if (has_second_row(plan)) {
+        if (has_second_row(plan->stream)) {
             const staged_rows second = stage_in(&staged_soft, rows->soft + at * rows->soft_step, rows->soft_step, n, left,
                                                 classes, soft_in_compute_type(plan));
             for (int64_t r = 0; r < n; r += LANES)
@@ -182,7 +181,7 @@ static void few_columns(const xent_plan *plan, const xent_rows *rows, rows_kerne
     for (int64_t r = 0; r < rows->count; r += most) {
         const int64_t left = rows->count - r, n = left < most ? left : most;
         columns_in(t.x, rows->logits + r * rows->logits_step, plan->logits_class_step, left, classes, 0);
-        if (has_second_row(plan))
+        if (has_second_row(plan->stream))
             columns_in(t.soft, rows->soft + r * rows->soft_step, plan->soft_class_step, left, classes,
                        soft_in_compute_type(plan));
         staged(&m, plan, rows, r, n, &p);

@@ -86,31 +86,57 @@ static inline v(vec) v(log)(v(vec) x) {
     return v(select)(v(eq)(x, zero), v(set)((v(real)) - INFINITY), v(select)(v(lt)(x, zero), v(set)((v(real))NAN), log));
 }
 
-/* tanh(x) for every x and NaN, at most 2.7 ulp (f32, f64), and its derivative 1 - tanh(x)^2, at most 5.3 ulp for |x| < 39
- * (f32) or 340 (f64). Near 0, where soft-capped logits mostly are, x + x^3 q(x^2); beyond, with E = exp(-2|x|), tanh|x| =
- * -(E - 1) / (E + 1) and the derivative 4 E / (E + 1)^2, which does not cancel. */
+/* The cap c tanh(x / c) and its slope 1 - tanh(x / c)^2. With c = 1 at most 2.7 ulp (f32, f64), the slope at most 5.3 ulp
+ * for |x| < 39 (f32) or 340 (f64). Near 0, where soft-capped logits mostly are, x + x s q(s) with s = (x / c)^2; beyond,
+ * with E = exp(-2 |x| / c), tanh(|x| / c) = -(E - 1) / (E + 1) and the slope 4 E / (E + 1)^2, which does not cancel.
+ * Infinities pass through, with the slope 0; -0 becomes +0. */
+typedef struct {
+    v(vec) cap, inverse, inverse_low; /* the last two add up to 1 / c */
+} v(cap_scale);
+
 typedef struct {
     v(vec) value, slope;
-} v(tanh_parts);
+} v(capped);
 
-static inline v(tanh_parts) v(tanh)(v(vec) x) {
-    const v(vec) one = v(set)(1), size = v(abs)(x), z = v(mul)(x, x);
-    v(vec) q = v(set)(v(tanh_terms)[c(TANH_TERMS) - 1]);
-    for (int i = c(TANH_TERMS) - 2; i >= 0; --i)
-        q = v(fma)(q, z, v(set)(v(tanh_terms)[i]));
-    v(tanh_parts) near;
-    near.value = v(copysign)(v(fma)(v(mul)(q, z), x, x), x); /* -0 stays */
-    near.slope = v(fnma)(near.value, near.value, one);
-    const v(mask) far = v(nlt)(size, v(set)(c(TANH_NEAR)));
-    if (!v(any)(far))
-        return near;
-
+static __attribute__((noinline, cold)) v(capped) v(cap_far)(v(vec) x, const v(cap_scale) * p) {
+    const v(vec) one = v(set)(1), size = v(abs)(v(fma)(x, p->inverse, v(mul)(x, p->inverse_low)));
     const v(exp_parts) part = v(exp_split)(v(max)(v(set)(c(TANH_LOWEST)), v(mul)(v(set)(-2), size)));
     const v(vec) scale = v(shift_exponent)(one, part.n), rise = v(mul)(part.slope, part.reduced);
     const v(vec) less_one = v(fma)(rise, scale, v(sub)(scale, one)), plus_one = v(add)(v(set)(2), less_one);
     const v(vec) e = v(shift_exponent)(v(add)(one, rise), part.n);
-    v(tanh_parts) r;
-    r.value = v(select)(far, v(copysign)(v(div)(less_one, plus_one), x), near.value);
-    r.slope = v(select)(far, v(div)(v(mul)(v(set)(4), e), v(mul)(plus_one, plus_one)), near.slope);
-    return r;
+    const v(mask) finite = v(lt)(v(abs)(x), v(set)((v(real))INFINITY));
+    const v(vec) value = v(mul)(p->cap, v(copysign)(v(div)(less_one, plus_one), x));
+    const v(vec) slope = v(div)(v(mul)(v(set)(4), e), v(mul)(plus_one, plus_one));
+    return (v(capped)){v(select)(finite, value, x), v(keep)(finite, slope)};
+}
+
+static INLINE v(vec) v(cap_square)(v(vec) x, const v(cap_scale) * p) {
+    const v(vec) u = v(mul)(x, p->inverse);
+    return v(mul)(u, u);
+}
+
+/* `count` vectors at once, in place. */
+static INLINE void v(cap)(v(vec) * x, v(vec) * slope, int count, const v(cap_scale) * p) {
+    const v(vec) one = v(set)(1), end_of_near = v(set)(c(TANH_NEAR) * c(TANH_NEAR));
+    v(vec) value[XENT_SIDE_BY_SIDE], most = v(set)(0);
+    for (int j = 0; j < count; ++j) {
+        const v(vec) square = v(cap_square)(x[j], p), u = v(mul)(x[j], p->inverse);
+        v(vec) q = v(set)(v(tanh_terms)[c(TANH_TERMS) - 1]);
+        for (int i = c(TANH_TERMS) - 2; i >= 0; --i)
+            q = v(fma)(q, square, v(set)(v(tanh_terms)[i]));
+        q = v(mul)(q, square);
+        const v(vec) tanh = v(fma)(u, q, u);
+        value[j] = v(fma)(x[j], q, x[j]);
+        slope[j] = v(fnma)(tanh, tanh, one);
+        most = v(max)(square, most);
+    }
+    if (__builtin_expect(v(any)(v(lt)(end_of_near, most)), 0))
+        for (int j = 0; j < count; ++j) {
+            const v(capped) far = v(cap_far)(x[j], p);
+            const v(mask) is_far = v(lt)(end_of_near, v(cap_square)(x[j], p));
+            value[j] = v(select)(is_far, far.value, value[j]);
+            slope[j] = v(select)(is_far, far.slope, slope[j]);
+        }
+    for (int j = 0; j < count; ++j)
+        x[j] = value[j];
 }

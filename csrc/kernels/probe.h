@@ -27,16 +27,26 @@ static void memory_copy(void *to, const void *from, int64_t bytes) {
     memcpy((char *)to + i, (const char *)from + i, (size_t)(bytes - i));
 }
 
+/* With the cap 1, and what a cap leaves as it is. */
+static vec tanh_of(vec x, vec *slope) {
+    const v(cap_scale) whole = {v(set)(1), v(set)(1), v(set)(0)};
+    vec y = x;
+    v(cap)(&y, slope, 1, &whole);
+    return v(copysign)(v(select)(v(eq)(v(abs)(x), v(set)((real)INFINITY)), v(set)(1), y), x);
+}
+
 /* A function of math.h over n numbers of the compute type. */
 static void math_map(xent_function function, const void *from, void *to, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) {
         const int count = lanes_left(n - i);
         const vec x = v(load_first)((const real *)from + i, count, v(set)(0));
+        vec slope;
+        const vec tanh = tanh_of(x, &slope);
         const vec y = function == XENT_EXP     ? v(exp)(x)
                       : function == XENT_LOG   ? v(log)(x)
                       : function == XENT_LOG1P ? v(log1p)(x)
-                      : function == XENT_TANH  ? v(tanh)(x).value
-                                               : v(tanh)(x).slope;
+                      : function == XENT_TANH  ? tanh
+                                               : slope;
         v(store_first)((real *)to + i, count, y);
     }
 }

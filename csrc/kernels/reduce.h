@@ -23,11 +23,6 @@ enum { GROUPS = 64 / LANES };
 
 static inline int lanes_left(int64_t left) { return left >= LANES ? LANES : left <= 0 ? 0 : (int)left; }
 
-static INLINE vec teacher_logits(const char *teacher, int64_t i, int n) {
-    const char *at = teacher + i * STORAGE_BYTES;
-    return n == LANES ? stored(at) : stored_first(at, n, v(set)((real)-INFINITY));
-}
-
 /* The cap is monotonic, so the maximum is taken of the stored logits and capped once. */
 static INLINE real block_max(const char *x, int64_t n, const load_plan *p, xent_transform transform) {
     const vec lowest = v(set)(-c(LARGEST));
@@ -45,13 +40,14 @@ static INLINE real block_max(const char *x, int64_t n, const load_plan *p, xent_
 /* The sums of one class in each lane: `rest`, `moment` and so on are of one virtual lane. */
 typedef struct {
     vec rest, hits, mass, moment, teacher_rest, teacher_hits;
+    vec apart; /* sum of (z' - max') - (z - max): not finite if a class is masked */
 } lane_sums;
 
 /* exp(t / T) of a row joins its sums, those equal to the maximum apart. Returns what does not count: exp(t) is under the
  * smallest normal number. */
 static INLINE vec add_exponential(vec t, vec *rest, vec *hits, const load_plan *p, xent_transform transform, int holds_max,
                                   mask *counts) {
-    const vec exponent = cooled(t, p, transform), e = v(exp_normal)(exponent);
+    const vec exponent = heated_exponent(t, p, transform), e = v(exp_normal)(exponent);
     *counts = v(nlt)(exponent, v(set)(c(EXP_LEAST)));
     mask others = *counts;
     if (holds_max) {
@@ -80,33 +76,41 @@ static INLINE void add_class(lane_sums *s, vec z, vec a, vec max, vec teacher_ma
     } else if (stream == XENT_TEACHER) {
         const vec of_teacher = v(sub)(a, teacher_max);
         e = add_exponential(of_teacher, &s->teacher_rest, &s->teacher_hits, p, transform, holds_max, &counts);
-        s->moment = v(select)(counts, v(fma)(e, v(sub)(of_teacher, t), s->moment), s->moment);
-        /* A class that the student alone masks makes all infinite, however little the teacher gives it. */
-        const vec lowest = v(set)(-c(LARGEST));
-        s->moment = v(select)(v(but)(v(lt)(t, lowest), v(lt)(of_teacher, lowest)), v(set)((real)INFINITY), s->moment);
+        const vec apart = v(sub)(of_teacher, t);
+        s->moment = v(select)(counts, v(fma)(e, apart, s->moment), s->moment);
+        s->apart = v(add)(s->apart, apart);
     }
 }
 
+/* A class that the student alone masks makes all infinite, however little the teacher gives it. */
+static INLINE mask masked_by_student(vec z, vec teacher) {
+    const vec lowest = v(set)(-c(LARGEST));
+    return v(but)(v(lt)(z, lowest), v(lt)(teacher, lowest));
+}
+
+static INLINE mask not_finite(vec a) { return v(nlt)(v(abs)(a), v(set)((real)INFINITY)); }
+
 typedef struct {
-    vec rest[GROUPS], mass[GROUPS], moment[GROUPS], teacher_rest[GROUPS], hits, teacher_hits;
+    vec rest[GROUPS], mass[GROUPS], moment[GROUPS], teacher_rest[GROUPS], hits, teacher_hits, apart;
 } block_sums;
 
-static INLINE void add_group(block_sums *s, int g, const char *x, const stream_source *a, int64_t i, int n, vec max,
-                             vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform,
-                             int holds_max) {
-    vec slope;
-    const vec z = load_logits(x, i, n, p, transform, &slope);
-    const vec second = stream == XENT_TEACHER ? teacher_logits(a->teacher, i, n)
-                       : is_weighted(stream)  ? load_stream(a, i, n, stream)
-                                              : z;
-    lane_sums lane = {s->rest[g], s->hits, s->mass[g], s->moment[g], s->teacher_rest[g], s->teacher_hits};
-    add_class(&lane, z, second, max, teacher_max, p, stream, transform, holds_max);
-    s->rest[g] = lane.rest;
-    s->hits = lane.hits;
-    s->mass[g] = lane.mass;
-    s->moment[g] = lane.moment;
-    s->teacher_rest[g] = lane.teacher_rest;
-    s->teacher_hits = lane.teacher_hits;
+/* `count` groups from g on, of n classes each. */
+static INLINE void add_groups(block_sums *s, int g, int count, const char *x, const stream_source *a, int64_t i, int n,
+                              vec max, vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform,
+                              int holds_max) {
+    vec z[XENT_SIDE_BY_SIDE], slope[XENT_SIDE_BY_SIDE], second[XENT_SIDE_BY_SIDE];
+    load_vectors(z, slope, second, x, a, i, count, n, p, stream, transform);
+    for (int j = 0; j < count; ++j, ++g) {
+        lane_sums lane = {s->rest[g], s->hits, s->mass[g], s->moment[g], s->teacher_rest[g], s->teacher_hits, s->apart};
+        add_class(&lane, z[j], second[j], max, teacher_max, p, stream, transform, holds_max);
+        s->rest[g] = lane.rest;
+        s->hits = lane.hits;
+        s->mass[g] = lane.mass;
+        s->moment[g] = lane.moment;
+        s->teacher_rest[g] = lane.teacher_rest;
+        s->teacher_hits = lane.teacher_hits;
+        s->apart = lane.apart;
+    }
 }
 
 /* Whole numbers: their order is free. */
@@ -124,16 +128,20 @@ static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_sour
     block_sums s;
     for (int g = 0; g < GROUPS; ++g)
         s.rest[g] = s.mass[g] = s.moment[g] = s.teacher_rest[g] = v(set)(0);
-    s.hits = s.teacher_hits = v(set)(0);
+    s.hits = s.teacher_hits = s.apart = v(set)(0);
     int64_t i = 0;
     for (; i + 64 <= n; i += 64) {
         for (int line = 0; line < 64 * STORAGE_BYTES; line += 64)
             xent_prefetch(ahead + i * STORAGE_BYTES + line);
-        for (int g = 0; g < GROUPS; ++g)
-            add_group(&s, g, x, a, at + i + g * LANES, LANES, max, teacher_max, p, stream, transform, holds_max);
+        if (has_second_row(stream))
+            for (int line = 0; line < 64 * second_bytes(stream); line += 64)
+                xent_prefetch(second_at(a, at + i + PREFETCH_BLOCKS * XENT_BLOCK, stream) + line);
+        for (int g = 0; g < GROUPS; g += XENT_SIDE_BY_SIDE)
+            add_groups(&s, g, XENT_SIDE_BY_SIDE, x, a, at + i + g * LANES, LANES, max, teacher_max, p, stream, transform,
+                       holds_max);
     }
     for (int g = 0; g < GROUPS && i < n; ++g, i += LANES)
-        add_group(&s, g, x, a, at + i, lanes_left(n - i), max, teacher_max, p, stream, transform, holds_max);
+        add_groups(&s, g, 1, x, a, at + i, lanes_left(n - i), max, teacher_max, p, stream, transform, holds_max);
     if (transform != XENT_GIVEN)
         chunk->rest += (double)v(sum_tree)(s.rest);
     if (holds_max && transform != XENT_GIVEN)
@@ -146,6 +154,13 @@ static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_sour
         chunk->teacher_rest += (double)v(sum_tree)(s.teacher_rest);
         if (holds_max)
             chunk->teacher_hits += count_hits(s.teacher_hits);
+        if (v(any)(not_finite(s.apart)))
+            for (i = 0; i < n; i += LANES) {
+                const int lanes = lanes_left(n - i);
+                const vec z = stored_up_to(x + (at + i) * STORAGE_BYTES, lanes);
+                if (v(any)(masked_by_student(z, teacher_logits(a->teacher, at + i, lanes))))
+                    chunk->moment += INFINITY;
+            }
     }
 }
 
@@ -201,13 +216,14 @@ static INLINE xent_chunk reduce_chunk(const char *x, const stream_source *a, int
             continue;
         }
         const double m = (double)block_max(x + at * STORAGE_BYTES, n, p, transform);
+        double of_teacher = 0;
         if (stream == XENT_TEACHER) {
-            const double teacher = (double)block_max(a->teacher + at * STORAGE_BYTES, n, p, XENT_PLAIN);
-            if (m > chunk.max || teacher > chunk.teacher_max)
-                rebase_both(&chunk, larger(m, chunk.max), larger(teacher, chunk.teacher_max), temperature);
+            of_teacher = (double)block_max(a->teacher + at * STORAGE_BYTES, n, p, XENT_PLAIN);
+            if (m > chunk.max || of_teacher > chunk.teacher_max)
+                rebase_both(&chunk, larger(m, chunk.max), larger(of_teacher, chunk.teacher_max), temperature);
         } else if (m > chunk.max)
             rebase(&chunk, m, temperature, stream);
-        if (m == chunk.max || stream == XENT_TEACHER)
+        if (m == chunk.max || (stream == XENT_TEACHER && of_teacher == chunk.teacher_max))
             add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 1);
         else
             add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 0);

@@ -81,17 +81,18 @@ static INLINE vec sum_of_four(vec a, vec b, vec c, vec d) { return v(add)(v(add)
 static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
                                    vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
     const vec zero = v(set)(0);
-    const lane_sums nothing = {zero, zero, zero, zero, zero, zero};
+    const lane_sums nothing = {zero, zero, zero, zero, zero, zero, zero};
     virtual_sums lanes;
     lane_sums sums = nothing;
     int64_t count = 0;
-    if (n <= 64) { /* a class for each virtual lane: the first two levels of the tree stay in registers */
+    if (m->local && n <= 64) { /* a class for each virtual lane: the first two levels of the tree stay in registers */
         for (int64_t i = 0; i < n; i += 4) {
             lane_sums four[4];
             for (int j = 0; j < 4; ++j) {
                 four[j] = nothing;
                 four[j].hits = j ? four[j - 1].hits : sums.hits;
                 four[j].teacher_hits = j ? four[j - 1].teacher_hits : sums.teacher_hits;
+                four[j].apart = j ? four[j - 1].apart : sums.apart;
                 if (i + j < n)
                     tile_class(&four[j], m, s, begin + i + j, max, teacher_max, p, stream, transform);
             }
@@ -102,16 +103,18 @@ static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s,
                 sum_of_four(four[0].moment, four[1].moment, four[2].moment, four[3].moment),
                 sum_of_four(four[0].teacher_rest, four[1].teacher_rest, four[2].teacher_rest, four[3].teacher_rest),
                 four[3].teacher_hits,
+                four[3].apart,
             };
             put_lane(&lanes, count++, &sum, stream);
             sums.hits = sum.hits;
             sums.teacher_hits = sum.teacher_hits;
+            sums.apart = sum.apart;
         }
     } else {
         for (; count < 64; ++count)
             put_lane(&lanes, count, &nothing, stream);
         for (int64_t i = 0; i < n; ++i) {
-            lane_sums lane = {lanes.rest[i % 64], sums.hits, zero, zero, zero, sums.teacher_hits};
+            lane_sums lane = {lanes.rest[i % 64], sums.hits, zero, zero, zero, sums.teacher_hits, sums.apart};
             if (is_weighted(stream))
                 lane.mass = lanes.mass[i % 64];
             if (stream != XENT_NO_STREAM)
@@ -122,6 +125,7 @@ static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s,
             put_lane(&lanes, i % 64, &lane, stream);
             sums.hits = lane.hits;
             sums.teacher_hits = lane.teacher_hits;
+            sums.apart = lane.apart;
         }
     }
     if (count == 0)
@@ -134,6 +138,10 @@ static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s,
         sums.moment = sum_lanes(lanes.moment, count);
     if (stream == XENT_TEACHER)
         sums.teacher_rest = sum_lanes(lanes.teacher, count);
+    if (stream == XENT_TEACHER && v(any)(not_finite(sums.apart)))
+        for (int64_t k = begin; k < begin + n; ++k)
+            sums.moment = v(select)(masked_by_student(tile_load(m, k), tile_stream(m, s, k, stream)), v(set)((real)INFINITY),
+                                    sums.moment);
     return sums;
 }
 
@@ -230,16 +238,16 @@ static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_sou
 /* Rows of one block: the f64 totals are the block's own, so nothing need be widened. */
 static INLINE row_sums tile_reduce(const tile_memory *m, const stream_source *s, const xent_plan *plan, xent_chunk *chunks,
                                    const load_plan *p, xent_stream stream, xent_transform transform) {
-    if (plan->classes > XENT_BLOCK && (transform != XENT_GIVEN || stream != XENT_NO_STREAM))
+    if (!m->local && plan->classes > XENT_BLOCK && (transform != XENT_GIVEN || stream != XENT_NO_STREAM))
         return tile_reduce_blocks(m, s, plan, chunks, p, stream, transform);
     const vec max = tile_max(m, 0, plan->classes, p, transform), zero = v(set)(0);
     const vec teacher_max = stream == XENT_TEACHER ? teacher_tile_max(m, 0, plan->classes) : zero;
-    lane_sums sums = {zero, zero, zero, zero, zero, zero};
+    lane_sums sums = {zero, zero, zero, zero, zero, zero, zero};
     if (transform != XENT_GIVEN || stream != XENT_NO_STREAM)
         sums = tile_block(m, s, 0, plan->classes, max, teacher_max, p, stream, transform);
     row_sums r = {max,         sums.rest,         sums.hits,         sums.mass, sums.moment,
                   teacher_max, sums.teacher_rest, sums.teacher_hits, zero,      v(first)(0)};
-    if (stream != XENT_NO_STREAM && transform == XENT_TRANSFORMED) {
+    if (stream != XENT_NO_STREAM && (transform == XENT_HEATED || transform == XENT_CAPPED)) {
         lane_numbers moment = lanes_of(sums.moment);
         for (int i = 0; i < LANES; ++i)
             moment.at[i] = (real)((double)moment.at[i] / plan->temperature);

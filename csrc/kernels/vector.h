@@ -26,7 +26,7 @@
 #define f32_constant_TANH_LOWEST -80.0f
 #define f32_constant_EXP_TERMS 5
 #define f32_constant_LOG_TERMS 4
-#define f32_constant_TANH_TERMS 6
+#define f32_constant_TANH_TERMS 5
 #define f32_constant_TANH_NEAR 0.625f
 #define f32_constant_LARGEST 0x1.fffffep127f
 #define f32_constant_TINY 0x1p-126f
@@ -34,8 +34,8 @@
 #define f32_constant_LIFT_EXPONENT 32
 static const float f32_exp_terms[] = {0x1.fffffb9a58e21p-2f, 0x1.5554915420452p-3f, 0x1.5558f17bd9dc7p-5f,
                                       0x1.1239e2a4f545fp-7f, 0x1.6a243550adbe7p-10f};
-static const float f32_tanh_terms[] = {-0x1.55555539a3fddp-2, 0x1.1110e919f7ad3p-3,  -0x1.ba08c4e66a3c8p-5,
-                                       0x1.64a9766b3a952p-6,  -0x1.116a168e18e77p-7, 0x1.2c83c001d2709p-9};
+static const float f32_tanh_terms[] = {-0x1.555532d85a07bp-2, 0x1.110726d319320p-3, -0x1.b83c59c053647p-5,
+                                       0x1.52269aa05abc2p-6, -0x1.75e1ca56bd575p-8};
 static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-2f, 0x1.2438d2dd13bdfp-2f,
                                       0x1.e2f7221dc6be6p-3f};
 
