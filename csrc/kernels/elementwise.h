@@ -2,7 +2,7 @@
  * sums of the losses.
  *
  *   binary           -(t log p + (1 - t) log(1 - p)), each logarithm at least -100 (torch), or p clipped (Keras)
- *   binary, logits   t w softplus(-z) + (1 - t) softplus(z), w: pos_weight
+ *   binary, logits   t w softplus(-z) + (1 - t) softplus(z), w: pos_weight; gradient (1 - t) s(z) - t w s(-z)
  *   sigmoid focal    alpha_t q^gamma times it with w = 1, q = t s(-z) + (1 - t) s(z) (Lin et al., arXiv:1708.02002)
  *   kl               t (log t - x), or e^t (t - x) (Kullback-Leibler)
  *
@@ -61,29 +61,31 @@ typedef struct {
     vec softplus, softplus_m; /* of z and of -z */
 } logistic;
 
-static INLINE logistic logistic_of(vec z, int sigmoids) {
-    const vec zero = v(set)(0), minus = v(sub)(zero, z);
-    vec e = v(exp)(v(sub)(zero, v(abs)(z)));
-    e = v(keep)(v(nlt)(e, v(set)(c(TINY))), e);
-    const vec rest = v(log1p_unit)(e);
-    logistic r = {zero, zero, v(add)(v(max)(z, zero), rest), v(add)(v(max)(minus, zero), rest)};
-    if (sigmoids) {
-        const vec large = v(div)(v(set)(1), v(add)(v(set)(1), e)), small = v(mul)(e, large);
-        const mask positive = v(lt)(zero, z);
-        r.up = v(select)(positive, large, small);
-        r.down = v(select)(positive, small, large);
-    }
-    return r;
+static INLINE logistic logistic_of(vec z) {
+    const vec zero = v(set)(0), minus = v(sub)(zero, z), e = flushed_exp(v(sub)(zero, v(abs)(z)));
+    const vec rest = v(log1p_unit)(e), large = v(div)(v(set)(1), v(add)(v(set)(1), e)), small = v(mul)(e, large);
+    const mask positive = v(lt)(zero, z);
+    return (logistic){
+        v(select)(positive, large, small),
+        v(select)(positive, small, large),
+        v(add)(v(max)(z, zero), rest),
+        v(add)(v(max)(minus, zero), rest),
+    };
 }
 
+/* With e = e^-|z|: (t w + 1 - t) log1p(e), and |z| times t w or 1 - t, whichever term grows with |z|: nothing cancels. */
 static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
-    const vec zero = v(set)(0), tf = v(sub)(v(set)(1), t);
-    const logistic s = logistic_of(z, derivatives > 0);
-    element r = {v(add)(times(tp, s.softplus_m), times(tf, s.softplus)), zero, zero};
-    if (derivatives > 0)
-        r.grad = v(fnma)(tp, s.down, v(mul)(tf, s.up));
+    const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t), both = v(add)(tf, tp), size = v(abs)(z);
+    const mask positive = v(lt)(zero, z);
+    const vec grows = v(select)(positive, tf, tp), e = flushed_exp(v(sub)(zero, size));
+    element r = {v(fma)(both, v(log1p_unit)(e), times(grows, size)), zero, zero};
+    if (!derivatives)
+        return r;
+    const vec large = v(div)(one, v(add)(one, e));
+    const vec pull = v(mul)(large, v(fnma)(v(select)(positive, tp, tf), e, grows));
+    r.grad = v(select)(positive, pull, v(sub)(zero, pull));
     if (derivatives > 1)
-        r.hess = v(mul)(v(add)(tf, tp), v(mul)(s.up, s.down));
+        r.hess = v(mul)(both, v(mul)(v(mul)(e, large), large));
     return r;
 }
 
@@ -92,7 +94,7 @@ static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
  *   F'' = q^gamma (2 gamma r c' + v + gamma (gamma - 1) r^2 c + gamma r (s(-z) - s(z)) c) */
 static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan, int derivatives) {
     const vec zero = v(set)(0), one = v(set)(1), gamma = v(set)((real)plan->gamma), tf = v(sub)(one, t);
-    const logistic s = logistic_of(z, 1);
+    const logistic s = logistic_of(z);
     const mask is_one = v(eq)(t, one), is_zero = v(eq)(t, zero);
     const vec ce = v(add)(times(t, s.softplus_m), times(tf, s.softplus));
     const int soft = is_soft(t, is_one); /* else a logarithm is spared */
@@ -147,28 +149,45 @@ static INLINE element kl(vec x, vec t, const xent_element_plan *plan) {
     return r;
 }
 
-static INLINE element element_of(const xent_element_plan *plan, const xent_elements *e, int64_t i, int n, xent_element what,
-                                 int derivatives) {
-    const vec zero = v(set)(0), one = v(set)(1);
-    element r = {one, zero, zero};
+typedef struct {
+    vec x, t, tp; /* tp: t times pos_weight */
+} element_inputs;
+
+static INLINE void read_elements(element_inputs *in, const xent_element_plan *plan, const xent_elements *e, int64_t i,
+                                 int count, int n, xent_element what) {
     if (what == XENT_ONE)
-        return r;
-    const char *at = e->x + i * STORAGE_BYTES;
-    const vec x = n == LANES ? stored(at) : stored_first(at, n, zero);
-    if (what == XENT_OUTSIDE) {
-        r.loss = v(select)(v(lt)(x, zero), one, v(keep)(v(lt)(one, x), one));
-        return r;
+        return;
+    for (int j = 0; j < count; ++j) {
+        const char *at = e->x + (i + j * LANES) * STORAGE_BYTES;
+        in[j].x = n == LANES ? stored(at) : stored_first(at, n, v(set)(0));
+        if (what == XENT_OUTSIDE)
+            continue;
+        in[j].t = load_reals((const real *)e->target, i + j * LANES, n);
+        if (what == XENT_BINARY || what == XENT_BINARY_LOGITS)
+            in[j].t = v(fma)(in[j].t, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add));
+        in[j].tp = in[j].t;
     }
-    vec t = load_reals((const real *)e->target, i, n);
-    if (what == XENT_KL)
-        return kl(x, t, plan);
-    if (what == XENT_SIGMOID_FOCAL)
-        return sigmoid_focal(x, t, plan, derivatives);
-    t = v(fma)(t, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add));
-    if (what == XENT_BINARY)
-        return binary(x, t, plan, derivatives);
-    const vec tp = e->pos_weight ? times(t, load_reals((const real *)e->pos_weight, i, n)) : t;
-    return binary_logits(x, t, tp, derivatives);
+    if (what == XENT_BINARY_LOGITS && e->pos_weight)
+        for (int j = 0; j < count; ++j)
+            in[j].tp = times(in[j].t, load_reals((const real *)e->pos_weight, i + j * LANES, n));
+}
+
+static INLINE element element_of(const xent_element_plan *plan, element_inputs in, xent_element what, int derivatives) {
+    const vec zero = v(set)(0), one = v(set)(1);
+    switch (what) {
+    case XENT_BINARY:
+        return binary(in.x, in.t, plan, derivatives);
+    case XENT_BINARY_LOGITS:
+        return binary_logits(in.x, in.t, in.tp, derivatives);
+    case XENT_SIGMOID_FOCAL:
+        return sigmoid_focal(in.x, in.t, plan, derivatives);
+    case XENT_KL:
+        return kl(in.x, in.t, plan);
+    case XENT_OUTSIDE:
+        return (element){v(select)(v(lt)(in.x, zero), one, v(keep)(v(lt)(one, in.x), one)), zero, zero};
+    default:
+        return (element){one, zero, zero};
+    }
 }
 
 static inline void f32_add_to(f64_vec s[2], f32_vec x) {
@@ -185,54 +204,66 @@ static inline void f64_add_to(f64_vec s[2], f64_vec x) {
 
 enum { PREFETCH_ELEMENTS = 1024 };
 
-static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, xent_element what,
-                            int derivatives) {
-    /* Copies, which no store can change. */
-    const xent_element_plan own_plan = *the_plan, *plan = &own_plan;
-    const xent_elements own_elements = *the_elements, *e = &own_elements;
+/* `count` vectors of n elements each, from element i on. All are computed before the first is stored, which may be where
+ * the next was read. */
+static INLINE void element_vectors(const xent_element_plan *plan, const xent_elements *e, int64_t i, int count, int n,
+                                   f64_vec sums[2], xent_element what, int derivatives) {
     const vec zero = v(set)(0), tiny = v(set)(c(TINY)), scale = v(set)((real)plan->scale);
-    f64_vec sums[2] = {f64_set(0), f64_set(0)};
-    if (e->sums)
-        for (int k = 0; k < 2; ++k)
-            sums[k] = f64_load(e->sums + k * f64_lanes);
-    for (int64_t i = 0; i < e->count; i += LANES) {
-        const int n = lanes_left(e->count - i);
-        if (what != XENT_ONE)
-            xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * STORAGE_BYTES);
-        if (what < XENT_ONE)
-            xent_prefetch(e->target + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real));
-        element r = element_of(plan, e, i, n, what, derivatives);
-        vec factor = scale;
+    element_inputs in[XENT_SIDE_BY_SIDE];
+    element r[XENT_SIDE_BY_SIDE];
+    read_elements(in, plan, e, i, count, n, what);
+    for (int j = 0; j < count; ++j)
+        r[j] = element_of(plan, in[j], what, derivatives);
+    for (int j = 0; j < count; ++j, i += LANES) {
+        vec factor = scale, loss = r[j].loss;
         mask counts = v(first)(n);
         if (e->upstream)
             factor = v(mul)(factor, load_reals((const real *)e->upstream, i, n));
         if (e->weight) {
             const vec w = load_reals((const real *)e->weight, i, n);
             counts = v(both)(counts, v(ne)(w, zero));
-            r.loss = v(mul)(w, r.loss);
+            loss = v(mul)(w, loss);
             factor = v(mul)(factor, w);
         }
-        r.loss = v(keep)(counts, r.loss);
-        v(add_to)(sums, r.loss);
+        if (e->weight || n < LANES)
+            loss = v(keep)(counts, loss);
+        v(add_to)(sums, loss);
         if (e->loss)
-            v(store_first)(e->loss + i * (int64_t)sizeof(real), n, r.loss);
-        if (derivatives > 0) {
-            const vec g = v(mul)(r.grad, factor);
-            const vec kept = v(keep)(v(both)(counts, v(nlt)(v(abs)(g), tiny)), g);
+            v(store_first)(e->loss + i * (int64_t)sizeof(real), n, loss);
+        for (int d = 0; d < derivatives; ++d) {
+            const vec a = v(mul)(d ? r[j].hess : r[j].grad, factor);
+            const vec kept = v(keep)(v(both)(counts, v(nlt)(v(abs)(a), tiny)), a);
+            char *at = (d ? e->hess : e->out) + i * STORAGE_BYTES;
             if (n == LANES)
-                store_stored(e->out + i * STORAGE_BYTES, kept);
+                store_stored(at, kept);
             else
-                store_stored_first(e->out + i * STORAGE_BYTES, n, kept);
-        }
-        if (derivatives > 1) {
-            const vec h = v(mul)(r.hess, factor);
-            const vec kept = v(keep)(v(both)(counts, v(nlt)(v(abs)(h), tiny)), h);
-            if (n == LANES)
-                store_stored(e->hess + i * STORAGE_BYTES, kept);
-            else
-                store_stored_first(e->hess + i * STORAGE_BYTES, n, kept);
+                store_stored_first(at, n, kept);
         }
     }
+}
+
+static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, xent_element what,
+                            int derivatives) {
+    /* Copies, which no store can change. */
+    const xent_element_plan own_plan = *the_plan, *plan = &own_plan;
+    const xent_elements own_elements = *the_elements, *e = &own_elements;
+    enum { ABREAST = XENT_SIDE_BY_SIDE * LANES };
+    f64_vec sums[2] = {f64_set(0), f64_set(0)};
+    if (e->sums)
+        for (int k = 0; k < 2; ++k)
+            sums[k] = f64_load(e->sums + k * f64_lanes);
+    int64_t i = 0;
+    for (; i + ABREAST <= e->count; i += ABREAST) {
+        if (what != XENT_ONE)
+            for (int64_t byte = 0; byte < ABREAST * STORAGE_BYTES; byte += 64)
+                xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * STORAGE_BYTES + byte);
+        if (what < XENT_ONE)
+            for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += 64)
+                xent_prefetch(e->target + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
+        element_vectors(plan, e, i, XENT_SIDE_BY_SIDE, LANES, sums, what, derivatives);
+    }
+    for (; i < e->count; i += LANES)
+        element_vectors(plan, e, i, 1, lanes_left(e->count - i), sums, what, derivatives);
     if (e->sums)
         for (int k = 0; k < 2; ++k)
             f64_store(e->sums + k * f64_lanes, sums[k]);

@@ -50,9 +50,6 @@ static INLINE staged_rows stage_in(staging *to, const char *from, int64_t step, 
                                    int in_compute_type) {
     const int64_t size = in_compute_type ? (int64_t)sizeof(real) : STORAGE_BYTES;
     const int whole = step == classes * size;
-    if (whole)
-        for (int64_t line = 0; line < n * step; line += 64) /* of the rows that come next */
-            xent_prefetch(from + n * step + line);
     if (whole && (in_compute_type || COMPUTED_AS_STORED) && n % LANES == 0 && (left - n) * classes >= 3)
         return (staged_rows){from, step};
     if (whole)
@@ -97,17 +94,16 @@ typedef struct {
 } tiles;
 
 static INLINE tile_memory memory_of(tiles *t, const xent_rows *rows) {
-    return (tile_memory){(char *)t->x,
-                         (char *)t->soft,
-                         (char *)t->out,
-                         rows->hess ? (char *)t->hess : NULL,
-                         sizeof(vec),
-                         sizeof(vec),
-                         sizeof(vec),
-                         sizeof(vec),
-                         LANES,
-                         1,
-                         0};
+    return (tile_memory){.x = (char *)t->x,
+                         .soft = (char *)t->soft,
+                         .out = (char *)t->out,
+                         .hess = rows->hess ? (char *)t->hess : NULL,
+                         .x_step = sizeof(vec),
+                         .soft_step = sizeof(vec),
+                         .out_step = sizeof(vec),
+                         .hess_step = sizeof(vec),
+                         .lanes = LANES,
+                         .local = 1};
 }
 
 static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *staged) {
@@ -115,7 +111,9 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
     const int64_t classes = plan->classes, most = staged_lanes(classes);
     tiles t;
     staging staged_x, staged_soft, staged_out, staged_hess;
-    const tile_memory m = memory_of(&t, rows);
+    tile_memory m = memory_of(&t, rows);
+    m.ahead_tile = LANES * rows->logits_step;
+    m.ahead_class = classes ? m.ahead_tile / classes : 0;
     for (int64_t at = 0; at < rows->count; at += most) {
         const int64_t left = rows->count - at, n = left < most ? left : most;
         const staged_rows logits =
@@ -128,6 +126,7 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_in(t.soft + r / LANES * classes, second, r, classes);
         }
+        m.ahead = rows->logits + (at + n) * rows->logits_step;
         staged(&m, plan, rows, at, n, &p);
         if (plan->form != XENT_NO_OUTPUT) {
             for (int64_t r = 0; r < n; r += LANES)
@@ -151,12 +150,10 @@ static INLINE void columns_in(vec *to, const char *from, int64_t step, int64_t l
         for (int w = 0; w < SIDE; ++w) {
             const char *at = from + w * tile_bytes;
             const int n = lanes_left(lanes - w * LANES);
-            if (n == LANES) {
-                xent_prefetch(at + SIDE * tile_bytes);
+            if (n == LANES)
                 to[w * classes + k] = in_compute_type ? v(load)(at) : stored(at);
-            } else if (n) {
+            else if (n)
                 to[w * classes + k] = in_compute_type ? v(load_first)(at, n, v(set)(0)) : stored_first(at, n, v(set)(0));
-            }
         }
 }
 
@@ -177,13 +174,16 @@ static void few_columns(const xent_plan *plan, const xent_rows *rows, rows_kerne
     const load_plan p = prepare_load(plan);
     const int64_t classes = plan->classes, most = staged_lanes(classes);
     tiles t;
-    const tile_memory m = memory_of(&t, rows);
+    tile_memory m = memory_of(&t, rows);
+    m.ahead_tile = LANES * STORAGE_BYTES;
+    m.ahead_class = plan->logits_class_step;
     for (int64_t r = 0; r < rows->count; r += most) {
         const int64_t left = rows->count - r, n = left < most ? left : most;
         columns_in(t.x, rows->logits + r * rows->logits_step, plan->logits_class_step, left, classes, 0);
         if (has_second_row(plan->stream))
             columns_in(t.soft, rows->soft + r * rows->soft_step, plan->soft_class_step, left, classes,
                        soft_in_compute_type(plan));
+        m.ahead = rows->logits + (r + n) * rows->logits_step;
         staged(&m, plan, rows, r, n, &p);
         if (plan->form != XENT_NO_OUTPUT)
             columns_out(rows->out + r * rows->out_step, plan->out_class_step, t.out, left, classes, plan->non_temporal);
@@ -198,17 +198,17 @@ static void columns(const xent_plan *plan, const xent_rows *rows, rows_kernel *d
     const uintptr_t vector = LANES * STORAGE_BYTES;
     for (int64_t r = 0; r < rows->count; r += LANES) {
         char *out = rows->out ? rows->out + r * rows->out_step : NULL;
-        const tile_memory m = {rows->logits + r * rows->logits_step,
-                               rows->soft ? rows->soft + r * rows->soft_step : NULL,
-                               out,
-                               rows->hess ? rows->hess + r * rows->hess_step : NULL,
-                               plan->logits_class_step,
-                               plan->soft_class_step,
-                               plan->out_class_step,
-                               plan->hess_class_step,
-                               LANES,
-                               0,
-                               plan->non_temporal && ((uintptr_t)out | (uintptr_t)plan->out_class_step) % vector == 0};
+        const tile_memory m = {.x = rows->logits + r * rows->logits_step,
+                               .soft = rows->soft ? rows->soft + r * rows->soft_step : NULL,
+                               .out = out,
+                               .hess = rows->hess ? rows->hess + r * rows->hess_step : NULL,
+                               .x_step = plan->logits_class_step,
+                               .soft_step = plan->soft_class_step,
+                               .out_step = plan->out_class_step,
+                               .hess_step = plan->hess_class_step,
+                               .lanes = LANES,
+                               .non_temporal =
+                                   plan->non_temporal && ((uintptr_t)out | (uintptr_t)plan->out_class_step) % vector == 0};
         direct(&m, plan, rows, r, lanes_left(rows->count - r), &p);
     }
 }

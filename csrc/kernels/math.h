@@ -62,11 +62,15 @@ static inline v(vec) v(log1p)(v(vec) x) {
     return v(log_parts)(part.f, part.k);
 }
 
-/* The same for 0 <= x <= 1, where k is 0 or 1. */
+/* The same for 0 <= x <= 1, as x + x^2 q(x), at most 1.5 ulp (f32), 1.3 (f64). No division; terms in pairs, which halves the
+ * chain. */
 static inline v(vec) v(log1p_unit)(v(vec) x) {
-    const v(vec) one = v(set)(1), half = v(set)((v(real))0.5);
-    const v(mask) large = v(nlt)(x, v(set)((v(real))0x1.a827999fcef32p-2)); /* sqrt(2) - 1 */
-    return v(log_parts)(v(select)(large, v(fma)(x, half, v(set)((v(real)) - 0.5)), x), v(keep)(large, one));
+    enum { PAIRED = c(LOG1P_TERMS) & ~1 };
+    const v(vec) square = v(mul)(x, x);
+    v(vec) q = PAIRED < c(LOG1P_TERMS) ? v(set)(v(log1p_terms)[PAIRED]) : v(set)(0);
+    for (int i = PAIRED - 2; i >= 0; i -= 2)
+        q = v(fma)(q, square, v(fma)(v(set)(v(log1p_terms)[i + 1]), x, v(set)(v(log1p_terms)[i])));
+    return v(fma)(q, square, x);
 }
 
 /* log(x) for 0 <= x <= 2^126 (f32) or 2^1022 (f64), subnormal numbers included, at most 1.0 ulp (f32, f64). -inf of 0; NaN

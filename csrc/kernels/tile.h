@@ -6,6 +6,8 @@ typedef struct {
     const char *x, *soft;
     char *out, *hess;
     int64_t x_step, soft_step, out_step, hess_step;
+    const char *ahead; /* of local tiles: what is read after them, fetched class by class and tile by tile */
+    int64_t ahead_class, ahead_tile;
     int lanes; /* in use; the others are not touched in memory */
     int local, non_temporal;
 } tile_memory;
@@ -18,6 +20,7 @@ static INLINE void next_tile(tile_memory *m, int64_t classes) {
     m->out += bytes;
     if (m->hess)
         m->hess += bytes;
+    m->ahead += m->ahead_tile;
 }
 
 static INLINE vec tile_load(const tile_memory *m, int64_t k) {
@@ -43,12 +46,9 @@ static INLINE vec tile_stream(const tile_memory *m, const stream_source *s, int6
 }
 
 static INLINE vec sum_lanes(vec *s, int64_t n) {
-    for (; n > 1; n = (n + 1) / 2) {
-        for (int64_t i = 0; i < n / 2; ++i)
-            s[i] = v(add)(s[2 * i], s[2 * i + 1]);
-        if (n % 2)
-            s[n / 2] = s[n - 1];
-    }
+    for (; n > 1; n = (n + 1) / 2)
+        for (int64_t i = 0; i < n; i += 2)
+            s[i / 2] = i + 1 < n ? v(add)(s[i], s[i + 1]) : s[i];
     return s[0];
 }
 
@@ -65,6 +65,16 @@ typedef struct {
     vec rest[64], mass[64], moment[64], teacher[64];
 } virtual_sums;
 
+static INLINE void take_lane(lane_sums *to, const virtual_sums *from, int64_t i, xent_stream stream) {
+    to->rest = from->rest[i];
+    if (is_weighted(stream))
+        to->mass = from->mass[i];
+    if (stream != XENT_NO_STREAM)
+        to->moment = from->moment[i];
+    if (stream == XENT_TEACHER)
+        to->teacher_rest = from->teacher[i];
+}
+
 static INLINE void put_lane(virtual_sums *to, int64_t i, const lane_sums *from, xent_stream stream) {
     to->rest[i] = from->rest;
     if (is_weighted(stream))
@@ -75,61 +85,36 @@ static INLINE void put_lane(virtual_sums *to, int64_t i, const lane_sums *from, 
         to->teacher[i] = from->teacher_rest;
 }
 
-static INLINE vec sum_of_four(vec a, vec b, vec c, vec d) { return v(add)(v(add)(a, b), v(add)(c, d)); }
+/* Class k joins virtual lane i, empty so far or not; its hits, those of all lanes. */
+static INLINE void add_to_lane(virtual_sums *lanes, int64_t i, int empty, lane_sums *all, const tile_memory *m,
+                               const stream_source *s, int64_t k, vec max, vec teacher_max, const load_plan *p,
+                               xent_stream stream, xent_transform transform) {
+    lane_sums lane = *all;
+    if (m->local)
+        xent_prefetch(m->ahead + k * m->ahead_class);
+    if (!empty)
+        take_lane(&lane, lanes, i, stream);
+    tile_class(&lane, m, s, k, max, teacher_max, p, stream, transform);
+    put_lane(lanes, i, &lane, stream);
+    all->hits = lane.hits;
+    all->teacher_hits = lane.teacher_hits;
+    all->apart = lane.apart;
+}
 
 /* One block of up to 1,024 classes, relative to `max`. */
 static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
                                    vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
     const vec zero = v(set)(0);
     const lane_sums nothing = {zero, zero, zero, zero, zero, zero, zero};
+    const int64_t count = n < 64 ? n : 64;
     virtual_sums lanes;
     lane_sums sums = nothing;
-    int64_t count = 0;
-    if (m->local && n <= 64) { /* a class for each virtual lane: the first two levels of the tree stay in registers */
-        for (int64_t i = 0; i < n; i += 4) {
-            lane_sums four[4];
-            for (int j = 0; j < 4; ++j) {
-                four[j] = nothing;
-                four[j].hits = j ? four[j - 1].hits : sums.hits;
-                four[j].teacher_hits = j ? four[j - 1].teacher_hits : sums.teacher_hits;
-                four[j].apart = j ? four[j - 1].apart : sums.apart;
-                if (i + j < n)
-                    tile_class(&four[j], m, s, begin + i + j, max, teacher_max, p, stream, transform);
-            }
-            const lane_sums sum = {
-                sum_of_four(four[0].rest, four[1].rest, four[2].rest, four[3].rest),
-                four[3].hits,
-                sum_of_four(four[0].mass, four[1].mass, four[2].mass, four[3].mass),
-                sum_of_four(four[0].moment, four[1].moment, four[2].moment, four[3].moment),
-                sum_of_four(four[0].teacher_rest, four[1].teacher_rest, four[2].teacher_rest, four[3].teacher_rest),
-                four[3].teacher_hits,
-                four[3].apart,
-            };
-            put_lane(&lanes, count++, &sum, stream);
-            sums.hits = sum.hits;
-            sums.teacher_hits = sum.teacher_hits;
-            sums.apart = sum.apart;
-        }
-    } else {
-        for (; count < 64; ++count)
-            put_lane(&lanes, count, &nothing, stream);
-        for (int64_t i = 0; i < n; ++i) {
-            lane_sums lane = {lanes.rest[i % 64], sums.hits, zero, zero, zero, sums.teacher_hits, sums.apart};
-            if (is_weighted(stream))
-                lane.mass = lanes.mass[i % 64];
-            if (stream != XENT_NO_STREAM)
-                lane.moment = lanes.moment[i % 64];
-            if (stream == XENT_TEACHER)
-                lane.teacher_rest = lanes.teacher[i % 64];
-            tile_class(&lane, m, s, begin + i, max, teacher_max, p, stream, transform);
-            put_lane(&lanes, i % 64, &lane, stream);
-            sums.hits = lane.hits;
-            sums.teacher_hits = lane.teacher_hits;
-            sums.apart = lane.apart;
-        }
-    }
-    if (count == 0)
+    if (n == 0)
         return nothing;
+    for (int64_t i = 0; i < count; ++i)
+        add_to_lane(&lanes, i, 1, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
+    for (int64_t i = 64; i < n; ++i)
+        add_to_lane(&lanes, i % 64, 0, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
     if (transform != XENT_GIVEN)
         sums.rest = sum_lanes(lanes.rest, count);
     if (is_weighted(stream))

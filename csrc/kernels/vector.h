@@ -26,6 +26,7 @@
 #define f32_constant_TANH_LOWEST -80.0f
 #define f32_constant_EXP_TERMS 5
 #define f32_constant_LOG_TERMS 4
+#define f32_constant_LOG1P_TERMS 9
 #define f32_constant_TANH_TERMS 5
 #define f32_constant_TANH_NEAR 0.625f
 #define f32_constant_LARGEST 0x1.fffffep127f
@@ -48,6 +49,7 @@ static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-
 #define f64_constant_TANH_LOWEST -700.0
 #define f64_constant_EXP_TERMS 10
 #define f64_constant_LOG_TERMS 7
+#define f64_constant_LOG1P_TERMS 20
 #define f64_constant_TANH_TERMS 9
 #define f64_constant_TANH_NEAR 0.3125
 #define f64_constant_LARGEST 0x1.fffffffffffffp1023
@@ -63,6 +65,14 @@ static const double f64_exp_terms[] = {
 static const double f64_log_terms[] = {0x1.5555555555592p-1, 0x1.999999997fd76p-2, 0x1.24924941f5034p-2,
                                        0x1.c71c5206028d7p-3, 0x1.74663fa321262p-3, 0x1.39a1a6e05cda7p-3,
                                        0x1.2f06355979b5fp-3};
+
+static const float f32_log1p_terms[] = {-0x1.ffffd2p-2, 0x1.554df0p-2,  -0x1.ff26e2p-3, 0x1.935ca2p-3, -0x1.3a7a88p-3,
+                                        0x1.b579d4p-4,  -0x1.d86344p-5, 0x1.4b0854p-6,  -0x1.b2f5b8p-9};
+static const double f64_log1p_terms[] = {
+    -0x1.fffffffffff9fp-2, 0x1.5555555551029p-2,  -0x1.fffffffdd3b94p-3, 0x1.99999951e4712p-3,   -0x1.55554fbd0c4abp-3,
+    0x1.2491fecbe868cp-3,  -0x1.fffa8b0340baep-4, 0x1.c6f6a3e1d6713p-4,  -0x1.98d284cf215aap-4,  0x1.712dbd48a05c3p-4,
+    -0x1.4b019464f604fp-4, 0x1.202ce37888bc7p-4,  -0x1.d70e242b38e16p-5, 0x1.5a856c04088c1p-5,   -0x1.b62bb5c4fa0a9p-6,
+    0x1.c575b1b6ad0e8p-7,  -0x1.6b452003f4243p-8, 0x1.a24f40e2d1d6cp-10, -0x1.31ee1b561c1c1p-12, 0x1.a8f5c62dc5033p-16};
 
 #define P f32
 #include "math.h"
