@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "call.h"
+#include "environment.h"
 #include "index.h"
 
 enum { STACK_CHUNKS = 64 };
@@ -184,7 +185,7 @@ static xent_status check_indices(xent_call *call, exact *total) {
 }
 
 /* Class weights divide the mean with class indices only (torch). */
-xent_status xent_prepare(xent_call *call) {
+static xent_status prepare(xent_call *call) {
     if (xent_is_elementwise(call))
         return xent_prepare_elements(call);
     call->divisor = (double)row_count(call);
@@ -340,7 +341,7 @@ static int share_rows(const xent_call *call, const row_work *w, int64_t n, int t
     return 0;
 }
 
-xent_status xent_compute(xent_call *call) {
+static xent_status compute(xent_call *call) {
     if (xent_is_elementwise(call))
         return xent_compute_elements(call);
     const int64_t n = row_count(call);
@@ -371,7 +372,7 @@ xent_status xent_compute(xent_call *call) {
     return stopped ? XENT_INTERRUPTED : XENT_OK;
 }
 
-xent_status xent_finish(xent_call *call) {
+static xent_status finish(xent_call *call) {
     exact sum;
     if (xent_is_elementwise(call))
         sum = xent_sum_elements(call);
@@ -390,18 +391,18 @@ xent_status xent_finish(xent_call *call) {
     return XENT_OK;
 }
 
-xent_status xent_run(xent_call *call) {
+static xent_status run(xent_call *call) {
     if (xent_is_elementwise(call))
         return xent_run_elements(call);
     if (!xent_readable(call))
         return XENT_BAD_LAYOUT;
-    xent_status status = xent_prepare(call);
+    xent_status status = prepare(call);
     if (status != XENT_OK)
         return status;
     const int sums = is_loss(call) && call->reduction != XENT_NONE;
     if (!sums || call->loss.data) {
-        status = xent_compute(call);
-        return status != XENT_OK || !sums ? status : xent_finish(call);
+        status = compute(call);
+        return status != XENT_OK || !sums ? status : finish(call);
     }
     /* Row losses nobody asked for: C-ordered, for the length of the call. */
     const int64_t n = row_count(call), bytes = compute_bytes(call);
@@ -416,14 +417,27 @@ xent_status xent_run(xent_call *call) {
         step *= call->shape[d];
     }
     call->loss = (xent_array){losses, strides};
-    status = xent_compute(call);
+    status = compute(call);
     if (status == XENT_OK)
-        status = xent_finish(call);
+        status = finish(call);
     call->loss = (xent_array){NULL, NULL};
     if (losses != few)
         free(losses);
     return status;
 }
+
+/* Divisor, scale and result are computed outside of any parallel region. */
+static xent_status in_environment(xent_status (*step)(xent_call *), xent_call *call) {
+    const fp_state before = fp_enter();
+    const xent_status status = step(call);
+    fp_leave(before);
+    return status;
+}
+
+xent_status xent_prepare(xent_call *call) { return in_environment(prepare, call); }
+xent_status xent_compute(xent_call *call) { return in_environment(compute, call); }
+xent_status xent_finish(xent_call *call) { return in_environment(finish, call); }
+xent_status xent_run(xent_call *call) { return in_environment(run, call); }
 
 typedef struct {
     const char *from;

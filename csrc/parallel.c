@@ -1,55 +1,14 @@
 /* The one place that starts threads. Pieces of the range go to whoever is free, so a busy core delays nobody; results do
- * not depend on who computes what.
- *
- * Every thread computes in the default floating-point environment (round to nearest, subnormals kept, nothing trapped) and
- * gets back the one it had, flags included: what other libraries leave behind reaches no result, and a kernel's harmless
- * overflow raises no warning. */
+ * not depend on who computes what. */
 #define _POSIX_C_SOURCE 200809L
 #include "dispatch.h"
+#include "environment.h"
 
 #include <stdatomic.h>
 #include <time.h>
 
 #ifdef _OPENMP
 #include <omp.h>
-#endif
-
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-typedef unsigned fp_state;
-static fp_state fp_enter(void) {
-    const fp_state before = _mm_getcsr();
-    _mm_setcsr(0x1f80);
-    return before;
-}
-static void fp_leave(fp_state before) { _mm_setcsr(before); }
-/* Streaming stores are seen by others once they are fenced: once for each thread and region, since it waits for memory. */
-static void finish_stores(void) { _mm_sfence(); }
-#elif defined(__aarch64__)
-static void finish_stores(void) {}
-typedef struct {
-    uint64_t control, status;
-} fp_state;
-static fp_state fp_enter(void) {
-    fp_state before;
-    __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(before.control), "=r"(before.status));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-    return before;
-}
-static void fp_leave(fp_state before) {
-    __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" : : "r"(before.control), "r"(before.status));
-}
-#else
-#include <fenv.h>
-static void finish_stores(void) {}
-typedef fenv_t fp_state;
-static fp_state fp_enter(void) {
-    fp_state before;
-    feholdexcept(&before);
-    fesetround(FE_TONEAREST);
-    return before;
-}
-static void fp_leave(fp_state before) { fesetenv(&before); }
 #endif
 
 typedef struct {

@@ -4,7 +4,8 @@
  * Each is of many calls drawn at random, but the same everywhere: shapes, layouts, threads, arguments, and inputs with
  * zeros, ties, infinities and NaN among them. Nothing outside the outputs may be written to.
  *
- * `digest disturbed` computes where the caller's subnormals are flushed: the same digests, and they still are afterwards. */
+ * `digest disturbed` computes where the caller's subnormals are flushed and sums rounded up: the same digests, and they
+ * still are afterwards. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,21 +64,21 @@ static uint64_t draw(void) { return mixed(seed, drawn++); }
 static int below(int n) { return (int)((draw() >> 32) % (uint64_t)n); }
 static int one_in(int n) { return below(n) == 0; }
 
-/* What libraries built for speed leave behind. */
+/* What others leave behind: subnormals flushed, rounding upward. */
 #if defined(__SSE2__)
-enum { FLUSH = 0x8040 };
-static int flushes_subnormals(void) { return (_mm_getcsr() & FLUSH) == FLUSH; }
-static void flush_subnormals(int on) { _mm_setcsr((_mm_getcsr() & ~(unsigned)FLUSH) | (on ? FLUSH : 0)); }
+enum { DISTURBED = 0x8040 | 0x4000 };
+static int is_disturbed(void) { return (_mm_getcsr() & DISTURBED) == DISTURBED; }
+static void disturb(int on) { _mm_setcsr((_mm_getcsr() & ~(unsigned)DISTURBED) | (on ? DISTURBED : 0)); }
 #elif defined(__aarch64__)
-enum { FLUSH = 1 << 24 };
+enum { DISTURBED = 1 << 24 | 1 << 22 };
 static uint64_t control(void) {
     uint64_t fpcr;
     __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
     return fpcr;
 }
-static int flushes_subnormals(void) { return (control() & FLUSH) != 0; }
-static void flush_subnormals(int on) {
-    __asm__ volatile("msr fpcr, %0" : : "r"((control() & ~(uint64_t)FLUSH) | (on ? FLUSH : 0)));
+static int is_disturbed(void) { return (control() & DISTURBED) == DISTURBED; }
+static void disturb(int on) {
+    __asm__ volatile("msr fpcr, %0" : : "r"((control() & ~(uint64_t)DISTURBED) | (on ? DISTURBED : 0)));
 }
 #endif
 
@@ -302,13 +303,13 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     call.out_class_step = call.out.data ? arrays[OUT].strides[2] : 0;
     call.hess_class_step = call.hess.data ? arrays[HESS].strides[2] : 0;
 
-    flush_subnormals(disturbed);
+    disturb(disturbed);
     const xent_status status = xent_run(&call);
-    if (disturbed != flushes_subnormals()) {
+    if (disturbed != is_disturbed()) {
         printf("the caller's floating-point environment is not what it was\n");
         exit(1);
     }
-    flush_subnormals(0);
+    disturb(0);
     digest = digested(digest, status);
     if (status == XENT_BAD_TARGET || status == XENT_BAD_PROBABILITY)
         digest = digested(digest, (uint64_t)call.bad_row);
