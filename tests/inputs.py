@@ -118,9 +118,9 @@ KINDS: dict[str, Row] = {
 }
 
 
-def adversarial(classes: int, dtype: np.dtype) -> np.ndarray:
+def adversarial(classes: int, dtype: np.dtype, *seed: int) -> np.ndarray:
     """One row of every kind, in the order of `KINDS`."""
-    rng = np.random.default_rng(classes)
+    rng = np.random.default_rng([classes, *seed])
     dtype = np.dtype(dtype)
     return np.stack([kind(rng, classes, dtype) for kind in KINDS.values()]).astype(dtype)
 
