@@ -17,6 +17,7 @@ reference.py.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -32,7 +33,7 @@ from reference import WIDE
 from tolerance import expect
 
 Array = np.ndarray[Any, Any]
-CLASSES = (2, 10, 64, 1000)
+CLASSES = {2: 0.4, 10: 0.4, 64: 0.17, 1000: 0.03}  # and the share of rows that have so many
 AT_ONCE = 20  # rows of each kind
 
 
@@ -49,10 +50,10 @@ class Rows(NamedTuple):
 
 
 def batches(rows: int, dtype: np.dtype) -> Iterator[Rows]:
-    """About so many rows, as many of each size."""
+    """So many rows, or a few more."""
     each = len(inputs.KINDS) * AT_ONCE
-    for classes in CLASSES:
-        for batch in range(-(-rows // (each * len(CLASSES)))):
+    for classes, share in CLASSES.items():
+        for batch in range(math.ceil(rows * share / each)):
             seeds = range(batch * AT_ONCE, (batch + 1) * AT_ONCE)
             logits = np.concatenate([inputs.adversarial(classes, dtype, seed) for seed in seeds])
             targets = inputs.telling_targets(logits)
