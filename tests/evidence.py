@@ -170,8 +170,8 @@ class Result(NamedTuple):
 
     function: str
     arguments: Callable[[Rows], tuple[Any, ...]]
+    options: dict[str, Any]
     part: str = "value"
-    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
     @property
     def name(self) -> str:
@@ -207,17 +207,17 @@ def _alone(r: Rows) -> tuple[Any, ...]:
 
 NONE, LAST = {"reduction": "none"}, {"axis": -1}
 RESULTS = (
-    *(Result("cross_entropy", _index, part, NONE) for part in ("value", "grad", "hess")),
-    Result("logsumexp", _alone, options=LAST),
-    Result("softmax", _alone, options=LAST),
-    Result("log_softmax", _alone, options=LAST),
-    *(Result("focal_loss", _index, part, NONE) for part in ("value", "grad", "hess")),
-    *(Result("entropy", _alone, part, NONE) for part in ("value", "grad")),
+    *(Result("cross_entropy", _index, NONE, part) for part in ("value", "grad", "hess")),
+    Result("logsumexp", _alone, LAST),
+    Result("softmax", _alone, LAST),
+    Result("log_softmax", _alone, LAST),
+    *(Result("focal_loss", _index, NONE, part) for part in ("value", "grad", "hess")),
+    *(Result("entropy", _alone, NONE, part) for part in ("value", "grad")),
     *(
-        Result("binary_cross_entropy_with_logits", _soft, part, NONE)
+        Result("binary_cross_entropy_with_logits", _soft, NONE, part)
         for part in ("value", "grad", "hess")
     ),
-    *(Result("kl_div", _soft, part, NONE) for part in ("value", "grad")),
+    *(Result("kl_div", _soft, NONE, part) for part in ("value", "grad")),
 )
 
 

@@ -110,13 +110,19 @@ CALLS: dict[str, Callable[[Arrays], object]] = {
 }
 
 
+def peak_of(call: Callable[[Arrays], object], arrays: Arrays) -> int:
+    """The most bytes that a call, made before, holds at once."""
+    call(arrays)
+    tracemalloc.start()
+    call(arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_allocations(arrays, name):
-    CALLS[name](arrays)
-    tracemalloc.start()
-    CALLS[name](arrays)
-    extra = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    extra = peak_of(CALLS[name], arrays)
     assert extra < BYTES_PER_CALL + BYTES_PER_ROW * ROWS
 
 
@@ -140,11 +146,7 @@ CONVERTED: dict[str, Callable[[Arrays], object]] = {
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_conversion_is_a_block_at_a_time(arrays, name):
-    CONVERTED[name](arrays)
-    tracemalloc.start()
-    CONVERTED[name](arrays)
-    extra = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    extra = peak_of(CONVERTED[name], arrays)
     assert extra < BYTES_OF_BLOCKS + BYTES_PER_CALL + BYTES_PER_ROW * ROWS
 
 
