@@ -106,14 +106,16 @@ static INLINE tile_memory memory_of(tiles *t, const xent_rows *rows) {
                          .local = 1};
 }
 
+static inline fetch_ahead rows_ahead(const char *rows, int64_t step, int64_t r, int64_t classes) {
+    return (fetch_ahead){rows ? rows + r * step : NULL, classes ? LANES * step / classes : 0, LANES * step};
+}
+
 static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *staged) {
     const load_plan p = prepare_load(plan);
     const int64_t classes = plan->classes, most = staged_lanes(classes);
     tiles t;
     staging staged_x, staged_soft, staged_out, staged_hess;
     tile_memory m = memory_of(&t, rows);
-    m.ahead_tile = LANES * rows->logits_step;
-    m.ahead_class = classes ? m.ahead_tile / classes : 0;
     for (int64_t at = 0; at < rows->count; at += most) {
         const int64_t left = rows->count - at, n = left < most ? left : most;
         const staged_rows logits =
@@ -126,7 +128,8 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_in(t.soft + r / LANES * classes, second, r, classes);
         }
-        m.ahead = rows->logits + (at + n) * rows->logits_step;
+        m.x_ahead = rows_ahead(rows->logits, rows->logits_step, at + n, classes);
+        m.soft_ahead = rows_ahead(rows->soft, rows->soft_step, at + n, classes);
         staged(&m, plan, rows, at, n, &p);
         if (plan->form != XENT_NO_OUTPUT) {
             for (int64_t r = 0; r < n; r += LANES)
@@ -170,20 +173,23 @@ static INLINE void columns_out(char *to, int64_t step, const vec *from, int64_t 
         }
 }
 
+static inline fetch_ahead columns_ahead(const char *rows, int64_t step, int64_t r, int64_t class_step) {
+    return (fetch_ahead){rows ? rows + r * step : NULL, class_step, LANES * step};
+}
+
 static void few_columns(const xent_plan *plan, const xent_rows *rows, rows_kernel *staged) {
     const load_plan p = prepare_load(plan);
     const int64_t classes = plan->classes, most = staged_lanes(classes);
     tiles t;
     tile_memory m = memory_of(&t, rows);
-    m.ahead_tile = LANES * STORAGE_BYTES;
-    m.ahead_class = plan->logits_class_step;
     for (int64_t r = 0; r < rows->count; r += most) {
         const int64_t left = rows->count - r, n = left < most ? left : most;
         columns_in(t.x, rows->logits + r * rows->logits_step, plan->logits_class_step, left, classes, 0);
         if (has_second_row(plan->stream))
             columns_in(t.soft, rows->soft + r * rows->soft_step, plan->soft_class_step, left, classes,
                        soft_in_compute_type(plan));
-        m.ahead = rows->logits + (r + n) * rows->logits_step;
+        m.x_ahead = columns_ahead(rows->logits, rows->logits_step, r + n, plan->logits_class_step);
+        m.soft_ahead = columns_ahead(rows->soft, rows->soft_step, r + n, plan->soft_class_step);
         staged(&m, plan, rows, r, n, &p);
         if (plan->form != XENT_NO_OUTPUT)
             columns_out(rows->out + r * rows->out_step, plan->out_class_step, t.out, left, classes, plan->non_temporal);

@@ -1,13 +1,18 @@
 /* A tile: as many rows as a vector has lanes, one row in each lane, class after class. Narrow rows come here transposed,
  * and arrays whose class axis is not the last as they are. The order of summation is that of reduce.h. */
 
+/* What is read after local tiles: a line of it for each of their classes. */
+typedef struct {
+    const char *at;
+    int64_t class_step, tile_step;
+} fetch_ahead;
+
 /* Class c of lane i lies at x + c * x_step + i * (size of an element); `local` tiles hold compute types, aligned. */
 typedef struct {
     const char *x, *soft;
     char *out, *hess;
     int64_t x_step, soft_step, out_step, hess_step;
-    const char *ahead; /* of local tiles: what is read after them, fetched class by class and tile by tile */
-    int64_t ahead_class, ahead_tile;
+    fetch_ahead x_ahead, soft_ahead;
     int lanes; /* in use; the others are not touched in memory */
     int local, non_temporal;
 } tile_memory;
@@ -20,7 +25,9 @@ static INLINE void next_tile(tile_memory *m, int64_t classes) {
     m->out += bytes;
     if (m->hess)
         m->hess += bytes;
-    m->ahead += m->ahead_tile;
+    m->x_ahead.at += m->x_ahead.tile_step;
+    if (m->soft_ahead.at)
+        m->soft_ahead.at += m->soft_ahead.tile_step;
 }
 
 static INLINE vec tile_load(const tile_memory *m, int64_t k) {
@@ -91,7 +98,9 @@ static INLINE void add_to_lane(virtual_sums *lanes, int64_t i, int empty, lane_s
                                xent_stream stream, xent_transform transform) {
     lane_sums lane = *all;
     if (m->local)
-        xent_prefetch(m->ahead + k * m->ahead_class);
+        xent_prefetch(m->x_ahead.at + k * m->x_ahead.class_step);
+    if (m->local && has_second_row(stream))
+        xent_prefetch(m->soft_ahead.at + k * m->soft_ahead.class_step);
     if (!empty)
         take_lane(&lane, lanes, i, stream);
     tile_class(&lane, m, s, k, max, teacher_max, p, stream, transform);
