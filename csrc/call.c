@@ -115,7 +115,6 @@ typedef struct {
     const xent_call *call;
     const axes *arrays;
     const xent_kernels *kernels;
-    exact *sums; /* of each block */
     atomic_llong first_bad;
 } check_work;
 
@@ -157,31 +156,24 @@ static void check_rows(void *context, int64_t begin, int64_t end, int worker) {
         add(&sum, lanes[i].high);
         sum.low += lanes[i].low;
     }
-    w->sums[begin / XENT_SUM_BLOCK] = weighted ? sum : (exact){(double)counted, 0};
+    sums_of(call)[begin / XENT_SUM_BLOCK] = weighted ? sum : (exact){(double)counted, 0};
 }
 
 static xent_status check_indices(xent_call *call, exact *total) {
     axes a;
     join_axes(&a, call, -1);
-    const int64_t n = row_count(call), blocks = (n + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK;
-    exact few[FEW_BLOCKS];
-    exact *sums = blocks <= FEW_BLOCKS ? few : malloc((size_t)blocks * sizeof *sums);
-    if (!sums)
-        return XENT_NO_MEMORY;
-    check_work w = {call, &a, xent_kernels_for(call->dtype), sums, INT64_MAX};
+    const int few = block_count(call) < FEW_BLOCKS;
+    check_work w = {call, &a, xent_kernels_for(call->dtype), INT64_MAX};
     /* One block's work does not repay waking a thread. */
-    const int stopped = xent_parallel(n, XENT_SUM_BLOCK, blocks < FEW_BLOCKS ? 1 : thread_count(call), check_rows, &w,
-                                      call->poll, call->poll_data);
-    xent_status status = stopped ? XENT_INTERRUPTED : XENT_OK;
-    if (!stopped && atomic_load(&w.first_bad) != INT64_MAX) {
+    if (xent_parallel(row_count(call), XENT_SUM_BLOCK, few ? 1 : thread_count(call), check_rows, &w, call->poll,
+                      call->poll_data))
+        return XENT_INTERRUPTED;
+    if (atomic_load(&w.first_bad) != INT64_MAX) {
         call->bad_row = atomic_load(&w.first_bad);
-        status = XENT_BAD_TARGET;
+        return XENT_BAD_TARGET;
     }
-    if (status == XENT_OK)
-        *total = add_blocks(sums, blocks);
-    if (sums != few)
-        free(sums);
-    return status;
+    *total = add_blocks(call);
+    return XENT_OK;
 }
 
 /* Class weights divide the mean with class indices only (torch). */
@@ -374,13 +366,10 @@ static xent_status compute(xent_call *call) {
 
 static xent_status finish(xent_call *call) {
     exact sum;
-    if (xent_is_elementwise(call))
-        sum = xent_sum_elements(call);
-    else {
-        const xent_status status = xent_sum(call, &call->loss, &sum);
-        if (status != XENT_OK)
-            return status;
-    }
+    if (xent_is_elementwise(call)) /* each block has left its own */
+        sum = add_blocks(call);
+    else if (xent_sum(call, &call->loss, &sum) != XENT_OK)
+        return XENT_INTERRUPTED;
     call->total = value(sum);
     call->result = call->total;
     if (call->reduction >= XENT_MEAN) {
@@ -392,15 +381,14 @@ static xent_status finish(xent_call *call) {
 }
 
 static xent_status run(xent_call *call) {
-    if (xent_is_elementwise(call))
-        return xent_run_elements(call);
     if (!xent_readable(call))
         return XENT_BAD_LAYOUT;
     xent_status status = prepare(call);
     if (status != XENT_OK)
         return status;
-    const int sums = is_loss(call) && call->reduction != XENT_NONE;
-    if (!sums || call->loss.data) {
+    const int elementwise = xent_is_elementwise(call);
+    const int sums = (elementwise || is_loss(call)) && call->reduction != XENT_NONE;
+    if (!sums || elementwise || call->loss.data) {
         status = compute(call);
         return status != XENT_OK || !sums ? status : finish(call);
     }
@@ -426,18 +414,28 @@ static xent_status run(xent_call *call) {
     return status;
 }
 
-/* Divisor, scale and result are computed outside of any parallel region. */
-static xent_status in_environment(xent_status (*step)(xent_call *), xent_call *call) {
+/* A step has the default floating-point environment (divisor, scale and result are computed outside of any parallel
+ * region), and room for sums of blocks where the caller has brought none. */
+static xent_status take(xent_status (*step)(xent_call *), xent_call *call) {
+    exact few[FEW_BLOCKS], *sums = few;
+    double *const given = call->block_sums;
+    const int64_t blocks = block_count(call);
+    if (!given && blocks > FEW_BLOCKS && !(sums = malloc((size_t)blocks * sizeof *sums)))
+        return XENT_NO_MEMORY;
+    call->block_sums = given ? given : (double *)sums;
     const fp_state before = fp_enter();
     const xent_status status = step(call);
     fp_leave(before);
+    call->block_sums = given;
+    if (sums != few)
+        free(sums);
     return status;
 }
 
-xent_status xent_prepare(xent_call *call) { return in_environment(prepare, call); }
-xent_status xent_compute(xent_call *call) { return in_environment(compute, call); }
-xent_status xent_finish(xent_call *call) { return in_environment(finish, call); }
-xent_status xent_run(xent_call *call) { return in_environment(run, call); }
+xent_status xent_prepare(xent_call *call) { return take(prepare, call); }
+xent_status xent_compute(xent_call *call) { return take(compute, call); }
+xent_status xent_finish(xent_call *call) { return take(finish, call); }
+xent_status xent_run(xent_call *call) { return take(run, call); }
 
 typedef struct {
     const char *from;

@@ -6,7 +6,7 @@
 
 #include "dispatch.h"
 
-enum { MOST_AXES = 64, WORTH_A_THREAD = 256 << 10 };
+enum { MOST_AXES = 64 };
 
 static inline int64_t row_count(const xent_call *call) {
     int64_t n = 1;
@@ -20,7 +20,9 @@ static inline int storage_bytes(const xent_call *call) {
     return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2;
 }
 
-static inline int thread_count(const xent_call *call) { return call->threads > 0 ? call->threads : xent_get_num_threads(); }
+static inline int thread_count(const xent_call *call) {
+    return call->threads <= 0 ? xent_get_num_threads() : call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+}
 
 /* A sum and the error of its additions: (high + low) is exact to twice the precision. */
 typedef struct {
@@ -35,9 +37,14 @@ static inline void add(exact *s, double x) {
 
 static inline double value(exact s) { return isfinite(s.high) ? s.high + s.low : s.high; }
 
-static inline exact add_blocks(const exact *sums, int64_t n) {
+/* The call's block sums: two numbers for each block. */
+static inline int64_t block_count(const xent_call *call) { return (row_count(call) + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK; }
+static inline exact *sums_of(const xent_call *call) { return (exact *)call->block_sums; }
+
+static inline exact add_blocks(const xent_call *call) {
+    const exact *sums = sums_of(call);
     exact s = {0, 0};
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < block_count(call); ++i) {
         add(&s, sums[i].high);
         s.low += sums[i].low;
     }
@@ -50,7 +57,7 @@ static inline exact add_blocks(const exact *sums, int64_t n) {
 static inline int in_pieces(const xent_call *call, int64_t n, int64_t item_bytes, int64_t multiple, xent_task *task,
                             void *context) {
     const int threads = thread_count(call);
-    const int64_t share = n / (8 * (int64_t)threads), least = (64 << 10) / item_bytes, most = (1 << 20) / item_bytes;
+    const int64_t share = n / (8 * (int64_t)threads), least = LEAST_PIECE / item_bytes, most = MOST_PIECE / item_bytes;
     int64_t grain = share < least ? least : share > most ? most : share;
     grain = grain < 1 ? 1 : grain;
     const double worth = (double)n * (double)item_bytes / WORTH_A_THREAD;
@@ -65,10 +72,8 @@ static inline int in_pieces(const xent_call *call, int64_t n, int64_t item_bytes
 int xent_is_elementwise(const xent_call *call);
 xent_status xent_prepare_elements(xent_call *call);
 xent_status xent_compute_elements(const xent_call *call);
-xent_status xent_run_elements(xent_call *call);
-exact xent_sum_elements(const xent_call *call);
 
-/* The sum of an array of the compute type over the axes of the loss, in blocks of XENT_SUM_BLOCK. */
+/* The sum of an array of the compute type over the axes of the loss, by way of the call's block sums. */
 xent_status xent_sum(const xent_call *call, const xent_array *array, exact *sum);
 
 #endif

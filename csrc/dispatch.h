@@ -14,6 +14,15 @@ typedef void xent_task(void *context, int64_t begin, int64_t end, int worker);
 int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, void *context, int (*poll)(void *),
                   void *poll_data);
 
+enum { MOST_THREADS = 1024 };
+
+/* Bytes of a piece of work, and of work for each thread that is woken; and a few pieces, for each thread. */
+#ifndef XENT_TEST_PIECES
+enum { LEAST_PIECE = 64 << 10, MOST_PIECE = 1 << 20, WORTH_A_THREAD = 256 << 10, FEW_PIECES = 8 };
+#else /* as many pieces and threads as there can be, always */
+enum { LEAST_PIECE = 1, MOST_PIECE = 1, WORTH_A_THREAD = 1, FEW_PIECES = 0 };
+#endif
+
 /* threads.c: what the environment and the machine say; NULL, or what is wrong with the environment. */
 const char *xent_threads_start(void);
 

@@ -4,13 +4,11 @@
  * Elements are taken in C order of the loss's shape, in blocks of 4,096, whose sums are added from first to last: no bit
  * depends on threads, strides or layout. Kernels see runs of contiguous elements. What lies so is read and written in place;
  * the rest passes through a buffer on the stack, a piece at a time. */
-#include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "call.h"
 
-enum { PIECE = 1024, FEW_BLOCKS = 16 };
+enum { PIECE = 1024 };
 
 int xent_is_elementwise(const xent_call *call) {
     return call->operation >= XENT_BINARY_CROSS_ENTROPY && call->operation <= XENT_KL_DIV;
@@ -174,32 +172,13 @@ static int in_parallel(const xent_call *call, element_work *w) {
     return in_pieces(call, row_count(call), storage_bytes(call) + compute_bytes(call), XENT_SUM_BLOCK, compute_blocks, w);
 }
 
-static int64_t block_count(const xent_call *call) { return (row_count(call) + XENT_SUM_BLOCK - 1) / XENT_SUM_BLOCK; }
-
-/* The caller's numbers, two for each block. */
-static exact *sums_of(const xent_call *call) { return (exact *)call->block_sums; }
-
-exact xent_sum_elements(const xent_call *call) { return add_blocks(sums_of(call), block_count(call)); }
-
-/* Leaves the sums of an array of the compute type in `sums`. Non-zero: interrupted. */
-static int sum_array(const xent_call *call, const xent_array *array, exact *sums) {
-    element_work w = {.kernels = xent_kernels_for(call->dtype), .block_sums = sums, .plan.element = XENT_ONE};
-    join(&w.views[WEIGHT], call, array, compute_bytes(call));
-    return in_parallel(call, &w);
-}
-
 xent_status xent_sum(const xent_call *call, const xent_array *array, exact *sum) {
-    exact few[FEW_BLOCKS];
-    const int64_t blocks = block_count(call);
-    exact *sums = blocks <= FEW_BLOCKS ? few : malloc((size_t)blocks * sizeof *sums);
-    if (!sums)
-        return XENT_NO_MEMORY;
-    const int stopped = sum_array(call, array, sums);
-    if (!stopped)
-        *sum = add_blocks(sums, blocks);
-    if (sums != few)
-        free(sums);
-    return stopped ? XENT_INTERRUPTED : XENT_OK;
+    element_work w = {.kernels = xent_kernels_for(call->dtype), .block_sums = sums_of(call), .plan.element = XENT_ONE};
+    join(&w.views[WEIGHT], call, array, compute_bytes(call));
+    if (in_parallel(call, &w))
+        return XENT_INTERRUPTED;
+    *sum = add_blocks(call);
+    return XENT_OK;
 }
 
 /* The first element that is outside [0, 1], in a block that has one. */
@@ -218,7 +197,7 @@ static int64_t find_outside(element_work *w, int64_t begin, int64_t n) {
     }
 }
 
-static xent_status prepare_with(xent_call *call) {
+xent_status xent_prepare_elements(xent_call *call) {
     const int64_t n = row_count(call);
     call->divisor = call->reduction != XENT_BATCH_MEAN ? (double)n : call->ndim ? (double)call->shape[0] : 1;
     if (call->operation == XENT_BINARY_CROSS_ENTROPY) {
@@ -234,28 +213,13 @@ static xent_status prepare_with(xent_call *call) {
             }
     }
     if (call->sample_weight.data && call->reduction != XENT_BATCH_MEAN) {
-        if (sum_array(call, &call->sample_weight, sums_of(call)))
+        exact sum;
+        if (xent_sum(call, &call->sample_weight, &sum) != XENT_OK)
             return XENT_INTERRUPTED;
-        call->divisor = value(xent_sum_elements(call));
+        call->divisor = value(sum);
     }
     return XENT_OK;
 }
-
-/* Runs a step with room for the sums, where the caller has brought none. */
-static xent_status with_sums(xent_call *call, xent_status (*step)(xent_call *)) {
-    if (call->block_sums)
-        return step(call);
-    exact few[FEW_BLOCKS];
-    const int64_t blocks = block_count(call);
-    call->block_sums = (double *)(blocks <= FEW_BLOCKS ? few : malloc((size_t)blocks * sizeof *few));
-    const xent_status status = call->block_sums ? step(call) : XENT_NO_MEMORY;
-    if (sums_of(call) != few)
-        free(call->block_sums);
-    call->block_sums = NULL;
-    return status;
-}
-
-xent_status xent_prepare_elements(xent_call *call) { return with_sums(call, prepare_with); }
 
 xent_status xent_compute_elements(const xent_call *call) {
     static const xent_element elements[] = {XENT_BINARY, XENT_BINARY_LOGITS, XENT_SIGMOID_FOCAL, XENT_KL};
@@ -301,12 +265,3 @@ xent_status xent_compute_elements(const xent_call *call) {
     }
     return in_parallel(call, &w) ? XENT_INTERRUPTED : XENT_OK;
 }
-
-static xent_status run_with(xent_call *call) {
-    xent_status status = prepare_with(call);
-    if (status == XENT_OK)
-        status = xent_compute_elements(call);
-    return status == XENT_OK && call->reduction != XENT_NONE ? xent_finish(call) : status;
-}
-
-xent_status xent_run_elements(xent_call *call) { return with_sums(call, run_with); }

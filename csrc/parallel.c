@@ -50,20 +50,27 @@ static void take_pieces(work *w, int worker) {
     fp_leave(before);
 }
 
-/* GNU OpenMP's threads do not survive a fork, and a child that asks for them waits for ever. So they are let go before
- * every fork (the runtime starts new ones when next needed). LLVM's runtime handles fork itself and must be left alone; it
- * is told by a symbol of its own, since it also answers to GNU's names. Both symbols may be absent: old runtimes cannot
- * pause. */
+#if defined(_OPENMP)
+/* How many threads the last region of this one had. */
+static _Thread_local int team = 1;
+#endif
+
 #if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32)
 #include <pthread.h>
 
+/* GNU OpenMP's threads do not survive a fork, and a child that asks for them waits for ever. So they are let go before
+ * every fork (the runtime starts new ones when next needed). LLVM's runtime handles fork itself and must be left alone; it
+ * is told by a symbol of its own, since it also answers to GNU's names. Both symbols may be absent: old runtimes cannot
+ * pause. A fork inside a region (a signal handler may) leaves a child that is inside one still, and so stays serial. */
 enum { PAUSE_HARD = 2 }; /* omp_pause_hard, which old headers lack */
 extern int pause_openmp(int kind) __asm__("omp_pause_resource_all") __attribute__((weak));
 extern void llvm_openmp(void *location) __asm__("__kmpc_begin") __attribute__((weak));
 
 static void before_fork(void) {
-    if (pause_openmp && !llvm_openmp && !omp_in_parallel())
+    if (pause_openmp && !llvm_openmp && !omp_in_parallel()) {
         pause_openmp(PAUSE_HARD);
+        team = 1;
+    }
 }
 
 static void register_fork(void) { pthread_atfork(before_fork, NULL, NULL); }
@@ -72,14 +79,37 @@ static void survive_forks(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, register_fork);
 }
+
+static void *wait_for(void *gate) {
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+/* OpenMP's runtimes end the process when a thread cannot be started (for want of memory for its stack, or by a limit on
+ * threads). So before the team grows, the threads it lacks are started here, all at once, and end again: as many as could
+ * be had may be asked of OpenMP. */
+static int startable(int threads) {
+    pthread_t begun[MOST_THREADS];
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    int size = team;
+    pthread_mutex_lock(&gate);
+    while (size < threads && pthread_create(&begun[size], NULL, wait_for, &gate) == 0)
+        ++size;
+    pthread_mutex_unlock(&gate);
+    for (int i = team; i < size; ++i)
+        pthread_join(begun[i], NULL);
+    return threads < size ? threads : size;
+}
 #else
 static void survive_forks(void) {}
+static int startable(int threads) { return threads; }
 #endif
 
 /* Where every core is busy (with a BLAS whose threads still spin, say) a woken thread gets none for milliseconds, and the
  * caller, done with all the pieces, waits for it to arrive. Once a wait was longer than the work, this many calls of few
  * pieces are computed alone. */
-enum { ALONE_CALLS = 32, FEW_PIECES = 8 /* for each thread */ };
+enum { ALONE_CALLS = 32 };
 static const double WORTH_AVOIDING = 1e-4;
 static atomic_int alone;
 
@@ -95,6 +125,7 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
     }
     work w = {.count = count, .grain = grain, .task = task, .context = context, .poll = poll, .poll_data = poll_data};
     const int64_t pieces = (count + grain - 1) / grain;
+    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
     threads = pieces < threads ? (int)pieces : threads;
 #ifdef _OPENMP
     const int few = pieces <= (int64_t)threads * FEW_PIECES;
@@ -102,8 +133,9 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
         atomic_fetch_sub_explicit(&alone, 1, memory_order_relaxed);
         threads = 1;
     }
-    if (threads > 1 && !omp_in_parallel()) {
+    if (threads > 1 && !omp_in_parallel() && (threads = startable(threads)) > 1) {
         survive_forks();
+        team = threads;
         const double begun = now();
         double done = begun;
 #pragma omp parallel num_threads(threads)

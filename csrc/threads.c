@@ -16,8 +16,6 @@
 #include <sched.h>
 #endif
 
-enum { MOST_THREADS = 1024 };
-
 static atomic_int threads = 0;
 
 static int clamp(double n) { return n < 1 ? 1 : n > MOST_THREADS ? MOST_THREADS : (int)n; }

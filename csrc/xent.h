@@ -118,7 +118,7 @@ typedef struct {
     xent_array pos_weight; /* XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS: multiplies the targets' share; compute type */
     double alpha;          /* XENT_SIGMOID_FOCAL_LOSS: weight of targets 1, and 1 - alpha of targets 0; < 0: none */
     int log_target;        /* XENT_KL_DIV: targets are logarithms */
-    double *block_sums;    /* room for two sums of every 4,096 elements or part thereof; `xent_run` brings its own */
+    double *block_sums;    /* room for two sums of every 4,096 elements or part thereof; NULL: found */
     xent_reduction reduction;
     double grad_scale; /* upstream gradient of the result (XENT_SUM, XENT_MEAN) */
 

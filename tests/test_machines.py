@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-import xent
 from test_headers import COMPILER, LINK
 
 HERE = Path(__file__).parent
@@ -24,6 +23,8 @@ NATIVE = HERE / "native"
 CSRC = HERE.parent / "csrc"
 FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-ffp-contract=off")
 DIGESTS = (NATIVE / "digest.txt").read_text()
+# What divides calls among threads, compiled to divide even small ones.
+DIVIDING = ("call", "elementwise", "parallel")
 # The features that kernels are compiled for.
 BUILD = (HERE.parent / "CMakeLists.txt").read_text()
 FEATURES = {name: words.split() for name, words in re.findall(r"xent_isa\((\w+)([\w ]*)\)", BUILD)}
@@ -33,7 +34,8 @@ def run(*command: str | Path, **environment: str) -> str:
     """Run a command, which must succeed, and return its output."""
     done = subprocess.run(
         command,
-        env=os.environ | environment,
+        # Calls ask for up to 16 threads: more than there are cores should not spin.
+        env=os.environ | {"OMP_WAIT_POLICY": "passive"} | environment,
         capture_output=True,
         text=True,
         timeout=600,
@@ -45,10 +47,10 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the digests of whole calls, with the library that is installed."""
+    """Compile the digests of whole calls, with the kernels that are installed."""
     program = tmp_path_factory.mktemp("native") / "digest"
-    include = "-I" + xent.get_include()
-    run(*COMPILER, *FLAGS, include, NATIVE / "digest.c", *LINK, "-o", program)
+    sources = (NATIVE / "digest.c", *(CSRC / f"{name}.c" for name in DIVIDING))
+    run(*COMPILER, *FLAGS, "-DXENT_TEST_PIECES", f"-I{CSRC}", *sources, *LINK, "-o", program)
     return program
 
 
@@ -87,9 +89,9 @@ def test_every_operation_has_a_digest():
     assert names - set(re.findall(r"XENT_\w+", (NATIVE / "digest.c").read_text())) == set()
 
 
-@pytest.mark.parametrize("state", [(), ("disturbed",)], ids=["", "disturbed"])
-def test_calls_have_the_digests_checked_in(isa, digest, state):
-    assert run(digest, *state, XENT_ISA=isa).splitlines() == DIGESTS.splitlines()
+@pytest.mark.parametrize("way", ["", "disturbed", "nested", "apart", "callers"])
+def test_calls_have_the_digests_checked_in(isa, digest, way):
+    assert run(digest, *way.split(), XENT_ISA=isa).splitlines() == DIGESTS.splitlines()
 
 
 EMULATOR = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")

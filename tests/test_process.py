@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from test_headers import COMPILER
+from test_headers import COMPILER, LINK
 from xent import _core
+
+NATIVE = Path(__file__).parent / "native"
+CSRC = NATIVE.parent.parent / "csrc"
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -41,6 +45,14 @@ def output(script: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
+def compiled(source: str, folder: Path) -> Path:
+    """Compile a program of tests/native with the library that is installed."""
+    program = folder / Path(source).stem
+    command = (*COMPILER, "-std=c11", "-O2", f"-I{CSRC}", NATIVE / source, *LINK, "-o", program)
+    subprocess.run(command, check=True)
+    return program
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -64,6 +76,47 @@ if hasattr(os, "sched_setaffinity"):
             print(xent.get_num_threads())
         """
         assert output(script, XENT_NUM_THREADS="", OMP_NUM_THREADS="") == "1"
+
+
+CONTROL_GROUPS = {
+    "none": ({}, 0),
+    "version 2": (
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
+        },
+        1.5,
+    ),
+    "version 2, the root of a container": (
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"},
+        0.5,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": "5:memory:/m\n4:cpu,cpuacct:/a/b\n0::/\n",
+            "sys/fs/cgroup/cpu/a/b/cpu.cfs_quota_us": "300000\n",
+            "sys/fs/cgroup/cpu/a/b/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+        },
+        3,
+    ),
+}
+
+
+if sys.platform == "linux":
+
+    @pytest.mark.parametrize("name", CONTROL_GROUPS)
+    def test_number_of_threads_is_at_most_the_quota(name, tmp_path: Path):
+        files, quota = CONTROL_GROUPS[name]
+        for path, text in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+        program = compiled("quota.c", tmp_path)
+        cpus = len(os.sched_getaffinity(0))
+        done = subprocess.run([program, tmp_path], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{quota:g} {min(math.ceil(quota) or cpus, cpus)}\n"
 
 
 @pytest.mark.parametrize("value", ["0", "-2", "two"])
@@ -111,23 +164,85 @@ def test_targets_changed_during_the_call_never_crash():
     assert output(script) == "alive"
 
 
-def test_a_forked_child_computes_the_same():
+def test_forked_children_compute_the_same(tmp_path: Path):
+    """After a parallel region, from a second thread, and inside a region: none hangs."""
+    done = subprocess.run(
+        [compiled("forks.c", tmp_path), "200"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("200 of 200 children right") == 3
+
+
+def test_multiprocessing_after_threads_have_run():
     script = """
-        import os, warnings, numpy as np, xent
+        import multiprocessing, warnings, numpy as np, xent
         warnings.simplefilter("ignore")
         xent.set_num_threads(4)
         logits = np.random.default_rng(0).normal(size=(2000, 300))
         expected = xent.logsumexp(logits, axis=-1)
-        for _ in range(5):
+        def child():
+            assert np.array_equal(xent.logsumexp(logits, axis=-1), expected)
+        context = multiprocessing.get_context("fork")
+        codes = []
+        for _ in range(200):
+            process = context.Process(target=child)
+            process.start()
+            assert np.array_equal(xent.logsumexp(logits, axis=-1), expected)
+            process.join()
+            codes.append(process.exitcode)
+        print(codes.count(0))
+    """
+    assert output(script) == "200"
+
+
+def test_a_signal_handler_may_fork_during_a_call():
+    """The child is inside the parent's parallel region, of whose threads it has none."""
+    script = """
+        import os, signal, warnings, numpy as np, xent
+        warnings.simplefilter("ignore")
+        xent.set_num_threads(2)
+        logits = np.random.default_rng(0).normal(size=(2000, 300))
+        expected = xent.logsumexp(logits, axis=-1)
+        status = []
+        def fork(*_):
             child = os.fork()
             if child == 0:
+                signal.alarm(30)
                 same = np.array_equal(xent.logsumexp(logits, axis=-1), expected)
                 os._exit(0 if same else 1)
-            assert os.waitpid(child, 0)[1] == 0
-            assert np.array_equal(xent.logsumexp(logits, axis=-1), expected)
-        print("same")
+            status.append(os.waitpid(child, 0)[1])
+        signal.signal(signal.SIGALRM, fork)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        many = np.broadcast_to(np.zeros((1, 50_000), np.float32), (60_000, 50_000))
+        while not status:
+            xent.logsumexp(many, axis=-1)
+        print(status)
     """
-    assert output(script) == "same"
+    assert output(script) == "[0]"
+
+
+if sys.platform == "linux":
+
+    def test_threads_that_cannot_be_started():
+        """There is address space for the stacks of a few threads, of 8 MiB each, not of 63."""
+        script = """
+            import resource, numpy as np, xent
+            logits = np.random.default_rng(0).normal(size=(4000, 300))
+            with xent.num_threads(1):
+                expected = xent.logsumexp(logits, axis=-1)
+            pages = int(open("/proc/self/statm").read().split()[0])
+            limit = pages * resource.getpagesize() + (40 << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            with xent.num_threads(64):
+                for _ in range(3):
+                    assert np.array_equal(xent.logsumexp(logits, axis=-1), expected)
+            print("alive")
+        """
+        assert output(script) == "alive"
 
 
 def test_interrupting_a_long_call():

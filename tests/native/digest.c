@@ -1,12 +1,22 @@
 /* Digests of the bits of every loss through xent.h, on the instruction set in use: one for each operation and dtype, and one
  * of them all. They must be those of digest.txt on every machine.
  *
- * Each is of many calls drawn at random, but the same everywhere: shapes, layouts, threads, arguments, and inputs with
- * zeros, ties, infinities and NaN among them. Nothing outside the outputs may be written to.
+ * Each is of many calls drawn at random, but the same everywhere: shapes, layouts, 1 to 16 threads, arguments, and inputs
+ * with zeros, ties, infinities and NaN among them. Nothing outside the outputs may be written to. Compiled with
+ * XENT_TEST_PIECES, together with the files of csrc/, even small calls are divided among threads.
  *
- * `digest disturbed` computes where the caller's subnormals are flushed and sums rounded up: the same digests, and they
- * still are afterwards. */
+ * The same digests must come out of
+ *
+ *     digest disturbed    where the caller's subnormals are flushed and sums rounded up, and still are afterwards
+ *     digest nested       inside a parallel region of the caller's
+ *     digest apart        row by row, or column by column
+ *     digest callers      from eight threads at once
+ */
+#define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
+#include <omp.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,7 +27,7 @@
 #include "numbers.h"
 #include "xent.h"
 
-enum { CALLS = 48, ROOM = 1 << 22, UNTOUCHED = 0x55 };
+enum { CALLS = 180, ROOM = 1 << 20, UNTOUCHED = 0x55, CALLERS = 8 };
 
 static const format formats[] = {
     [XENT_F32] = {4, 23, 8}, [XENT_F64] = {8, 52, 11}, [XENT_F16] = {2, 10, 5}, [XENT_BF16] = {2, 7, 8}};
@@ -53,8 +63,11 @@ static const loss losses[] = {
 
 static int is_elementwise(const loss *l) { return l->operation >= XENT_BINARY_CROSS_ENTROPY && l->operation <= XENT_KL_DIV; }
 
+/* How calls are made. */
+static int disturbed, nested, apart;
+
 /* The numbers that calls are drawn from, one after another; each name has its own. */
-static uint64_t seed, drawn;
+static _Thread_local uint64_t seed, drawn;
 static void draw_for(const char *name, xent_dtype dtype) {
     seed = drawn = dtype;
     for (; *name; ++name)
@@ -90,11 +103,27 @@ typedef struct {
     int outer; /* of the loss's axes that whose elements lie further apart */
 } array;
 
-enum { LOGITS, INDEX, SOFT, CLASS_WEIGHT, WEIGHT, POS_WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, ARRAYS };
+enum {
+    LOGITS,
+    INDEX,
+    SOFT,
+    CLASS_WEIGHT,
+    WEIGHT,
+    POS_WEIGHT,
+    UPSTREAM,
+    LOSS,
+    LSE,
+    OUT,
+    HESS,
+    ARRAYS,
+    LENT = ARRAYS,
+    ROOMS
+};
+
+static _Thread_local char (*rooms)[ROOM]; /* aligned to 64 */
 
 /* The innermost axis is `inner`, the order of the others drawn; each lies next to the last or some bytes apart. */
 static array lay(int which, format type, const int64_t shape[3], int inner) {
-    static _Alignas(64) char rooms[ARRAYS][ROOM];
     const int swapped = below(2), others[3][2] = {{1, 2}, {0, 2}, {0, 1}};
     const int axes[3] = {inner, others[inner][!swapped], others[inner][swapped]};
     array a = {.type = type, .room = rooms[which], .shape = {shape[0], shape[1], shape[2]}};
@@ -228,8 +257,40 @@ static void draw_shape(const loss *l, int call, int64_t shape[3]) {
         shape[2] = one_in(4) ? 60 + below(200) : one_in(30) ? 0 : 1 + below(33);
 }
 
+/* Each row of a call by itself, or, where rows share vectors along the axis `inner` of the loss, each run of those. */
+static xent_status run_apart(xent_call *call, int inner, const array *lent) {
+    if (!xent_readable(call))
+        return XENT_BAD_LAYOUT;
+    const int sums = call->reduction != XENT_NONE && call->operation < XENT_LOGSUMEXP;
+    const xent_array loss = call->loss;
+    if (sums && !loss.data)
+        call->loss = (xent_array){lent->first, lent->strides};
+    xent_status status = xent_prepare(call);
+    int64_t shape[2] = {1, 1};
+    xent_call rows = *call;
+    rows.shape = shape;
+    if (inner < 2)
+        shape[inner] = call->shape[inner];
+    if (!xent_readable(&rows)) /* an axis of one: the other is contiguous, too */
+        shape[!inner] = call->shape[!inner];
+    for (int64_t i = 0; status == XENT_OK && i < call->shape[0]; i += shape[0])
+        for (int64_t j = 0; status == XENT_OK && j < call->shape[1]; j += shape[1]) {
+            xent_call part = rows;
+            xent_array *const arrays[] = {&part.logits, &part.index, &part.soft, &part.sample_weight, &part.grad_output,
+                                          &part.loss,   &part.lse,   &part.out,  &part.hess};
+            for (size_t k = 0; k < sizeof arrays / sizeof *arrays; ++k)
+                if (arrays[k]->data)
+                    arrays[k]->data = (char *)arrays[k]->data + i * arrays[k]->strides[0] + j * arrays[k]->strides[1];
+            status = xent_compute(&part);
+        }
+    if (status == XENT_OK && sums)
+        status = xent_finish(call);
+    call->loss = loss;
+    return status;
+}
+
 /* Calls with the arrays and arguments an operation knows, and digests all that it says and writes. */
-static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, int64_t shape[3], int disturbed) {
+static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, int64_t shape[3]) {
     static const double strengths[] = {0, 0.5, 2, 3.25};
     const format stored = formats[dtype], computed = formats[dtype == XENT_F64 ? XENT_F64 : XENT_F32];
     const int64_t rows[3] = {shape[0], shape[1], 1}, classes[3] = {1, 1, shape[2]};
@@ -241,7 +302,7 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     xent_call call = XENT_CALL_DEFAULTS;
     call.operation = l->operation, call.dtype = dtype;
     call.ndim = 2, call.shape = shape, call.classes = shape[2];
-    call.threads = 1 + below(3);
+    call.threads = 1 + below(16);
     call.reduction = is_loss ? (xent_reduction)below(is_elementwise(l) ? 4 : 3) : XENT_NONE;
     call.grad_scale = one_in(2) ? 1 : 0.6;
     call.strength = strengths[below(4)];
@@ -303,8 +364,17 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     call.out_class_step = call.out.data ? arrays[OUT].strides[2] : 0;
     call.hess_class_step = call.hess.data ? arrays[HESS].strides[2] : 0;
 
+    xent_status status = XENT_OK;
+    const array lent = lay(LENT, computed, rows, 2);
     disturb(disturbed);
-    const xent_status status = xent_run(&call);
+    if (apart && !is_elementwise(l))
+        status = run_apart(&call, inner, &lent);
+    else if (nested) {
+#pragma omp parallel num_threads(3)
+#pragma omp single
+        status = xent_run(&call);
+    } else
+        status = xent_run(&call);
     if (disturbed != is_disturbed()) {
         printf("the caller's floating-point environment is not what it was\n");
         exit(1);
@@ -347,25 +417,54 @@ static uint64_t shown(uint64_t all, uint64_t digest, const char *name, xent_dtyp
     return digested(all, digest);
 }
 
+enum { LOSSES_KNOWN = sizeof losses / sizeof *losses, DTYPES = XENT_BF16 + 1, TASKS = LOSSES_KNOWN * DTYPES };
+
+static uint64_t digests[TASKS];
+static atomic_int next_task;
+
+static void *digest_tasks(void *unused) {
+    rooms = aligned_alloc(64, ROOMS * sizeof *rooms);
+    if (!rooms)
+        abort();
+    for (int task; (task = atomic_fetch_add(&next_task, 1)) < TASKS;) {
+        const loss *l = &losses[task % LOSSES_KNOWN];
+        const xent_dtype dtype = (xent_dtype)(task / LOSSES_KNOWN);
+        draw_for(l->name, dtype);
+        for (int i = 0; i < CALLS; ++i) {
+            int64_t shape[3];
+            draw_shape(l, i, shape);
+            digests[task] = digest_call(digests[task], l, dtype, shape);
+        }
+    }
+    free(rooms);
+    return unused;
+}
+
 int main(int argc, char **argv) {
-    const int disturbed = argc > 1 && !strcmp(argv[1], "disturbed");
+    int callers = 1;
     const char *wrong = xent_start();
-    if (wrong || argc - disturbed > 1) {
-        fprintf(stderr, "%s\n", wrong ? wrong : "usage: digest [disturbed]");
+    for (int i = 1; i < argc && !wrong; ++i) {
+        disturbed |= !strcmp(argv[i], "disturbed");
+        nested |= !strcmp(argv[i], "nested");
+        apart |= !strcmp(argv[i], "apart");
+        callers = strcmp(argv[i], "callers") ? callers : CALLERS;
+        if (!disturbed && !nested && !apart && callers == 1)
+            wrong = "usage: digest [disturbed | nested | apart | callers]";
+    }
+    if (wrong) {
+        fprintf(stderr, "%s\n", wrong);
         return 2;
     }
+    pthread_t threads[CALLERS];
+    for (int i = 1; i < callers; ++i)
+        if (pthread_create(&threads[i], NULL, digest_tasks, NULL))
+            abort();
+    digest_tasks(NULL);
+    for (int i = 1; i < callers; ++i)
+        pthread_join(threads[i], NULL);
     uint64_t all = 0;
-    for (xent_dtype dtype = XENT_F32; dtype <= XENT_BF16; ++dtype)
-        for (size_t k = 0; k < sizeof losses / sizeof *losses; ++k) {
-            uint64_t digest = 0;
-            draw_for(losses[k].name, dtype);
-            for (int i = 0; i < CALLS; ++i) {
-                int64_t shape[3];
-                draw_shape(&losses[k], i, shape);
-                digest = digest_call(digest, &losses[k], dtype, shape, disturbed);
-            }
-            all = shown(all, digest, losses[k].name, dtype);
-        }
+    for (int task = 0; task < TASKS; ++task)
+        all = shown(all, digests[task], losses[task % LOSSES_KNOWN].name, (xent_dtype)(task / LOSSES_KNOWN));
     for (xent_dtype dtype = XENT_F32; dtype <= XENT_F64; ++dtype)
         all = shown(all, digest_math(dtype), "functions", dtype);
     printf("%016" PRIx64 "  all\n", all);
