@@ -10,8 +10,9 @@ with the share of their numbers that the bound does not hold. "inf" is a number 
 been finite, or the other way round. The exit status is 1 if xent is outside a bound.
 
 The rows are those of inputs.py: random, confident, flat, ties and near ties, masked blocks, a shared
-offset of 1e8, differences beyond the range of exp, subnormal numbers. The exact results are those of
-reference.py.
+offset of 1e8, differences beyond the range of exp, subnormal numbers; in half types what is left of
+them. The exact results are those of reference.py. Results in half types may be off by half a unit in
+their last place besides.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from scipy import special
 
@@ -46,19 +48,39 @@ class Rows(NamedTuple):
 
     def one_hot(self) -> Array:
         """1 at the class."""
-        return np.eye(self.logits.shape[-1], dtype=self.logits.dtype)[self.index]
+        return np.eye(self.logits.shape[-1], dtype=self.soft.dtype)[self.index]
+
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+DTYPES = (*(np.dtype(t) for t in (np.float32, np.float64, np.float16)), BFLOAT16)
+
+
+def compute_type(dtype: np.dtype) -> np.dtype:
+    """What half types are computed in."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def rounded(a: Array, dtype: np.dtype) -> Array:
+    """Numbers of another dtype, large ones kept finite."""
+    if dtype.itemsize == 2:
+        a = np.where(np.isinf(a), a, np.clip(a, -6e4, 6e4))
+    with np.errstate(under="ignore"):
+        return a.astype(dtype)
 
 
 def batches(rows: int, dtype: np.dtype) -> Iterator[Rows]:
     """So many rows, or a few more."""
+    compute = compute_type(dtype)
     each = len(inputs.KINDS) * AT_ONCE
     for classes, share in CLASSES.items():
         for batch in range(math.ceil(rows * share / each)):
             seeds = range(batch * AT_ONCE, (batch + 1) * AT_ONCE)
-            logits = np.concatenate([inputs.adversarial(classes, dtype, seed) for seed in seeds])
-            targets = inputs.telling_targets(logits)
+            logits = [inputs.adversarial(classes, compute, seed) for seed in seeds]
+            logits = rounded(np.concatenate(logits), dtype)
+            targets = inputs.telling_targets(logits.astype(compute))
             index = np.take_along_axis(targets, (np.arange(each) % 4)[:, None], -1)[:, 0]
-            yield Rows(logits, index, inputs.soft_targets(logits.shape, dtype, batch))
+            soft = inputs.soft_targets(logits.shape, compute, batch)
+            yield Rows(logits, index, rounded(soft, dtype).astype(compute))
 
 
 def at(a: Array, index: Array) -> Array:
@@ -120,14 +142,23 @@ SCIPY: dict[str, Call] = {
 def _torch() -> dict[str, Call]:
     torch = import_module("torch")
     f = torch.nn.functional
-    of = torch.from_numpy
 
-    def gradient(r: Rows) -> Array:
+    def of(a: Array) -> Any:
+        if a.dtype == BFLOAT16:
+            return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(a)
+
+    def back(a: Any) -> Array:
+        if a.dtype == torch.bfloat16:
+            return np.asarray(a.view(torch.int16)).view(BFLOAT16)
+        return np.asarray(a)
+
+    def gradient(r: Rows) -> Any:
         logits = of(r.logits).requires_grad_()
         f.cross_entropy(logits, of(r.index), reduction="sum").backward()
-        return np.asarray(logits.grad)
+        return logits.grad
 
-    return {
+    calls: dict[str, Call] = {
         "cross_entropy": lambda r: f.cross_entropy(of(r.logits), of(r.index), reduction="none"),
         "cross_entropy, gradient": gradient,
         "logsumexp": lambda r: torch.logsumexp(of(r.logits), -1),
@@ -137,10 +168,13 @@ def _torch() -> dict[str, Call]:
             logits=of(r.logits), validate_args=False
         ).entropy(),
         "binary_cross_entropy_with_logits": lambda r: f.binary_cross_entropy_with_logits(
-            of(r.logits), of(r.soft), reduction="none"
+            of(r.logits), of(r.soft.astype(r.logits.dtype)), reduction="none"
         ),
-        "kl_div": lambda r: f.kl_div(of(r.logits), of(r.soft), reduction="none"),
+        "kl_div": lambda r: f.kl_div(
+            of(r.logits), of(r.soft.astype(r.logits.dtype)), reduction="none"
+        ),
     }
+    return {name: lambda r, call=call: back(call(r)) for name, call in calls.items()}
 
 
 def _jax() -> dict[str, Call]:
@@ -165,8 +199,16 @@ def _jax() -> dict[str, Call]:
 # --- what is measured -------------------------------------------------------------------------
 
 
+PARTS = {
+    "value": "",
+    "grad": ", gradient",
+    "grad at the target": ", gradient at the target",
+    "hess": ", Hessian",
+}
+
+
 class Result(NamedTuple):
-    """A function of xent, its arguments, and which of its results: value, grad or hess."""
+    """A function of xent, its arguments, and which of its results: one of `PARTS`."""
 
     function: str
     arguments: Callable[[Rows], tuple[Any, ...]]
@@ -175,22 +217,28 @@ class Result(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.function + {"value": "", "grad": ", gradient", "hess": ", Hessian"}[self.part]
+        return self.function + PARTS[self.part]
+
+    def picked(self, found: Array, rows: Rows) -> Array:
+        """All of what was found, or what is at the target."""
+        return at(found, rows.index) if self.part == "grad at the target" else found
 
     def of_xent(self, rows: Rows) -> Array:
         """What xent gives."""
-        options = dict(self.options)
-        if self.part != "value":
-            options[f"return_{self.part}"] = True
-        found = getattr(xent, self.function)(*self.arguments(rows), **options)
-        return found[{"grad": 1, "hess": 2}[self.part]] if self.part != "value" else found
+        which = self.part.split()[0]
+        asked = {} if which == "value" else {f"return_{which}": True}
+        found = getattr(xent, self.function)(*self.arguments(rows), **self.options, **asked)
+        return self.picked(found[-1], rows) if asked else found
 
     def exact(self, rows: Rows) -> tuple[Array, Array]:
         """What it should be, and its bound."""
         options = {name: value for name, value in self.options.items() if name != "axis"}
+        rows = rows._replace(logits=rows.logits.astype(compute_type(rows.logits.dtype)))
         expected = expect(self.function, *self.arguments(rows), **options)
-        bound = np.asarray(getattr(expected, f"{self.part}_bound"), WIDE)
-        return np.asarray(getattr(expected, self.part), WIDE), bound
+        which = self.part.split()[0]
+        exact = np.asarray(getattr(expected, which), WIDE)
+        bound = np.broadcast_to(np.asarray(getattr(expected, f"{which}_bound"), WIDE), exact.shape)
+        return self.picked(exact, rows), self.picked(bound, rows)
 
 
 def _index(r: Rows) -> tuple[Any, ...]:
@@ -201,32 +249,59 @@ def _soft(r: Rows) -> tuple[Any, ...]:
     return r.logits, r.soft
 
 
+def _one_hot(r: Rows) -> tuple[Any, ...]:
+    return r.logits, r.one_hot()
+
+
+def _probabilities(r: Rows) -> tuple[Any, ...]:
+    return r.soft, r.one_hot()
+
+
+def _teacher(r: Rows) -> tuple[Any, ...]:
+    return r.logits, np.roll(r.logits, 1, axis=-1)
+
+
 def _alone(r: Rows) -> tuple[Any, ...]:
     return (r.logits,)
 
 
-NONE, LAST = {"reduction": "none"}, {"axis": -1}
+def _results(
+    function: str, arguments: Callable[[Rows], tuple[Any, ...]], *parts: str
+) -> Iterator[Result]:
+    """The row losses and, if named, other parts."""
+    return (Result(function, arguments, {"reduction": "none"}, p) for p in ("value", *parts))
+
+
 RESULTS = (
-    *(Result("cross_entropy", _index, NONE, part) for part in ("value", "grad", "hess")),
-    Result("logsumexp", _alone, LAST),
-    Result("softmax", _alone, LAST),
-    Result("log_softmax", _alone, LAST),
-    *(Result("focal_loss", _index, NONE, part) for part in ("value", "grad", "hess")),
-    *(Result("entropy", _alone, NONE, part) for part in ("value", "grad")),
-    *(
-        Result("binary_cross_entropy_with_logits", _soft, NONE, part)
-        for part in ("value", "grad", "hess")
-    ),
-    *(Result("kl_div", _soft, NONE, part) for part in ("value", "grad")),
+    *_results("cross_entropy", _index, "grad at the target", "grad", "hess"),
+    *(Result(name, _alone, {"axis": -1}) for name in ("logsumexp", "softmax", "log_softmax")),
+    *_results("focal_loss", _index, "grad", "hess"),
+    *_results("poly1_loss", _index, "grad"),
+    *_results("nll_loss", _index),
+    *_results("distillation_loss", _teacher, "grad"),
+    *_results("entropy", _alone, "grad"),
+    *_results("binary_cross_entropy", _probabilities, "grad"),
+    *_results("binary_cross_entropy_with_logits", _soft, "grad", "hess"),
+    *_results("sigmoid_focal_loss", _one_hot, "grad", "hess"),
+    *_results("kl_div", _soft, "grad"),
 )
+
+
+def half_ulp(a: Array, dtype: np.dtype) -> Array:
+    """Half the distance between numbers of a dtype of such size."""
+    info = ml_dtypes.finfo(dtype)
+    exponent = np.floor(np.log2(np.maximum(np.abs(a), WIDE(info.smallest_normal))))
+    return np.exp2(exponent) * WIDE(info.eps) / 2
 
 
 def excess(found: Any, exact: Array, bound: Array) -> Array:
     """Errors in units of their bounds; inf where one is finite and the other is not."""
     found = np.asarray(found)
     with np.errstate(all="ignore"):
-        rounded = exact.astype(found.dtype)
-        exact = np.where(np.isinf(rounded), rounded, exact)
+        if found.dtype.itemsize == 2:
+            bound = bound + half_ulp(np.abs(exact) + bound, found.dtype)
+        stored = exact.astype(found.dtype).astype(WIDE)
+        exact = np.where(np.isinf(stored), stored, exact)
         error = np.abs(found.astype(WIDE) - exact)
         same = (found == exact) | (np.isnan(found) & np.isnan(exact))
         ratio = np.where(same, 0, error / bound)
@@ -263,16 +338,16 @@ def main() -> int:
     print(f"| result | dtype | {' | '.join(names)} |")
     print("|---|---|" + "--:|" * len(names))
     failed = False
-    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+    for dtype in DTYPES:
         tallies = {(r.name, name): Tally() for r in chosen for name in names}
         for rows in batches(options.rows, dtype):
             for result in chosen:
                 exact, bound = result.exact(rows)
                 tallies[result.name, "xent"].add(excess(result.of_xent(rows), exact, bound))
                 for name, library in calls.items():
-                    if call := library.get(result.name):
+                    if call := library.get(result.name.removesuffix(" at the target")):
                         with np.errstate(all="ignore"):
-                            found = np.asarray(call(rows))
+                            found = result.picked(np.asarray(call(rows)), rows)
                         tallies[result.name, name].add(excess(found, exact, bound))
         for result in chosen:
             cells = [tallies[result.name, name] for name in names]

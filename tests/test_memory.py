@@ -4,7 +4,9 @@ block at a time where the kernels cannot read them.
 
 from __future__ import annotations
 
+import math
 import re
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 import xent
+from test_process import compiled, output
 
 ROWS, CLASSES = 256, 40_000
 # Four numbers for each row and the objects of a call. The logits are 40 MB.
@@ -198,6 +201,68 @@ def test_results_are_the_only_thing_that_stays():
     tracemalloc.stop()
     # One array of 8 bytes kept by each call would be more.
     assert second - first < 200 * 8
+
+
+if sys.platform == "linux":
+
+    def test_a_million_calls_leave_nothing():
+        """Of every way through the core: fast, general, in blocks, refused; the first few warm up."""
+        script = """
+            import resource, numpy as np, xent
+            z, t = np.linspace(-3, 3, 32, dtype=np.float32).reshape(8, 4), np.arange(8) % 4
+            soft, grad, wide = xent.softmax(z, axis=-1), np.empty_like(z), z.astype(np.float64)
+            def refused():
+                try:
+                    xent.cross_entropy(z, t + 1)
+                except IndexError:
+                    pass
+            calls = [
+                *20 * [lambda: xent.cross_entropy(z, t, return_grad=True, grad_out=grad)],
+                *20 * [lambda: xent.cross_entropy(z, t, reduction="none")],
+                lambda: xent.cross_entropy(z[:, ::2], t // 2, return_hess=True, return_lse=True),
+                lambda: xent.cross_entropy(z, soft, sample_weight=t, label_smoothing=0.1),
+                lambda: xent.binary_cross_entropy_with_logits(z, soft, return_grad=True),
+                lambda: xent.logsumexp(wide),
+                lambda: xent.softmax(z, axis=0),
+                lambda: xent.token_log_probs(z, t),
+                refused,
+            ]
+            def resident():
+                pages = int(open("/proc/self/statm").read().split()[1])
+                return pages * resource.getpagesize()
+            def repeat(n):
+                for i in range(n):
+                    calls[i % len(calls)]()
+            repeat(20_000)
+            before = resident()
+            repeat(1_000_000)
+            print(resident() - before)
+        """
+        assert int(output(script)) < 1 << 20
+
+    def test_too_little_memory_is_an_error():
+        """Row losses nobody asked for are the core's own to allocate, outputs NumPy's."""
+        script = """
+            import resource, numpy as np, xent
+            limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (256 << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            logits = np.broadcast_to(np.zeros((1, 2)), (1 << 28, 2))
+            targets = np.broadcast_to(np.zeros(1, int), 1 << 28)
+            for options in ({}, {"reduction": "none"}, {"return_grad": True}):
+                try:
+                    xent.cross_entropy(logits, targets, **options)
+                except MemoryError:
+                    print(xent.cross_entropy(logits[:9], targets[:9]))
+        """
+        assert output(script).split() == 3 * [str(math.log(2))]
+
+
+def test_failed_allocations(tmp_path: Path):
+    """The core's, one after the other: told, nothing written, nothing kept."""
+    program = compiled("allocations.c", tmp_path, "-Wl,--wrap=malloc,--wrap=free")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("failed") == 5
 
 
 def test_references_are_returned():

@@ -45,11 +45,11 @@ def output(script: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def compiled(source: str, folder: Path) -> Path:
+def compiled(source: str, folder: Path, *flags: str) -> Path:
     """Compile a program of tests/native with the library that is installed."""
     program = folder / Path(source).stem
-    command = (*COMPILER, "-std=c11", "-O2", f"-I{CSRC}", NATIVE / source, *LINK, "-o", program)
-    subprocess.run(command, check=True)
+    options = ("-std=c11", "-O2", "-Wall", "-Wextra", f"-I{CSRC}", *LINK, *flags, "-o", program)
+    subprocess.run((*COMPILER, NATIVE / source, *options), check=True)
     return program
 
 

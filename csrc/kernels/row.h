@@ -81,6 +81,9 @@ static INLINE int64_t valid_target(const xent_plan *plan, int64_t y) {
     return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;
 }
 
+/* The target in lanes that have so many classes, its sign everywhere. */
+static INLINE real lane_index(int64_t target) { return (real)(int32_t)(target >> 63 | (target & INT32_MAX)); }
+
 /* -1 in the lanes that are not used, too. Whole vectors of neighbouring indices are the compiler's to find. */
 static INLINE void read_targets(lane_rows *own, const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes) {
     const char *from = rows->index + r * rows->index_step;
@@ -97,7 +100,7 @@ static INLINE void read_targets(lane_rows *own, const xent_plan *plan, const xen
             memcpy(&y, from + i * (int64_t)sizeof y, sizeof y);                                                             \
             own->target[i] = valid_target(plan, (int64_t)y);                                                                \
             own->somewhere[i] = own->target[i] & ~(own->target[i] >> 63);                                                   \
-            own->index.at[i] = (real)(int32_t)own->target[i];                                                               \
+            own->index.at[i] = lane_index(own->target[i]);                                                                  \
         }                                                                                                                   \
         return;
             XENT_INDEX_TYPES(XENT_CASE)
@@ -105,7 +108,7 @@ static INLINE void read_targets(lane_rows *own, const xent_plan *plan, const xen
         }
     for (int i = 0; i < LANES; ++i) {
         own->somewhere[i] = own->target[i] < 0 ? 0 : own->target[i];
-        own->index.at[i] = (real)(int32_t)own->target[i];
+        own->index.at[i] = lane_index(own->target[i]);
     }
 }
 

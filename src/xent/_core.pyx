@@ -350,6 +350,7 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
 
 cdef char *last_byte(cnp.ndarray a) noexcept:
     cdef char *end = <char *>cnp.PyArray_DATA(a) + cnp.PyArray_ITEMSIZE(a)
+    cdef int d
     for d in range(cnp.PyArray_NDIM(a)):
         end += (cnp.PyArray_DIM(a, d) - 1) * cnp.PyArray_STRIDE(a, d)
     return end

@@ -117,15 +117,17 @@ def softmax_loss(
         rows.loss = np.empty(shape, kind.compute) if out is None else np.asarray(out)
 
     total = run(rows, ignore_bits)
-    loss: Any = out if rows.loss is None else rows.loss
     if rows.loss is None:
         with np.errstate(over="ignore"):
             loss = kind.compute.type(total)
         if out is not None:
             out[...] = loss
+    else:
+        loss = rows.loss[()]
     if rows.lse is not None:
         results.append(rows.lse[()])
-    loss = loss[()] if out is None else out
+    if out is not None:
+        loss = out
     return (loss, *results) if results else loss
 
 
