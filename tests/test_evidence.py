@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     ("arguments", "results"),
     [
-        (["evidence.py", "--rows", "300", "softmax", "logsumexp"], 6),
+        (["evidence.py", "--rows", "300", "softmax", "target"], 12),
         (["ulp.py", "--every", "99991"], 12),
     ],
 )
