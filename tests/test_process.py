@@ -292,14 +292,18 @@ if platform.machine() in ("x86_64", "AMD64"):
             "#include <xmmintrin.h>\n"
             "void on(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }\n"
             "int is_on(void) { return (_mm_getcsr() & 0x8040) == 0x8040; }\n"
+            "int state(void) { return (int)_mm_getcsr() & ~0x3f; }\n"
         )
         library = tmp_path / "flush.so"
         subprocess.run(
             [*COMPILER, "-O2", "-shared", "-fPIC", tmp_path / "flush.c", "-o", library], check=True
         )
         script = f"""
-            import ctypes, numpy as np, xent
+            import ctypes, numpy as np
             flush = ctypes.CDLL({str(library)!r})
+            before = flush.state()
+            import xent
+            assert flush.state() == before
             step = np.float32(1e-40)
             # The log-sum-exp of a single class is that number; the many rows are for threads.
             logits = [np.outer(np.arange(rows) % 20, 1 + np.arange(n) % 7).astype(np.float32) * step

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 
+import numpy as np
 import pytest
 
 import inputs
@@ -58,6 +59,22 @@ def test_many_callers_at_once(dtype):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(call, range(10 * len(problems))))
+
+
+def test_hundreds_of_callers_at_once():
+    """Each with threads of its own."""
+    logits, targets = inputs.batch((600, 300), np.float32)
+    expected = results(logits, targets)
+    together = threading.Barrier(200)
+
+    def call(_: int) -> None:
+        together.wait()
+        with xent.num_threads(3):
+            for one, other in zip(results(logits, targets), expected, strict=True):
+                assert_same(one, other)
+
+    with ThreadPoolExecutor(200) as pool:
+        list(pool.map(call, range(200)))
 
 
 def test_default_holds_for_every_thread_of_the_process(restored_threads):
