@@ -138,9 +138,8 @@ def rejected(code: set[str], features: list[str]) -> list[str]:
 def test_instructions_are_those_tested_at_run_time() -> None:
     found = instructions()
     assert set(found) == {"", *FEATURES} - {"neon"}
-    assert {isa: rejected(code, FEATURES.get(isa, [])) for isa, code in found.items()} == (
-        dict.fromkeys(found, [])
-    )
+    for isa, code in found.items():
+        assert rejected(code, FEATURES.get(isa, [])) == [], isa
     # The assembler does tell them apart.
     assert rejected(found["avx512"], FEATURES["avx2"])
     assert rejected(found["avx2"], [])
