@@ -52,7 +52,7 @@ class Break(NamedTuple):
     @property
     def builds(self) -> bool:
         """Whether it needs a compiler."""
-        return self.file.startswith("csrc/") or self.file.endswith((".pyx", ".pxd"))
+        return self.file.startswith(("csrc/", "CMake")) or self.file.endswith((".pyx", ".pxd"))
 
 
 LINES = "tests/test_semantics.py -k 'test_line and float32'"
@@ -412,6 +412,21 @@ BREAKS = (
         "        _core.context_threads.reset(token)\n",
         "        pass\n",
         "tests/test_threads.py -k context_manager",
+    ),
+    # What is in the binaries.
+    Break(
+        "the extension exports its module alone",
+        "CMakeLists.txt",
+        "set(CMAKE_C_VISIBILITY_PRESET hidden)\n",
+        "",
+        "tests/test_binary.py -k exports_its_module",
+    ),
+    Break(
+        "symbols are bound before a table of them can be written to",
+        "CMakeLists.txt",
+        "ITEMS relro now noexecstack",
+        "ITEMS relro noexecstack",
+        "tests/test_binary.py -k loader_protects",
     ),
 )
 
