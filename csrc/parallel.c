@@ -1,6 +1,6 @@
 /* The one place that starts threads. Pieces of the range go to whoever is free, so a busy core delays nobody; results do
  * not depend on who computes what. */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
 #include "dispatch.h"
 #include "environment.h"
 
@@ -56,24 +56,42 @@ static _Thread_local int team = 1;
 #endif
 
 #if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32)
+#include <dlfcn.h>
 #include <pthread.h>
 
 /* GNU OpenMP's threads do not survive a fork, and a child that asks for them waits for ever. So they are let go before
- * every fork (the runtime starts new ones when next needed). LLVM's runtime handles fork itself and must be left alone; it
- * is told by a symbol of its own, since it also answers to GNU's names. Both symbols may be absent: old runtimes cannot
- * pause. A fork inside a region (a signal handler may) leaves a child that is inside one still, and so stays serial. */
+ * every fork (the runtime starts new ones when next needed); the children of runtimes before OpenMP 5.0, which cannot let
+ * them go, compute alone. LLVM's runtime handles fork itself and must be left alone; it is told by a symbol of its own,
+ * since it also answers to GNU's names. A fork inside a region (a signal handler may) leaves a child that is inside one
+ * still, and so stays serial. */
 enum { PAUSE_HARD = 2 }; /* omp_pause_hard, which old headers lack */
 extern int pause_openmp(int kind) __asm__("omp_pause_resource_all") __attribute__((weak));
 extern void llvm_openmp(void *location) __asm__("__kmpc_begin") __attribute__((weak));
+static atomic_int orphaned;
+
+/* An old runtime that others have made visible may serve here, and a newer one only for what that lacks. */
+static int can_pause(void) {
+    Dl_info pause, runtime;
+    return pause_openmp && dladdr((void *)pause_openmp, &pause) && dladdr((void *)omp_in_parallel, &runtime) &&
+           pause.dli_fbase == runtime.dli_fbase;
+}
 
 static void before_fork(void) {
-    if (pause_openmp && !llvm_openmp && !omp_in_parallel()) {
+    if (!llvm_openmp && can_pause() && !omp_in_parallel()) {
         pause_openmp(PAUSE_HARD);
         team = 1;
     }
 }
 
-static void register_fork(void) { pthread_atfork(before_fork, NULL, NULL); }
+static void in_child(void) {
+    if (!llvm_openmp && !can_pause())
+        atomic_store(&orphaned, 1);
+}
+
+static void register_fork(void) { pthread_atfork(before_fork, NULL, in_child); }
+
+/* Whether this thread may ask for others. */
+static int can_share(void) { return !omp_in_parallel() && !atomic_load_explicit(&orphaned, memory_order_relaxed); }
 
 static void survive_forks(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -101,7 +119,8 @@ static int startable(int threads) {
         pthread_join(begun[i], NULL);
     return threads < size ? threads : size;
 }
-#else
+#elif defined(_OPENMP)
+static int can_share(void) { return !omp_in_parallel(); }
 static void survive_forks(void) {}
 static int startable(int threads) { return threads; }
 #endif
@@ -133,7 +152,7 @@ int xent_parallel(int64_t count, int64_t grain, int threads, xent_task *task, vo
         atomic_fetch_sub_explicit(&alone, 1, memory_order_relaxed);
         threads = 1;
     }
-    if (threads > 1 && !omp_in_parallel() && (threads = startable(threads)) > 1) {
+    if (threads > 1 && can_share() && (threads = startable(threads)) > 1) {
         survive_forks();
         team = threads;
         const double begun = now();

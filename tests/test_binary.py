@@ -83,7 +83,7 @@ def test_libraries_are_found_by_the_loader_alone() -> None:
     paths = re.findall(r"\((?:RPATH|RUNPATH)\) .*\[(.*)\]", dynamic)
     assert paths in ([], ["$ORIGIN/../xent.libs"])  # the second as wheels are repaired
     needed = re.findall(r"\(NEEDED\) .*\[(\w+)[^\]]*\]", dynamic)
-    assert set(needed) <= {"libgomp", "libomp", "libm", "libc", "libpthread", "ld"}
+    assert set(needed) <= {"libgomp", "libomp", "libm", "libc", "libpthread", "libdl", "ld"}
 
 
 def test_extension_exports_its_module_alone() -> None:

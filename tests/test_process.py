@@ -177,6 +177,33 @@ def test_forked_children_compute_the_same(tmp_path: Path):
     assert done.stdout.count("200 of 200 children right") == 3
 
 
+if sys.platform == "linux":
+
+    def test_children_of_a_runtime_that_cannot_let_threads_go(tmp_path: Path):
+        """As with two runtimes, an old one visible to all: a symbol of another object stands for it."""
+        (tmp_path / "old.c").write_text(
+            "#define _GNU_SOURCE\n"
+            "#include <dlfcn.h>\n"
+            "int omp_in_parallel(void) {\n"
+            '    return ((int (*)(void))dlsym(RTLD_NEXT, "omp_in_parallel"))();\n'
+            "}\n"
+        )
+        library = tmp_path / "old.so"
+        command = (*COMPILER, "-shared", "-fPIC", tmp_path / "old.c", "-o", library, "-ldl")
+        subprocess.run(command, check=True)
+        program = compiled("forks.c", tmp_path)
+        done = subprocess.run(
+            [program, "1"],
+            env=os.environ | {"LD_PRELOAD": str(library)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.count("1 of 1 children right") == 3
+
+
 def test_multiprocessing_after_threads_have_run():
     script = """
         import multiprocessing, warnings, numpy as np, xent

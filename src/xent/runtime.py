@@ -150,7 +150,9 @@ def get_include() -> str:
 
 
 def get_library() -> str:
-    """Folder of the static library; link with ``-lxent -fopenmp -lm``.
+    """Folder of the static library.
+
+    Link with ``-lxent -fopenmp -lm``, and with ``-ldl`` where glibc is older than 2.34.
 
     Returns
     -------
