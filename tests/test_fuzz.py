@@ -181,7 +181,7 @@ def arrays(draw: Any, place: np.ndarray, shape: Any, dtype: np.dtype, classes: i
         return a
     integers, kinds = dtype.kind in "iub", draw(TENTHS)
     rng = np.random.default_rng(kinds)
-    a[...] = rng.integers(0, max(1, classes), shape) if integers else rng.random(shape)
+    a[...] = rng.integers(0, max(1, classes), shape) if integers else rng.integers(0, 9, shape) / 8
     if a.size and kinds == 9:
         others = (100, 0, 1) if integers else (np.nan, np.inf, -np.inf, -1, 2)
         a.flat[rng.integers(a.size)] = draw(st.sampled_from(others))
@@ -267,8 +267,7 @@ def test_any_call_at_all_returns_or_raises_what_is_documented(name, data):
             argument = re.match(r"\w+", str(error))
             assert argument
             assert argument[0] in arguments
-    untouched = ~elements(memory, outputs)
-    np.testing.assert_array_equal(memory[untouched], before[untouched])
+    assert elements(memory, outputs)[memory != before].all()
 
 
 @pytest.mark.parametrize("name", ["set_num_threads", "num_threads"])
