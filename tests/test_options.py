@@ -141,6 +141,18 @@ def test_weights_of_every_real_dtype_are_taken_in_the_compute_dtype(dtype, code)
         np.testing.assert_array_equal(actual, expected)
 
 
+def test_weights_too_large_for_the_compute_dtype_are_infinite():
+    logits, targets = np.zeros((2, 3), np.float32), [0, 1]
+    for name, weight in (("class_weight", [1e300, 1, 1]), ("sample_weight", [1e300, 1])):
+        rows = xent.cross_entropy(logits, targets, reduction="none", **{name: weight})
+        assert rows.tolist() == [np.inf, pytest.approx(np.log(3))]
+    _, grad = xent.cross_entropy(
+        logits, targets, reduction="none", return_grad=True, grad_output=[1e300, 1]
+    )
+    assert np.isinf(grad[0]).all()
+    assert np.isfinite(grad[1]).all()
+
+
 def test_lists_and_scalars_are_taken_as_arrays():
     loss, grad = xent.cross_entropy([0.0, np.log(3.0)], 1, return_grad=True)
     np.testing.assert_allclose(loss, np.log(4 / 3), rtol=1e-15)

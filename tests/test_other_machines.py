@@ -117,3 +117,35 @@ def test_caches_change_no_bits(machine, tmp_path):
     expected = output(script)
     for i, files in enumerate(CACHES):
         assert on(machine, tmp_path / str(i), files, script) == expected
+
+
+INTERRUPTED = {
+    "sum": "xent.cross_entropy(rows, index, reduction='sum', class_weight=numpy.ones(9, 'f'))",
+    "mean of class probabilities": "xent.cross_entropy(rows, rows, sample_weight=weight)",
+    "long rows": "xent.cross_entropy(rows[:9].reshape(1, -1).repeat(20000, 1), [3])",
+    "blocks of rows": "xent.cross_entropy(rows.astype('>f4'), index)",
+    "elements": "xent.binary_cross_entropy(rows, rows, sample_weight=weight[:, None])",
+    "blocks of elements": "xent.binary_cross_entropy(rows, rows.astype('d'), sample_weight=rows)",
+}
+
+
+@pytest.mark.parametrize("call", INTERRUPTED.values(), ids=INTERRUPTED)
+def test_interrupts_at_any_moment_of_a_call(machine, call):
+    script = f"""
+        import ctypes, itertools, numpy, xent
+        rows = numpy.random.default_rng(0).random((50_000, 9), "f")
+        index, weight = numpy.arange(50_000) % 9, numpy.ones(50_000, "f")
+        expected = {call}
+        shim = ctypes.CDLL(None)
+        for looks in itertools.count(1):
+            try:
+                shim.interrupt(looks)
+                found = {call}
+            except KeyboardInterrupt:
+                assert {call} == expected
+            else:
+                break
+        assert found == expected
+        print(looks)
+    """
+    assert int(output(script, LD_PRELOAD=str(machine), XENT_NUM_THREADS="2")) > 3
