@@ -14,6 +14,7 @@ import pytest
 import inputs
 import xent
 from calls import FAMILY, LINKED, assert_same, results
+from xent._core import Call
 
 Layout = Callable[[np.ndarray], np.ndarray]
 
@@ -301,3 +302,12 @@ def test_nothing_beyond_an_array_is_read(isa, dtype, side):
             xent.cross_entropy(guarded[0], soft, return_grad=True, grad_out=grad_out)
             xent.softmax(guarded[0], axis=-1, out=grad_out)
             xent.logsumexp(guarded[0], axis=-1)
+
+
+def test_the_core_by_itself_refuses_what_it_cannot_read():
+    for step in ("run", "compute"):
+        logits = np.zeros((4, 6))[:, ::2]
+        call = Call("logsumexp", (4,), 3, logits, False).arrays(lse=np.zeros(4)).numbers()
+        assert not call.readable()
+        with pytest.raises(ValueError, match="no axis is contiguous"):
+            getattr(call, step)()

@@ -41,13 +41,16 @@ def machine(tmp_path_factory):
     return library
 
 
-def on(machine, folder, files, script, cpus=8):
+def on(machine, folder, files, script, **environment):
     """Return what a script prints where the machine has these files."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    environment = {"MACHINE": str(folder), "CPUS": str(cpus), "LD_PRELOAD": str(machine)}
-    return output(script, XENT_NUM_THREADS="", OMP_NUM_THREADS="", **environment)
+    there = {"MACHINE": str(folder), "CPUS": "8", "LD_PRELOAD": str(machine)}
+    return output(script, **{"XENT_NUM_THREADS": "", "OMP_NUM_THREADS": ""} | there | environment)
+
+
+THREADS = "import xent; print(xent.get_num_threads())"
 
 
 @pytest.mark.parametrize(
@@ -80,8 +83,7 @@ def on(machine, folder, files, script, cpus=8):
     ],
 )
 def test_threads_are_as_many_as_the_tightest_quota_allows(machine, tmp_path, files, threads):
-    script = "import xent; print(xent.get_num_threads())"
-    assert on(machine, tmp_path, files, script) == str(threads)
+    assert on(machine, tmp_path, files, THREADS) == str(threads)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +91,15 @@ def test_threads_are_as_many_as_the_tightest_quota_allows(machine, tmp_path, fil
     [(1, 1), (1024, 1024), (1500, 1024), (0, min(1024, os.sysconf("SC_NPROCESSORS_ONLN")))],
 )
 def test_threads_are_as_many_as_the_cpus(machine, tmp_path, cpus, threads):
-    script = "import xent; print(xent.get_num_threads())"
-    assert on(machine, tmp_path, {}, script, cpus) == str(threads)
+    assert on(machine, tmp_path, {}, THREADS, CPUS=str(cpus)) == str(threads)
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"),
+    [("5000", 1024), ("3 ", 3), ("2 ,4", 2), ("all", 8), ("4x", 8), ("-1", 8), ("0", 8)],
+)
+def test_threads_are_as_many_as_openmp_was_told(machine, tmp_path, value, threads):
+    assert on(machine, tmp_path, {}, THREADS, OMP_NUM_THREADS=value) == str(threads)
 
 
 CACHES = [
