@@ -439,7 +439,8 @@ def test_arrays_of_other_kinds():
         type(kind, (), {name: staticmethod(getattr(LOGITS, name)) for name in names})()
         for kind, names in ways.items()
     ]
-    for other in (LOGITS.view(np.matrix), *others):
+    both = type("both", (), {"__array__": staticmethod(LOGITS.__array__), "__dlpack__": None})()
+    for other in (LOGITS.view(np.matrix), both, *others):
         found = arguments.array(other, "x")
         assert type(found) is np.ndarray
         assert np.shares_memory(found, LOGITS)
@@ -461,6 +462,8 @@ def test_dtypes():
         found, kind = arguments.logits(np.ones(1, given), "x", dtype)
         assert found.dtype == BITS
         assert kind == arguments.Precision(BITS, F32, answer, True)
+    swapped = np.ones(1, BITS.newbyteorder())
+    assert arguments.logits(swapped, "x", "bfloat16") == (swapped, AS_BITS)
     assert not HALF.bfloat16
 
 
