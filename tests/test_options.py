@@ -94,10 +94,14 @@ def test_grad_output_multiplies_the_gradient(isa, dtype, kind, reduction):
 @pytest.mark.parametrize("code", [*INTEGERS, "?"])
 def test_targets_of_every_integer_dtype(dtype, code):
     logits, targets = inputs.batch((50, 2 if code == "?" else 100), dtype)
-    expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
-    actual = xent.cross_entropy(logits, targets.astype(code), reduction="none", return_grad=True)
-    np.testing.assert_array_equal(actual[0], expected[0])
-    np.testing.assert_array_equal(actual[1], expected[1])
+    for name in ("plain", "class_weight"):
+        options = {"return_grad": True, **OPTIONS[name](logits.shape)}
+        for reduction in ("none", "mean"):
+            expected = xent.cross_entropy(logits, targets, reduction=reduction, **options)
+            given = targets.astype(code)
+            actual = xent.cross_entropy(logits, given, reduction=reduction, **options)
+            np.testing.assert_array_equal(actual[0], expected[0])
+            np.testing.assert_array_equal(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("code", [*INTEGERS, "?", "f", "d"])

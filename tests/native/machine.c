@@ -36,20 +36,18 @@ int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
     return atoi(cpus) ? 0 : -1;
 }
 
-static int looks_left;
-static double leap;
+static int leap, last_look;
 
 void interrupt(int looks) {
-    looks_left = looks;
     leap = 1;
+    last_look = looks;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *t) {
     const int status = (int)syscall(SYS_clock_gettime, clock, t);
-    if (leap > 0 && leap < 1e9) {
-        t->tv_sec += (time_t)leap;
-        leap *= 2;
-        if (--looks_left == 0)
+    if (leap > 0) {
+        t->tv_sec += (time_t)leap * leap;
+        if (leap++ == last_look)
             raise(SIGINT);
     }
     return status;
