@@ -314,6 +314,12 @@ def test_classes_beside_axes_of_one_element(isa, dtype):
     assert_same((loss, np.moveaxis(grad, 0, -1)), expected)
 
 
+def test_more_classes_than_lanes_count():
+    classes = (1 << 24) + 1
+    lse = xent.logsumexp(np.zeros((classes, 2), np.float16), axis=0)
+    np.testing.assert_array_equal(lse, np.full(2, np.log(classes), np.float16))
+
+
 def test_the_core_by_itself_refuses_what_it_cannot_read():
     for step in ("run", "compute"):
         logits = np.zeros((4, 6))[:, ::2]
