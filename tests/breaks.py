@@ -379,6 +379,13 @@ BREAKS = (
         "tests/test_bad_input.py",
     ),
     Break(
+        "flags are judged before anything is written",
+        "src/xent/special.py",
+        '    return_sign = arguments.flag(return_sign, "return_sign")\n',
+        "",
+        "tests/test_bad_input.py -k return_sign",
+    ),
+    Break(
         "class indices are no floating-point numbers",
         "src/xent/_arguments.py",
         'if found.dtype.kind not in "iub":',

@@ -142,6 +142,7 @@ OPTIONS = {
     "ignore_index": st.none() | st.integers(-2, 0),
     "reduction": st.sampled_from(("none", "sum", "mean")),
 }
+ALWAYS = ("axis", "dtype", "reduction")
 NEEDED = {"grad_output": "return_grad", "grad_out": "return_grad", "hess_out": "return_hess"}
 
 
@@ -156,7 +157,7 @@ FORMS = st.sampled_from(
 SHAPES = [st.lists(st.integers(0, 3), max_size=n) for n in range(4)]
 ORDERS = [st.permutations(range(n)) for n in range(4)]
 CLASSES = st.sampled_from((3, 1, 2, 8, 17, 33, 0))
-STEPS = st.sampled_from((1, 1, 1, 1, 2, -1, 0))
+STEPS = st.sampled_from((1, 1, 1, 1, 1, 1, 2, 2, -1, -1, 0))
 YES_OR_NO = st.booleans()
 TENTHS = st.integers(0, 9)
 
@@ -203,27 +204,30 @@ def calls(draw: Any, function: Callable[..., Any]) -> tuple[np.ndarray, dict[str
     bits = "bfloat16" if dtype == np.uint16 else None
     kind = _arguments.logits(np.empty(0, dtype), "", bits)[1]
     options = {**OPTIONS, "axis": st.just(axis), "dtype": st.just(bits)}
-    weights, factors, answer = (rows, REALS), (shape, REALS), (shape, st.just(kind.answer))
-    one, a_loss = ([], REALS), st.just(kind.compute)
+    weights, factors, one = (rows, REALS), (shape, REALS), ([], REALS)
+    answer = (shape, st.just(kind.answer))
     fitting = {
         "targets": ((rows, INTEGERS), factors),
         "class_weight": (([classes], REALS),),
         **dict.fromkeys(("sample_weight", "grad_output"), (weights, one)),
         **dict.fromkeys(("b", "pos_weight"), (factors, one)),
         **dict.fromkeys(("grad_out", "hess_out"), (answer,)),
-        "out": ((rows, a_loss), ([], a_loss), answer),
+        "out": ((rows, st.just(kind.answer)), answer),
     }
     anything = draw(st.sets(st.sampled_from(list(parameters)), max_size=2))
     given: dict[str, Any] = {}
     for position, (name, parameter) in enumerate(parameters.items()):
         shapes = fitting.get(name, ((shape, st.just(dtype)),))
+        if name == "out" and "reduction" in given:
+            whole = str(given["reduction"]) == "none"
+            shapes = ((rows if whole else [], st.just(kind.compute)),)
         if name in anything:
             if draw(YES_OR_NO):
                 given[name] = draw(STRANGE_VALUES)
                 continue
             shapes = ((draw(SHAPES[3]), STRANGE_DTYPES), (shapes[0][0], STRANGE_DTYPES))
         else:
-            always = parameter.default is parameter.empty or name in ("axis", "dtype")
+            always = parameter.default is parameter.empty or name in ALWAYS
             needed = name not in NEEDED or given.get(NEEDED[name]) is True
             if not needed or not (always or draw(YES_OR_NO)):
                 continue
