@@ -54,7 +54,7 @@ static int current(void) {
     int i = atomic_load_explicit(&in_use, memory_order_relaxed);
     if (i < 0) {
         const char *name = getenv("XENT_ISA");
-        i = name && *name ? find(name) : best();
+        i = name ? find(name) : -1;
         i = i < 0 ? best() : i;
         atomic_store_explicit(&in_use, i, memory_order_relaxed);
     }
@@ -75,8 +75,8 @@ const char *xent_start(void) {
     return xent_threads_start();
 }
 
-const char *xent_isa_name(int i) { return i >= 0 && i < ISAS ? isas[i].name : NULL; }
-int xent_isa_available(int i) { return i >= 0 && i < ISAS && isas[i].available(); }
+const char *xent_isa_name(int i) { return (unsigned)i < ISAS ? isas[i].name : NULL; }
+int xent_isa_available(int i) { return (unsigned)i < ISAS && isas[i].available(); }
 const char *xent_isa(void) { return isas[current()].name; }
 
 int xent_use_isa(const char *name) {

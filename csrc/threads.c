@@ -66,8 +66,10 @@ static double quota_of(const char *folder, const char *max_file, const char *per
 static double cgroup_quota(void) {
     double least = 0;
     FILE *f = fopen("/proc/self/cgroup", "r");
+    if (!f)
+        return 0;
     char line[4200];
-    while (f && fgets(line, sizeof line, f)) {
+    while (fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = 0;
         char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
         if (!path)
@@ -79,19 +81,18 @@ static double cgroup_quota(void) {
             continue;
         for (;;) {
             char folder[4300];
-            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s%s%s", v2 ? "" : "/cpu", strcmp(path, "/") ? path : "", "");
+            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s%s", v2 ? "" : "/cpu", path);
             const double quota =
                 v2 ? quota_of(folder, "cpu.max", NULL) : quota_of(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us");
             if (quota > 0 && (least == 0 || quota < least))
                 least = quota;
             char *slash = strrchr(path, '/');
-            if (!slash || !*path)
+            if (!slash)
                 break;
             *slash = 0;
         }
     }
-    if (f)
-        fclose(f);
+    fclose(f);
     return least;
 }
 

@@ -15,8 +15,9 @@ from xent import _core
 
 FLOATS = (np.float32, np.float64)
 
-# The same examples every time, and no example is too slow.
-settings.register_profile("xent", derandomize=True, deadline=None)
+# The same examples every time, and no example is too slow; `--hypothesis-profile=thorough` draws others, and more.
+settings.register_profile("xent", derandomize=True, deadline=None, max_examples=300)
+settings.register_profile("thorough", deadline=None, max_examples=5000)
 settings.load_profile("xent")
 
 

@@ -14,6 +14,7 @@ import pytest
 import inputs
 import xent
 from calls import FAMILY, LINKED, assert_same, results
+from xent._core import Call
 
 Layout = Callable[[np.ndarray], np.ndarray]
 
@@ -301,3 +302,46 @@ def test_nothing_beyond_an_array_is_read(isa, dtype, side):
             xent.cross_entropy(guarded[0], soft, return_grad=True, grad_out=grad_out)
             xent.softmax(guarded[0], axis=-1, out=grad_out)
             xent.logsumexp(guarded[0], axis=-1)
+
+
+def test_classes_beside_axes_of_one_element(isa, dtype):
+    """Lanes lie along another axis than that of one element, which is contiguous too."""
+    logits, targets = inputs.batch((1, 6, 5), dtype)
+    expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
+    loss, grad = xent.cross_entropy(
+        np.moveaxis(logits, -1, 0).copy(), targets, axis=0, reduction="none", return_grad=True
+    )
+    assert_same((loss, np.moveaxis(grad, 0, -1)), expected)
+
+
+def test_more_classes_than_lanes_count():
+    classes = (1 << 24) + 1
+    lse = xent.logsumexp(np.zeros((classes, 2), np.float16), axis=0)
+    np.testing.assert_array_equal(lse, np.full(2, np.log(classes), np.float16))
+
+
+def test_the_core_by_itself_refuses_what_it_cannot_read():
+    for step in ("run", "compute"):
+        logits = np.zeros((4, 6))[:, ::2]
+        call = Call("logsumexp", (4,), 3, logits, False).arrays(lse=np.zeros(4)).numbers()
+        assert not call.readable()
+        with pytest.raises(ValueError, match="no axis is contiguous"):
+            getattr(call, step)()
+    assert Call("kl_div", (4, 3), 1, logits, False).readable()
+
+
+def test_the_core_by_itself_keeps_the_row_losses_of_a_sum(dtype):
+    logits, targets = inputs.batch((4, 3), dtype)
+    loss = np.zeros(4, dtype)
+    call = Call("cross_entropy", (4,), 3, logits, False).arrays(index=targets, loss=loss)
+    assert call.numbers(reduction="sum").run() == -1
+    assert_same(loss, xent.cross_entropy(logits, targets, reduction="none"))
+    assert dtype.type(call.result) == xent.cross_entropy(logits, targets, reduction="sum")
+
+
+def test_the_core_by_itself_has_no_mean_of_a_softmax(dtype):
+    logits = inputs.batch((4, 3), dtype)[0]
+    out = np.zeros_like(logits)
+    call = Call("softmax", (4,), 3, logits, False).arrays(out=out)
+    assert call.numbers(reduction="mean").run() == -1
+    assert_same(out, xent.softmax(logits, axis=-1))

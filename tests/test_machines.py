@@ -118,6 +118,19 @@ def test_without_avx2_plain_c_is_chosen(nehalem):
     assert nehalem(sys.executable, "-c", script).split() == ["scalar", "scalar"]
 
 
+def test_without_avx2_it_cannot_be_asked_for(nehalem):
+    script = """
+import os
+os.environ["XENT_ISA"] = "avx2"
+try:
+    import xent
+except ImportError as error:
+    print(error)
+"""
+    expected = "XENT_ISA='avx2' is not available here; accepted: scalar"
+    assert nehalem(sys.executable, "-c", script).strip() == expected
+
+
 def test_without_avx2_calls_have_the_digests_checked_in(nehalem, digest):
     assert nehalem(digest).splitlines() == DIGESTS.splitlines()
 

@@ -94,10 +94,14 @@ def test_grad_output_multiplies_the_gradient(isa, dtype, kind, reduction):
 @pytest.mark.parametrize("code", [*INTEGERS, "?"])
 def test_targets_of_every_integer_dtype(dtype, code):
     logits, targets = inputs.batch((50, 2 if code == "?" else 100), dtype)
-    expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
-    actual = xent.cross_entropy(logits, targets.astype(code), reduction="none", return_grad=True)
-    np.testing.assert_array_equal(actual[0], expected[0])
-    np.testing.assert_array_equal(actual[1], expected[1])
+    for name in ("plain", "class_weight"):
+        options = {"return_grad": True, **OPTIONS[name](logits.shape)}
+        for reduction in ("none", "mean"):
+            expected = xent.cross_entropy(logits, targets, reduction=reduction, **options)
+            given = targets.astype(code)
+            actual = xent.cross_entropy(logits, given, reduction=reduction, **options)
+            np.testing.assert_array_equal(actual[0], expected[0])
+            np.testing.assert_array_equal(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("code", [*INTEGERS, "?", "f", "d"])
@@ -139,6 +143,18 @@ def test_weights_of_every_real_dtype_are_taken_in_the_compute_dtype(dtype, code)
         expected = xent.cross_entropy(logits, targets, reduction=reduction, **converted)
         assert actual.dtype == dtype
         np.testing.assert_array_equal(actual, expected)
+
+
+def test_weights_too_large_for_the_compute_dtype_are_infinite():
+    logits, targets = np.zeros((2, 3), np.float32), [0, 1]
+    for name, weight in (("class_weight", [1e300, 1, 1]), ("sample_weight", [1e300, 1])):
+        rows = xent.cross_entropy(logits, targets, reduction="none", **{name: weight})
+        assert rows.tolist() == [np.inf, pytest.approx(np.log(3))]
+    _, grad = xent.cross_entropy(
+        logits, targets, reduction="none", return_grad=True, grad_output=[1e300, 1]
+    )
+    assert np.isinf(grad[0]).all()
+    assert np.isfinite(grad[1]).all()
 
 
 def test_lists_and_scalars_are_taken_as_arrays():

@@ -661,3 +661,22 @@ def test_no_classes(dtype):
     loss, grad, _ = call(CE, logits, [-100, -100])
     np.testing.assert_array_equal(loss, [0, 0])
     assert grad.shape == (2, 0)
+
+
+@pytest.mark.parametrize("special", [np.inf, np.nan])
+def test_rows_that_threads_share(isa, special):
+    """A row as long as a million classes goes through its stages with all threads."""
+    logits = np.zeros((1, 1_100_000), np.float32)
+    logits[0, 7] = special
+    with xent.num_threads(3):
+        assert np.isnan(xent.softmax(logits)).all()
+        loss = xent.cross_entropy(logits, [3])
+        assert xent.nll_loss(logits, [7]) == -special or np.isnan(special)
+    assert np.isnan(loss) or loss == special
+
+
+def test_the_first_of_many_bad_targets_is_named(isa):
+    targets = np.full(100_000, 5)
+    targets[:9_000] = 0
+    with xent.num_threads(3), pytest.raises(IndexError, match=r"targets\[9000\] = 5"):
+        xent.cross_entropy(np.zeros((100_000, 5), np.float32), targets)

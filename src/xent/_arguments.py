@@ -55,11 +55,15 @@ def array(value: Any, name: str) -> Array:
     return found
 
 
+def narrow(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of NumPy's own real dtypes, of at most 64 bits."""
+    return dtype.kind in "fiub" and dtype.itemsize <= 8 and dtype.isbuiltin != 2
+
+
 def real(value: Any, name: str) -> Array:
     """An array of any real dtype but longdouble."""
     found = array(value, name)
-    narrow = found.dtype.kind in "fiub" and found.dtype.itemsize <= 8
-    if not (narrow or found.dtype.name == "bfloat16"):
+    if not (narrow(found.dtype) or found.dtype.name == "bfloat16"):
         raise TypeError(
             f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits"
         )
@@ -99,7 +103,7 @@ def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
         return stored, Precision(bits, np.dtype(np.float32), answer, True)
     if dtype is not None:
         raise ValueError(f"dtype: 'bfloat16' reads uint16 {name}, got dtype {kind}")
-    if kind.kind not in "fiub" or kind.itemsize > 8:
+    if not narrow(kind):
         raise TypeError(
             f"{name}: dtype {kind} is not accepted; expected float16, bfloat16, float32, float64, integers or bool"
         )
@@ -251,6 +255,12 @@ def reduction(value: Any, accepted: tuple[str, ...] = REDUCTIONS) -> str:
     return value
 
 
+def cast(a: Array, dtype: np.dtype[Any]) -> Array:
+    """The numbers in another dtype, infinite where they are too large for it."""
+    with np.errstate(all="ignore"):
+        return a.astype(dtype, copy=False)
+
+
 def class_weight(value: Any, classes: int, dtype: np.dtype[Any]) -> Array | None:
     if value is None:
         return None
@@ -259,7 +269,7 @@ def class_weight(value: Any, classes: int, dtype: np.dtype[Any]) -> Array | None
         raise ValueError(
             f"class_weight: expected shape ({classes},), one weight a class; got {found.shape}"
         )
-    return np.ascontiguousarray(found, dtype)
+    return np.ascontiguousarray(cast(found, dtype))
 
 
 def broadcast(
@@ -269,7 +279,7 @@ def broadcast(
     if value is None:
         return None
     found = real(value, name)
-    found = found if dtype is None else found.astype(dtype, copy=False)
+    found = found if dtype is None else cast(found, dtype)
     try:
         return np.broadcast_to(found, shape)
     except ValueError:
@@ -298,7 +308,7 @@ def grad_output(
             raise ValueError(
                 f"grad_output: expected the shape of the loss, {shape}, for reduction='none'; got {found.shape}"
             )
-        return found if dtype is None else found.astype(dtype, copy=False), 1.0
+        return found if dtype is None else cast(found, dtype), 1.0
     if found.shape != ():
         raise ValueError(
             f"grad_output: expected a scalar for reduction={reduction!r}, got {given(found)}"
@@ -320,17 +330,25 @@ def factors(value: Any, a: Array) -> tuple[Array, Array | None]:
     return np.broadcast_to(a, shape), np.broadcast_to(found, shape)
 
 
+def flag(value: Any, name: str) -> bool:
+    try:
+        return bool(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected True or False, got {given(value)}") from None
+
+
 def asked(
     return_grad: Any, return_hess: Any, grad_output: Any, grad_out: Any, hess_out: Any
 ) -> tuple[bool, bool]:
     """(gradient wanted, Hessian wanted); refuses what goes with one that is not."""
-    with_grad = bool(return_grad) or bool(return_hess)
+    with_hess = flag(return_hess, "return_hess")
+    with_grad = flag(return_grad, "return_grad") or with_hess
     for name, value in (("grad_output", grad_output), ("grad_out", grad_out)):
         if value is not None and not with_grad:
             raise ValueError(f"{name}: given, but return_grad is False")
-    if hess_out is not None and not return_hess:
+    if hess_out is not None and not with_hess:
         raise ValueError("hess_out: given, but return_hess is False")
-    return with_grad, bool(return_hess)
+    return with_grad, with_hess
 
 
 def numbers(stored: Array, kind: Precision) -> Array:

@@ -65,6 +65,7 @@ def softmax_loss(
     with_grad, with_hess = arguments.asked(
         return_grad, return_hess, grad_output, grad_out, hess_out
     )
+    with_lse = arguments.flag(return_lse, "return_lse")
     rows.grad_output, grad_scale = arguments.grad_output(
         grad_output, reduction, shape, kind.compute
     )
@@ -111,7 +112,7 @@ def softmax_loss(
         hess = np.empty(x.shape, kind.answer) if hess_out is None else hess_out
         rows.hess = np.moveaxis(stored(hess, kind), axis, -1)
         results.append(hess)
-    if return_lse:
+    if with_lse:
         rows.lse = np.empty(shape, kind.compute)
     if reduction == "none":
         rows.loss = np.empty(shape, kind.compute) if out is None else np.asarray(out)

@@ -388,5 +388,5 @@ def kl_div(
         grad_out=grad_out,
         dtype=dtype,
         reductions=(*arguments.REDUCTIONS, "batchmean"),
-        log_target=bool(log_target),
+        log_target=arguments.flag(log_target, "log_target"),
     )

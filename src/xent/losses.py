@@ -310,9 +310,10 @@ def cross_entropy(
         and out is None
         and dtype is None
         and hess_out is None
+        and type(axis) is int
         and axis == -1
-        and not return_hess
-        and not return_lse
+        and return_hess is False
+        and return_lse is False
     ):
         result = _core.cross_entropy(
             logits,

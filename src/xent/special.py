@@ -156,6 +156,8 @@ def logsumexp(
     """
     x, kind = arguments.logits(a, "a")
     x, factors = arguments.factors(b, x)
+    keepdims = arguments.flag(keepdims, "keepdims")
+    return_sign = arguments.flag(return_sign, "return_sign")
     if x.ndim == 0:
         factors = None if factors is None else factors.reshape(1)
         x = x.reshape(1)
