@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import signal
@@ -76,47 +75,6 @@ if hasattr(os, "sched_setaffinity"):
             print(xent.get_num_threads())
         """
         assert output(script, XENT_NUM_THREADS="", OMP_NUM_THREADS="") == "1"
-
-
-CONTROL_GROUPS = {
-    "none": ({}, 0),
-    "version 2": (
-        {
-            "proc/self/cgroup": "0::/a/b\n",
-            "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
-            "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
-        },
-        1.5,
-    ),
-    "version 2, the root of a container": (
-        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"},
-        0.5,
-    ),
-    "version 1": (
-        {
-            "proc/self/cgroup": "5:memory:/m\n4:cpu,cpuacct:/a/b\n0::/\n",
-            "sys/fs/cgroup/cpu/a/b/cpu.cfs_quota_us": "300000\n",
-            "sys/fs/cgroup/cpu/a/b/cpu.cfs_period_us": "100000\n",
-            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n",
-            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
-        },
-        3,
-    ),
-}
-
-
-if sys.platform == "linux":
-
-    @pytest.mark.parametrize("name", CONTROL_GROUPS)
-    def test_number_of_threads_is_at_most_the_quota(name, tmp_path: Path):
-        files, quota = CONTROL_GROUPS[name]
-        for path, text in files.items():
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).write_text(text)
-        program = compiled("quota.c", tmp_path)
-        cpus = len(os.sched_getaffinity(0))
-        done = subprocess.run([program, tmp_path], capture_output=True, text=True, check=True)
-        assert done.stdout == f"{quota:g} {min(math.ceil(quota) or cpus, cpus)}\n"
 
 
 @pytest.mark.parametrize("value", ["0", "-2", "two"])
