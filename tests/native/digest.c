@@ -186,7 +186,8 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     else if (l->soft) {
         OF_CLASSES(SOFT, distils ? stored : computed);
         fill(&arrays[SOFT], distils || call.log_target ? ANY : PROBABILITIES);
-    }
+    } else if (l->indexed)
+        GIVE(SOFT, arrays[LOGITS]); /* of no class, like all there is */
     if (l->indexed && one_in(3)) {
         arrays[CLASS_WEIGHT] = lay(CLASS_WEIGHT, computed, classes, 2);
         arrays[CLASS_WEIGHT].first = arrays[CLASS_WEIGHT].room; /* aligned */
