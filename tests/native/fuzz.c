@@ -108,7 +108,7 @@ static char *next(walk *w, const array *a) {
     return at;
 }
 
-/* A NaN is one that arithmetic makes. */
+/* A NaN is the one that arithmetic makes. */
 static uint64_t quiet(format f, uint64_t u) {
     return (u & ~sign_of(f)) > infinity_of(f) ? infinity_of(f) | (uint64_t)1 << (f.mantissa - 1) : u;
 }
@@ -141,10 +141,9 @@ static void fill_indices(const array *a, const xent_call *call) {
 
 static void draw_shape(xent_call *call, int elementwise) {
     static const int around[] = {104, 192, 1024, 2048, 16384};
-    int64_t numbers = 1;
     call->ndim = one_in(32) ? AXES : below(5);
     call->classes = elementwise ? 1 : one_in(4) ? below(300) : one_in(16) ? around[below(5)] - 2 + below(5) : 1 + below(40);
-    numbers = call->classes ? call->classes : 1;
+    int64_t numbers = call->classes ? call->classes : 1;
     for (int d = 0; d < call->ndim; ++d) {
         const int n = one_in(16) ? below(3) : one_in(8) ? below(elementwise ? 9000 : 200) : 1 + below(5);
         shape[d] = numbers * n <= MOST_NUMBERS && d < 6 ? n : 1;
