@@ -24,56 +24,19 @@
 #include <immintrin.h>
 #endif
 
-#include "numbers.h"
-#include "xent.h"
+#include "calls.h"
 
 enum { CALLS = 180, ROOM = 1 << 20, UNTOUCHED = 0x55, CALLERS = 8 };
-
-static const format formats[] = {
-    [XENT_F32] = {4, 23, 8}, [XENT_F64] = {8, 52, 11}, [XENT_F16] = {2, 10, 5}, [XENT_BF16] = {2, 7, 8}};
-static const char *const dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
-
-/* The arrays and arguments that an operation knows. */
-typedef struct {
-    const char *name;
-    xent_operation operation;
-    int indexed, soft, out, hess, lse, smoothing, z_loss, softcap, temperature;
-} loss;
-
-static const loss losses[] = {
-    {"cross_entropy", XENT_CROSS_ENTROPY, .indexed = 1, .soft = 1, .out = 1, .hess = 1, .lse = 1, .smoothing = 1,
-     .z_loss = 1, .softcap = 1, .temperature = 1},
-    {"focal_loss", XENT_FOCAL_LOSS, .indexed = 1, .out = 1, .hess = 1, .lse = 1, .z_loss = 1, .softcap = 1,
-     .temperature = 1},
-    {"poly1_loss", XENT_POLY1_LOSS, .indexed = 1, .out = 1, .hess = 1, .lse = 1, .z_loss = 1, .softcap = 1,
-     .temperature = 1},
-    {"nll_loss", XENT_NLL_LOSS, .indexed = 1, .soft = 1, .out = 1, .smoothing = 1},
-    {"categorical_cross_entropy", XENT_CATEGORICAL_CROSS_ENTROPY, .indexed = 1, .soft = 1, .out = 1, .smoothing = 1},
-    {"distillation_loss", XENT_DISTILLATION_LOSS, .soft = 1, .out = 1, .temperature = 1},
-    {"entropy", XENT_ENTROPY, .out = 1, .lse = 1, .softcap = 1, .temperature = 1},
-    {"binary_cross_entropy", XENT_BINARY_CROSS_ENTROPY, .soft = 1, .out = 1, .smoothing = 1},
-    {"binary_cross_entropy_with_logits", XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS, .soft = 1, .out = 1, .hess = 1,
-     .smoothing = 1},
-    {"sigmoid_focal_loss", XENT_SIGMOID_FOCAL_LOSS, .soft = 1, .out = 1, .hess = 1},
-    {"kl_div", XENT_KL_DIV, .soft = 1, .out = 1},
-    {"logsumexp", XENT_LOGSUMEXP, .lse = 1},
-    {"softmax", XENT_SOFTMAX, .out = 1},
-    {"log_softmax", XENT_LOG_SOFTMAX, .out = 1},
-};
-
-static int is_elementwise(const loss *l) { return l->operation >= XENT_BINARY_CROSS_ENTROPY && l->operation <= XENT_KL_DIV; }
 
 /* How calls are made. */
 static int disturbed, nested, apart;
 
-/* The numbers that calls are drawn from, one after another; each name has its own. */
-static _Thread_local uint64_t seed, drawn;
+/* Each name has its own numbers. */
 static void draw_for(const char *name, xent_dtype dtype) {
     seed = drawn = dtype;
     for (; *name; ++name)
         seed = digested(seed, (unsigned char)*name);
 }
-static uint64_t draw(void) { return mixed(seed, drawn++); }
 static int below(int n) { return (int)((draw() >> 32) % (uint64_t)n); }
 static int one_in(int n) { return below(n) == 0; }
 
@@ -103,22 +66,7 @@ typedef struct {
     int outer; /* of the loss's axes that whose elements lie further apart */
 } array;
 
-enum {
-    LOGITS,
-    INDEX,
-    SOFT,
-    CLASS_WEIGHT,
-    WEIGHT,
-    POS_WEIGHT,
-    UPSTREAM,
-    LOSS,
-    LSE,
-    OUT,
-    HESS,
-    ARRAYS,
-    LENT = ARRAYS,
-    ROOMS
-};
+enum { LOGITS, INDEX, SOFT, CLASS_WEIGHT, WEIGHT, POS_WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, ARRAYS, LENT = ARRAYS, ROOMS };
 
 static _Thread_local char (*rooms)[ROOM]; /* aligned to 64 */
 
@@ -147,45 +95,6 @@ static array lay(int which, format type, const int64_t shape[3], int inner) {
 
 static char *element(const array *a, int64_t i, int64_t j, int64_t k) {
     return a->first + i * a->strides[0] + j * a->strides[1] + k * a->strides[2];
-}
-
-typedef enum { ANY, PROBABILITIES, WEIGHTS } kind;
-
-/* A number of a row of which `habit` says what is special. */
-static uint64_t number(format f, kind of, int habit, int64_t k) {
-    const uint64_t random = draw(), one = one_of(f), sign = random >> 62 & 1 ? sign_of(f) : 0;
-    const int scale = (int)(random >> 52 & 0xff), rare = scale % 5 == 0;
-    const uint64_t usual = sign | power_of(f, scale % 10 - 6, random);
-    if (of == PROBABILITIES && habit % 4 < 2) /* one of two classes */
-        return scale % 2 ? one : 0;
-    if (of == PROBABILITIES)
-        return rare ? habit % 2 * one : power_of(f, -1 - scale % 8, random);
-    if (of == WEIGHTS)
-        return rare ? habit % 2 * one : power_of(f, scale % 3 - 1, random);
-    switch (habit) {
-    case 0: /* ties, zeros of both signs */
-        return scale % 4 ? sign | power_of(f, scale % 2, 0) : sign;
-    case 1: /* one far above the others */
-        return k % 7 == 3 ? power_of(f, 6, random) : sign | power_of(f, -2, random);
-    case 2: /* masked */
-        return rare ? sign_of(f) | infinity_of(f) : usual;
-    case 3: /* a distant offset */
-        return power_of(f, f.mantissa < 15 ? f.mantissa : 15, 0) + random % 4;
-    case 4: /* of any size */
-        return sign | random % infinity_of(f);
-    case 5:
-        return random % 47 == 0 ? infinity_of(f) + (random >> 50 & 1) : usual;
-    case 6:
-        return random % 61 == 0 ? infinity_of(f) : usual;
-    case 7:
-        return sign_of(f) | infinity_of(f);
-    case 8: /* next to 0 */
-        return sign | random % 999;
-    case 9: /* rising */
-        return power_of(f, 1, 0) + (uint64_t)(k % 1000);
-    default:
-        return usual;
-    }
 }
 
 /* An input, now and then the same all along an axis. */
@@ -219,18 +128,12 @@ static uint64_t digested_array(uint64_t digest, const array *a) {
 
 /* Class indices of a type, now and then one out of range. */
 static array draw_indices(xent_call *call, const int64_t rows[3]) {
-    static const struct {
-        int bytes, is_signed;
-        int64_t most;
-    } types[] = {[XENT_BOOL] = {1, 0, 1},         [XENT_I8] = {1, 1, INT8_MAX},    [XENT_U8] = {1, 0, UINT8_MAX},
-                 [XENT_I16] = {2, 1, INT16_MAX},  [XENT_U16] = {2, 0, UINT16_MAX}, [XENT_I32] = {4, 1, INT32_MAX},
-                 [XENT_U32] = {4, 0, UINT32_MAX}, [XENT_I64] = {8, 1, INT64_MAX},  [XENT_U64] = {8, 0, INT64_MAX}};
     call->index_type = (xent_dtype)(XENT_BOOL + below(9));
-    const int64_t most = types[call->index_type].most;
+    const int64_t most = index_types[call->index_type].most;
     const int classes = (int)(call->classes - 1 < most ? call->classes : most + 1);
-    const array a = lay(INDEX, (format){types[call->index_type].bytes, 0, 0}, rows, 2);
+    const array a = lay(INDEX, (format){index_types[call->index_type].bytes, 0, 0}, rows, 2);
     call->has_ignore = one_in(2);
-    call->ignore_index = types[call->index_type].is_signed && one_in(2) ? -100 : below(classes);
+    call->ignore_index = index_types[call->index_type].is_signed && one_in(2) ? -100 : below(classes);
     const int bad = one_in(15) ? below(20) : -1;
     for (int64_t i = 0; i < rows[0]; ++i)
         for (int64_t j = 0; j < rows[1]; ++j) {
@@ -329,7 +232,8 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     else if (l->soft) {
         OF_CLASSES(SOFT, distils ? stored : computed);
         fill(&arrays[SOFT], distils || call.log_target ? ANY : PROBABILITIES);
-    }
+    } else if (l->indexed)
+        GIVE(SOFT, arrays[LOGITS]); /* of no class, like all there is */
     if (l->indexed && one_in(3)) {
         arrays[CLASS_WEIGHT] = lay(CLASS_WEIGHT, computed, classes, 2);
         arrays[CLASS_WEIGHT].first = arrays[CLASS_WEIGHT].room; /* aligned */
