@@ -344,11 +344,6 @@ static xent_status compute(xent_call *call) {
         return XENT_BAD_LAYOUT;
     axes a;
     join_axes(&a, call, lanes);
-    if (call->classes == 0) { /* kernels look at the first logit of rows without a target: there is none */
-        static const double nothing = 0;
-        a.data[LOGITS] = (char *)&nothing;
-        memset(a.steps[LOGITS], 0, sizeof a.steps[LOGITS]);
-    }
     const xent_plan plan = plan_of(call, lanes);
     const int threads = thread_count(call);
     const int64_t rows_at_once = plan.layout == XENT_COLUMNS ? XENT_MOST_LANES : 1;

@@ -78,7 +78,7 @@ typedef struct {
  * thread: whatever it says now, nothing outside the row is touched. */
 static INLINE int64_t valid_target(const xent_plan *plan, int64_t y) {
     const int64_t ignore = plan->has_ignore ? plan->ignore : -1;
-    return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;
+    return ((y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes)) ? -1 : y;
 }
 
 /* The target in lanes that have so many classes, its sign everywhere. */
@@ -130,7 +130,7 @@ static INLINE lane_rows read_rows(const xent_plan *plan, const xent_rows *rows, 
         lane_numbers logit = lanes_of(zero);
         read_targets(&own, plan, rows, r, lanes);
         const char *x = rows->logits + r * rows->logits_step;
-        for (int i = 0; i < lanes; ++i, x += rows->logits_step)
+        for (int i = 0; i < lanes && plan->classes > 0; ++i, x += rows->logits_step)
             logit.at[i] = stored_one(x + own.somewhere[i] * plan->logits_class_step);
         own.at_target = v(load)(&logit);
         own.counts = v(nlt)(v(load)(&own.index), zero);

@@ -149,6 +149,9 @@ static const double f64_iota[] = {0, 1, 2, 3, 4, 5, 6, 7};
     XENT_LIFT_3(P##_vec, P##_select, P##_mask, P##_vec, P##_vec, vbslq_##P)                                                 \
     XENT_LIFT_2(P##_vec, P##_keep, P##_mask, P##_vec, P##_keep_1)                                                           \
     static inline P##_vec P##_add_where(P##_mask m, P##_vec s, P##_vec a) { return P##_select(m, P##_add(s, a), s); }       \
+    static inline P##_vec P##_fma_where(P##_mask m, P##_vec a, P##_vec b, P##_vec s) {                                      \
+        return P##_select(m, P##_fma(a, b, s), s);                                                                          \
+    }                                                                                                                       \
     static inline VEC P##_shift_exponent_1(VEC a, VEC y) {                                                                  \
         return P##_from_bits(vaddq_##U(P##_bits(a), vshlq_n_##U(P##_bits(y), MANTISSA)));                                   \
     }                                                                                                                       \

@@ -108,11 +108,6 @@ static char *next(walk *w, const array *a) {
     return at;
 }
 
-/* A NaN is the one that arithmetic makes. */
-static uint64_t quiet(format f, uint64_t u) {
-    return (u & ~sign_of(f)) > infinity_of(f) ? infinity_of(f) | (uint64_t)1 << (f.mantissa - 1) : u;
-}
-
 static void fill(const array *a, kind of) {
     const int every = below(2), raw = one_in(8), same = below(24), row = (int)a->shape[a->ndim];
     int habit = same;
@@ -121,8 +116,7 @@ static void fill(const array *a, kind of) {
         const int64_t k = (w.done - 1) % row;
         if (k == 0 && !every)
             habit = (int)(draw() >> 32) % 24;
-        put_bits(at, a->type.bytes,
-                 quiet(a->type, raw ? draw() >> (64 - 8 * a->type.bytes) : number(a->type, of, habit, k)));
+        put_bits(at, a->type.bytes, raw ? draw() >> (64 - 8 * a->type.bytes) : number(a->type, of, habit, k));
     }
 }
 

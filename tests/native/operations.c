@@ -141,6 +141,7 @@ static void print(const char *type, const char *name, uint64_t digest) {
         SHOW(P, "select", P##_select(P##_lt(a, b), b, c))                                                                   \
         SHOW(P, "keep", P##_keep(P##_lt(a, b), c))                                                                          \
         SHOW(P, "add_where", P##_add_where(P##_lt(a, b), P##_sum_so_far(c), b))                                             \
+        SHOW(P, "fma_where", P##_fma_where(P##_lt(a, b), a, b, P##_sum_so_far(c)))                                          \
         SHOW(P, "shift_exponent", P##_shift_exponent(a, b))                                                                 \
         SHOW(P, "exponent", P##_exponent(P##_positive(a)))                                                                  \
         SHOW(P, "get", P##_set(P##_get(a)))                                                                                 \
