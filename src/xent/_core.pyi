@@ -61,6 +61,7 @@ class Call:
 def cross_entropy(
     logits: object,
     targets: object,
+    axis: object,
     ignore_index: object,
     label_smoothing: object,
     z_loss: object,

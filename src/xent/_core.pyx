@@ -224,11 +224,12 @@ cdef class Call:
         return self.check(status)
 
 
-def cross_entropy(object logits, object targets, object ignore_index, object label_smoothing, object z_loss,
-                  object temperature, object reduction, object return_grad, object grad_output, object grad_out):
+def cross_entropy(object logits, object targets, object axis, object ignore_index, object label_smoothing,
+                  object z_loss, object temperature, object reduction, object return_grad, object grad_output,
+                  object grad_out):
     """Plain arrays without detours: None unless the logits are a native, aligned float32 or float64 matrix with
-    contiguous rows, the targets a vector of native integers, `grad_out` an array like the logits or None, the numbers in
-    their ranges, and every target good."""
+    contiguous rows, the targets a vector of native integers, `grad_out` an array like the logits or None, `axis` -1, the
+    numbers in their ranges, and every target good."""
     cdef cnp.ndarray x, y, g, loss = None
     cdef xent_call call = XENT_CALL_DEFAULTS
     cdef int64_t n, c, item
@@ -263,6 +264,8 @@ def cross_entropy(object logits, object targets, object ignore_index, object lab
     call.temperature = temperature
     if (not 0.0 <= call.label_smoothing <= 1.0 or not 0.0 <= call.z_loss < 1e30
             or not 1e-30 < call.temperature < 1e30):
+        return None
+    if type(axis) is not int or axis != -1:
         return None
     if type_y == XENT_U64 or type(reduction) is not str or type(return_grad) is not bool:
         return None

@@ -310,14 +310,13 @@ def cross_entropy(
         and out is None
         and dtype is None
         and hess_out is None
-        and type(axis) is int
-        and axis == -1
         and return_hess is False
         and return_lse is False
     ):
         result = _core.cross_entropy(
             logits,
             targets,
+            axis,
             ignore_index,
             label_smoothing,
             z_loss,
