@@ -44,6 +44,20 @@ def output(script: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
+def printed(program: Path, *arguments: str, **environment: str) -> str:
+    """Return what a program prints; it must succeed."""
+    done = subprocess.run(
+        [program, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def compiled(source: str, folder: Path, *flags: str) -> Path:
     """Compile a program of tests/native with the library that is installed."""
     program = folder / Path(source).stem
@@ -124,15 +138,8 @@ def test_targets_changed_during_the_call_never_crash():
 
 def test_forked_children_compute_the_same(tmp_path: Path):
     """After a parallel region, from a second thread, and inside a region: none hangs."""
-    done = subprocess.run(
-        [compiled("forks.c", tmp_path), "200"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("200 of 200 children right") == 3
+    text = printed(compiled("forks.c", tmp_path), "200")
+    assert text.count("200 of 200 children right") == 3
 
 
 if sys.platform == "linux":
@@ -149,17 +156,8 @@ if sys.platform == "linux":
         library = tmp_path / "old.so"
         command = (*COMPILER, "-shared", "-fPIC", tmp_path / "old.c", "-o", library, "-ldl")
         subprocess.run(command, check=True)
-        program = compiled("forks.c", tmp_path)
-        done = subprocess.run(
-            [program, "1"],
-            env=os.environ | {"LD_PRELOAD": str(library)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        assert done.stdout.count("1 of 1 children right") == 3
+        text = printed(compiled("forks.c", tmp_path), "1", LD_PRELOAD=str(library))
+        assert text.count("1 of 1 children right") == 3
 
 
 def test_multiprocessing_after_threads_have_run():
