@@ -83,7 +83,7 @@ BREAKS = (
     Break(
         "an ignored class may be one that exists",
         "csrc/kernels/row.h",
-        "return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;",
+        "return ((y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes)) ? -1 : y;",
         "return (uint64_t)y >= (uint64_t)plan->classes ? -1 : y;",
         LINES,
     ),
@@ -119,7 +119,7 @@ BREAKS = (
     Break(
         "targets are looked at again where they are used",
         "csrc/kernels/row.h",
-        "return (y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes) ? -1 : y;",
+        "return ((y == ignore) | ((uint64_t)y >= (uint64_t)plan->classes)) ? -1 : y;",
         "return y == ignore ? -1 : y;",
         "tests/test_process.py -k targets_changed",
     ),
