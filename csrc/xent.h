@@ -98,7 +98,7 @@ typedef struct {
     xent_array
         soft; /* class probabilities, compute type; XENT_DISTILLATION_LOSS: the teacher's logits, stored as `logits` */
     xent_dtype index_type;
-    const void *class_weight; /* (classes,), compute type, or NULL */
+    const void *class_weight; /* (classes,), compute type and aligned to it, or NULL */
     xent_array sample_weight;
     xent_array grad_output; /* upstream gradient of each row (XENT_NONE) */
     xent_array loss;        /* row losses: required for XENT_NONE, optional otherwise */
