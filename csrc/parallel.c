@@ -71,9 +71,10 @@ static atomic_int orphaned;
 
 /* An old runtime that others have made visible may serve here, and a newer one only for what that lacks. */
 static int can_pause(void) {
-    Dl_info pause, runtime;
-    return pause_openmp && dladdr((void *)pause_openmp, &pause) && dladdr((void *)omp_in_parallel, &runtime) &&
-           pause.dli_fbase == runtime.dli_fbase;
+    Dl_info pause = {0}, runtime = {0};
+    (void)dladdr((void *)pause_openmp, &pause);
+    (void)dladdr((void *)omp_in_parallel, &runtime);
+    return pause_openmp && pause.dli_fbase == runtime.dli_fbase;
 }
 
 static void before_fork(void) {

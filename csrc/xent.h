@@ -171,8 +171,9 @@ double xent_memory_read(const void *from, int64_t bytes, int threads);
 void xent_memory_copy(void *to, const void *from, int64_t bytes, int threads); /* `to` aligned to 64 */
 
 /* The functions the kernels are made of, over n floats or doubles, to measure their accuracy by: exp for x <= 0 (below the
- * smallest normal number some smaller one), log(x) for x >= 0, log(1 + x) for x > -1, tanh and its derivative. */
-typedef enum { XENT_EXP, XENT_LOG, XENT_LOG1P, XENT_TANH, XENT_TANH_SLOPE } xent_function;
+ * smallest normal number some smaller one), log(x) for x >= 0, log(1 + x) for x > -1, tanh and its derivative, and the
+ * log(1 + x) for 0 <= x <= 1 of elementwise losses. */
+typedef enum { XENT_EXP, XENT_LOG, XENT_LOG1P, XENT_TANH, XENT_TANH_SLOPE, XENT_LOG1P_UNIT } xent_function;
 void xent_math(xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n);
 
 #ifdef __cplusplus

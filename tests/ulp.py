@@ -62,6 +62,7 @@ DOMAINS = (
     _domain("log", 1, (1.5e-45, 2.0**126), (5e-324, 2.0**1022), 1.0),
     _domain("log1p", 1, (1.2e-38, 2.0**126), (1e-300, 2.0**1022), 1.4),
     _domain("log1p", -1, (1.2e-38, 1 - 2.0**-24), (1e-300, 1 - 2.0**-53), 1.4),
+    _domain("log1p_unit", 1, (1.2e-38, 1.0), (1e-300, 1.0), 1.5, 1.6),
     _domain("tanh", 1, (1e-30, 3e38), (1e-300, 1e300), 2.7),
     _domain("tanh_slope", 1, (1e-30, 39.0), (1e-30, 340.0), 5.3),
 )
@@ -69,6 +70,7 @@ WIDER: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp,
     "log": np.log,
     "log1p": np.log1p,
+    "log1p_unit": np.log1p,
     "tanh": np.tanh,
     "tanh_slope": lambda x: 1 / np.cosh(x) ** 2,
 }
@@ -76,6 +78,7 @@ EXACT: dict[str, Callable[[Any], Any]] = {
     "exp": mpmath.exp,
     "log": mpmath.log,
     "log1p": mpmath.log1p,
+    "log1p_unit": mpmath.log1p,
     "tanh": mpmath.tanh,
     "tanh_slope": lambda x: mpmath.sech(x) ** 2,
 }

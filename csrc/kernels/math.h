@@ -72,7 +72,7 @@ static inline v(vec) v(log1p)(v(vec) x) {
     return v(log_parts)(part.f, part.k);
 }
 
-/* The same for 0 <= x <= 1, as x + x^2 q(x), at most 1.5 ulp (f32), 1.3 (f64). No division; terms in pairs, which halves the
+/* The same for 0 <= x <= 1, as x + x^2 q(x), at most 1.5 ulp (f32), 1.6 (f64). No division; terms in pairs, which halves the
  * chain. */
 static inline v(vec) v(log1p_unit)(v(vec) x) {
     enum { PAIRED = c(LOG1P_TERMS) & ~1 };

@@ -42,11 +42,12 @@ static void math_map(xent_function function, const void *from, void *to, int64_t
         const vec x = v(load_first)((const real *)from + i, count, v(set)(0));
         vec slope;
         const vec tanh = tanh_of(x, &slope);
-        const vec y = function == XENT_EXP     ? v(exp)(x)
-                      : function == XENT_LOG   ? v(log)(x)
-                      : function == XENT_LOG1P ? v(log1p)(x)
-                      : function == XENT_TANH  ? tanh
-                                               : slope;
+        const vec y = function == XENT_EXP          ? v(exp)(x)
+                      : function == XENT_LOG        ? v(log)(x)
+                      : function == XENT_LOG1P      ? v(log1p)(x)
+                      : function == XENT_LOG1P_UNIT ? v(log1p_unit)(x)
+                      : function == XENT_TANH       ? tanh
+                                                    : slope;
         v(store_first)((real *)to + i, count, y);
     }
 }

@@ -23,7 +23,14 @@ cnp.import_array()
 # The number of threads of the current context: 0 is the process-wide default.
 context_threads = contextvars.ContextVar("xent_num_threads", default=0)
 
-cdef object functions = {"exp": XENT_EXP, "log": XENT_LOG, "log1p": XENT_LOG1P, "tanh": XENT_TANH, "tanh_slope": XENT_TANH_SLOPE}
+cdef object functions = {
+    "exp": XENT_EXP,
+    "log": XENT_LOG,
+    "log1p": XENT_LOG1P,
+    "tanh": XENT_TANH,
+    "tanh_slope": XENT_TANH_SLOPE,
+    "log1p_unit": XENT_LOG1P_UNIT,
+}
 cdef object names = {"none": XENT_NONE, "sum": XENT_SUM, "mean": XENT_MEAN, "batchmean": XENT_BATCH_MEAN}
 cdef object operations = {
     "cross_entropy": XENT_CROSS_ENTROPY,
@@ -420,7 +427,7 @@ def memory_copy(cnp.ndarray to not None, cnp.ndarray source not None, int thread
 
 
 def math(str function, cnp.ndarray x not None):
-    """A function of the kernels over a float32 or float64 vector, for tests: exp, log, log1p, tanh, tanh_slope."""
+    """A function of the kernels over a float32 or float64 vector, for tests: exp, log, log1p, tanh, tanh_slope, log1p_unit."""
     cdef xent_function which = functions[function]
     cdef int dtype = dtype_of(x)
     if dtype != XENT_F32 and dtype != XENT_F64 or not cnp.PyArray_ISCARRAY_RO(x):

@@ -53,6 +53,7 @@ cdef extern from "xent.h" nogil:
         XENT_LOG1P
         XENT_TANH
         XENT_TANH_SLOPE
+        XENT_LOG1P_UNIT
 
     ctypedef struct xent_array:
         void *data
