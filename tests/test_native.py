@@ -59,7 +59,7 @@ FAULTS = {
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, env=WITH_SCRIPTS, capture_output=True, text=True, timeout=120, check=False
+        command, env=WITH_SCRIPTS, capture_output=True, text=True, timeout=600, check=False
     )
 
 
