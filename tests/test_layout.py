@@ -328,6 +328,8 @@ def test_the_core_by_itself_refuses_what_it_cannot_read():
         with pytest.raises(ValueError, match="no axis is contiguous"):
             getattr(call, step)()
     assert Call("kl_div", (4, 3), 1, logits, False).readable()
+    with pytest.raises(ValueError, match="1 axes for a loss of 2"):
+        Call("kl_div", (4, 3), 1, logits[0], False)
 
 
 def test_the_core_by_itself_keeps_the_row_losses_of_a_sum(dtype):

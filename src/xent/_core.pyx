@@ -109,6 +109,9 @@ cdef class Call:
 
     cdef int64_t set_array(self, int slot, xent_array *to, cnp.ndarray array) except? -1:
         """Returns the step of the class axis, of arrays that have one."""
+        cdef int d
+        if cnp.PyArray_NDIM(array) < self.call.ndim:
+            raise ValueError(f"{cnp.PyArray_NDIM(array)} axes for a loss of {self.call.ndim}")
         for d in range(self.call.ndim):
             self.strides[slot][d] = cnp.PyArray_STRIDE(array, d)
         to.data = cnp.PyArray_DATA(array)

@@ -117,8 +117,10 @@ def run_in_blocks(e: Elements, name: str) -> float:
             )
 
     def total(reduction: str) -> Call:
-        nothing = np.empty(0, kind.storage), (None,) * 4, (None,) * 3
-        return core_call(e, e.x.shape, *nothing, sums=sums, reduction=reduction)
+        nothing = np.broadcast_to(np.zeros((), kind.storage), e.x.shape)
+        return core_call(
+            *(e, e.x.shape, nothing, (None,) * 4, (None,) * 3), sums=sums, reduction=reduction
+        )
 
     reduction = e.numbers["reduction"]
     whole = total(reduction)
