@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from test_headers import COMPILER, LINK
+from test_process import printed
 
 HERE = Path(__file__).parent
 NATIVE = HERE / "native"
@@ -32,17 +31,8 @@ FEATURES = {name: words.split() for name, words in re.findall(r"xent_isa\((\w+)(
 
 def run(*command: str | Path, **environment: str) -> str:
     """Run a command, which must succeed, and return its output."""
-    done = subprocess.run(
-        command,
-        # Calls ask for up to 16 threads: more than there are cores should not spin.
-        env=os.environ | {"OMP_WAIT_POLICY": "passive"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    # Calls ask for up to 16 threads: more than there are cores should not spin.
+    return printed(*command, **{"OMP_WAIT_POLICY": "passive"} | environment)
 
 
 @pytest.fixture(scope="module")

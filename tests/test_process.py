@@ -44,14 +44,14 @@ def output(script: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def printed(program: Path, *arguments: str, **environment: str) -> str:
-    """Return what a program prints; it must succeed."""
+def printed(*command: str | Path, **environment: str) -> str:
+    """Return what a command prints; it must succeed."""
     done = subprocess.run(
-        [program, *arguments],
+        command,
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
