@@ -38,7 +38,7 @@ def test_special_values(isa, dtype):
     for domain in ulp.DOMAINS:
         assert np.isnan(_core.math(domain.function, nan)).all()
     assert _core.math("exp", np.zeros(1, dtype)) == 1
-    assert _core.math("exp", np.array([-np.inf], dtype)) < np.finfo(dtype).tiny
+    assert _core.math("exp", np.array([-np.inf], dtype)) == 0
     assert _core.math("log", np.array([0, 1], dtype)).tolist() == [-np.inf, 0]
     assert np.isnan(_core.math("log", np.array([-1e-30], dtype))).all()
     assert _core.math("log1p", np.zeros(1, dtype)) == 0

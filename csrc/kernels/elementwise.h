@@ -62,7 +62,7 @@ typedef struct {
 } logistic;
 
 static INLINE logistic logistic_of(vec z) {
-    const vec zero = v(set)(0), minus = v(sub)(zero, z), e = flushed_exp(v(sub)(zero, v(abs)(z)));
+    const vec zero = v(set)(0), minus = v(sub)(zero, z), e = v(exp)(v(sub)(zero, v(abs)(z)));
     const vec rest = v(log1p_unit)(e), large = v(div)(v(set)(1), v(add)(v(set)(1), e)), small = v(mul)(e, large);
     const mask positive = v(lt)(zero, z);
     return (logistic){
@@ -77,7 +77,7 @@ static INLINE logistic logistic_of(vec z) {
 static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
     const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t), both = v(add)(tf, tp), size = v(abs)(z);
     const mask positive = v(lt)(zero, z);
-    const vec grows = v(select)(positive, tf, tp), e = flushed_exp(v(sub)(zero, size));
+    const vec grows = v(select)(positive, tf, tp), e = v(exp)(v(sub)(zero, size));
     element r = {v(fma)(both, v(log1p_unit)(e), times(grows, size)), zero, zero};
     if (!derivatives)
         return r;
@@ -106,8 +106,7 @@ static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan,
         vec log_q = v(sub)(zero, v(select)(is_one, s.softplus, s.softplus_m));
         if (soft)
             log_q = v(select)(is_one, log_q, v(select)(is_zero, log_q, v(log)(q)));
-        const vec exponent = times(gamma, log_q);
-        power = v(keep)(v(nlt)(exponent, v(set)(c(EXP_LEAST))), v(exp)(exponent));
+        power = v(exp)(times(gamma, log_q));
     }
     if (plan->alpha >= 0)
         power = v(mul)(power, v(fma)(v(set)((real)plan->alpha), t, v(mul)(v(set)((real)(1 - plan->alpha)), tf)));
@@ -134,8 +133,7 @@ static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan,
 static INLINE vec exp_of(vec t) {
     const vec zero = v(set)(0), half = v(set)((real)0.5);
     const mask positive = v(lt)(zero, t);
-    vec e = v(exp)(v(keep)(v(nlt)(zero, t), t));
-    e = v(keep)(v(nlt)(e, v(set)(c(TINY))), e);
+    const vec e = v(exp)(v(keep)(v(nlt)(zero, t), t));
     if (!v(any)(positive))
         return e;
     const vec root = v(exp)(v(sub)(zero, v(max)(v(set)(c(EXP_LOWEST)), v(mul)(v(sub)(zero, half), v(keep)(positive, t)))));

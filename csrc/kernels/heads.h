@@ -67,8 +67,7 @@ static INLINE linked follow_link(const xent_plan *plan, vec l, vec p, vec q) {
     } else if (plan->link == XENT_FOCAL) {
         /* log q = -log1p(p / q). q is 0 or normal; the bound is where log1p's domain ends, and NaN passes it. */
         const vec odds = v(sub)(zero, v(max)(v(set)(-1 / c(TINY)), v(sub)(zero, v(div)(p, q))));
-        const vec t = v(sub)(zero, v(mul)(g, v(log1p)(odds))), e = v(exp)(t);
-        const vec power = v(keep)(v(nlt)(t, v(set)(c(EXP_LEAST))), e);
+        const vec power = v(exp)(v(sub)(zero, v(mul)(g, v(log1p)(odds))));
         const mask none = v(eq)(q, zero);
         const vec ratio = v(select)(none, one, v(div)(l, q));
         const vec share = v(keep)(v(ne)(p, zero), v(mul)(p, ratio)); /* p l / q; 0 for a masked target, where l = inf */
@@ -124,8 +123,7 @@ static INLINE row_result head(const row_sums *sums, const row_terms *terms, cons
         const vec nll = v(add)(r.log_sum, sums->gap);
         link.value = nll;
         if (gradient || plan->link != XENT_LIKELIHOOD) {
-            vec e = v(exp)(v(sub)(zero, sums->gap));
-            e = v(select)(sums->target_is_max, one, v(keep)(v(nlt)(e, tiny), e));
+            const vec e = v(select)(sums->target_is_max, one, v(exp)(v(sub)(zero, sums->gap)));
             probability = v(div)(e, total);
             others = v(div)(v(select)(sums->target_is_max, rest, v(add)(one, v(sub)(rest, e))), total);
         }

@@ -138,13 +138,7 @@ static INLINE void load_vectors(vec *z, vec *slope, vec *second, const char *x, 
     transform_all(z, slope, count, p, transform);
 }
 
-/* exp(t), flushed to 0 below the smallest normal number. */
-static INLINE vec flushed_exp(vec t) {
-    const vec e = v(exp)(t);
-    return v(keep)(v(nlt)(e, v(set)(c(TINY))), e);
-}
-
 /* Of a teacher's logits, its probabilities times `share`. */
 static INLINE vec teacher_probability(vec z, const stream_source *s, const load_plan *p, xent_transform transform) {
-    return v(mul)(flushed_exp(heated_exponent(v(sub)(z, s->teacher_max), p, transform)), s->teacher_share);
+    return v(mul)(v(exp)(heated_exponent(v(sub)(z, s->teacher_max), p, transform)), s->teacher_share);
 }

@@ -5,10 +5,8 @@
  * units of the last place of the exact result: tests/ulp.py, of which tests/test_math.py is a sample. Coefficients: minimax
  * fits (Remez), rounded. */
 
-/* exp(t) for t <= 0 and NaN, at most 0.89 ulp (f32), 0.93 ulp (f64).
- * A result under the smallest normal number comes back as some smaller number, so the caller compares with a floor of at
- * least that number and flushes. t = 2^n e^r is cut by Cody and Waite's two-part log 2; the power of two is an integer
- * addition to the exponent, so n must not fall below that of the smallest normal: hence the clamp. */
+/* exp(t) for t <= 0 and NaN, at most 0.89 ulp (f32), 0.93 ulp (f64); 0 where it is under the smallest normal number.
+ * e^t = 2^n e^r, cut by Cody and Waite's two-part log 2. */
 typedef struct {
     v(vec) reduced, slope, n; /* r, (e^r - 1) / r, and n in the low bits */
 } v(exp_parts);
@@ -39,8 +37,8 @@ static inline v(exp_factors) v(exp_normal)(v(vec) t) {
 }
 
 static inline v(vec) v(exp)(v(vec) t) {
-    const v(exp_factors) e = v(exp_normal)(v(max)(v(set)(c(EXP_LOWEST)), t));
-    return v(mul)(e.mantissa, e.power);
+    const v(exp_factors) e = v(exp_normal)(t);
+    return v(keep)(v(nlt)(t, v(set)(c(EXP_LEAST))), v(mul)(e.mantissa, e.power));
 }
 
 /* k log 2 + log(1 + f), with log(1 + f) = 2 atanh(s), s = f / (2 + f), arranged as in fdlibm's e_log.c. */
