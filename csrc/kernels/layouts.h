@@ -1,10 +1,11 @@
 /* layouts: where rows lie → the rows that share vectors. */
 
-/* Staged tiles at once. */
-enum { SIDE = 4, STAGED_VECTORS = SIDE * XENT_FEW_COLUMNS };
-static inline int64_t staged_lanes(int64_t classes) {
-    const int64_t fit = STAGED_VECTORS / (classes < 1 ? 1 : classes);
-    return (fit < SIDE ? fit : SIDE) * LANES;
+/* Tiles that are staged at once: four side by side as far as they fit, of the fewest classes more. */
+enum { SIDE = 4, MOST_TILES = 16, STAGED_VECTORS = SIDE * XENT_FEW_COLUMNS };
+
+static inline int64_t tiles_at_once(int64_t classes) {
+    const int64_t n = classes < 1 ? 1 : classes, fit = STAGED_VECTORS / n, few = fit / 4;
+    return few > MOST_TILES ? MOST_TILES : few > SIDE ? few : fit < SIDE ? fit : SIDE;
 }
 
 typedef void rows_kernel(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t n,
@@ -112,10 +113,13 @@ static inline fetch_ahead rows_ahead(const char *rows, int64_t step, int64_t r, 
 
 static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *staged) {
     const load_plan p = prepare_load(plan);
-    const int64_t classes = plan->classes, most = staged_lanes(classes);
+    const int64_t classes = plan->classes, most = tiles_at_once(classes) * LANES;
+    const int64_t soft_step = rows->soft ? rows->soft_step : 0;
     tiles t;
     staging staged_x, staged_soft, staged_out, staged_hess;
     tile_memory m = memory_of(&t, rows);
+    m.x_ahead = rows_ahead(rows->logits, rows->logits_step, most, classes);
+    m.soft_ahead = rows_ahead(rows->soft, soft_step, most, classes);
     for (int64_t at = 0; at < rows->count; at += most) {
         const int64_t left = rows->count - at, n = left < most ? left : most;
         const staged_rows logits =
@@ -128,9 +132,10 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_in(t.soft + r / LANES * classes, second, r, classes);
         }
-        m.x_ahead = rows_ahead(rows->logits, rows->logits_step, at + n, classes);
-        m.soft_ahead = rows_ahead(rows->soft, rows->soft_step, at + n, classes);
         staged(&m, plan, rows, at, n, &p);
+        m.x_ahead.at += most * rows->logits_step;
+        if (m.soft_ahead.at)
+            m.soft_ahead.at += most * soft_step;
         if (plan->form != XENT_NO_OUTPUT) {
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_out(&staged_out, r, t.out + r / LANES * classes, classes);
@@ -179,7 +184,7 @@ static inline fetch_ahead columns_ahead(const char *rows, int64_t step, int64_t 
 
 static void few_columns(const xent_plan *plan, const xent_rows *rows, rows_kernel *staged) {
     const load_plan p = prepare_load(plan);
-    const int64_t classes = plan->classes, most = staged_lanes(classes);
+    const int64_t classes = plan->classes, most = SIDE * LANES;
     tiles t;
     tile_memory m = memory_of(&t, rows);
     for (int64_t r = 0; r < rows->count; r += most) {

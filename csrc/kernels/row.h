@@ -62,14 +62,12 @@ static inline lane_numbers lanes_of(vec a) {
     return n;
 }
 
-/* What the lanes' rows bring: their terms, target and whether they count: ignored rows, rows of weight 0 and those of a mean
- * of nothing do not. */
+/* The targets of the lanes' rows, and whether they count: ignored rows, rows of weight 0 and those of a mean of nothing do
+ * not. */
 typedef struct {
-    row_terms terms;
     int64_t target[LANES];    /* -1: none */
     int64_t somewhere[LANES]; /* the same, or 0 */
     lane_numbers index;       /* the same, exact up to XENT_MOST_IN_LANES */
-    vec at_target;            /* the logits there, or of class 0 */
     mask counts;
     int all_count;
 } lane_rows;
@@ -117,35 +115,27 @@ static INLINE row_terms same_terms(row_numbers n) {
                        v(set)(n.grad_z), v(set)(n.weight_of_target)};
 }
 
-/* `common`: the terms of every row, where rows do not differ. */
-static INLINE lane_rows read_rows(const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes, int differ,
-                                  const row_terms *common) {
+/* `terms`: those of every row, where rows do not differ. Field by field: the structures are large. */
+static INLINE void read_rows(lane_rows *own, row_terms *terms, const xent_plan *plan, const xent_rows *rows, int64_t r,
+                             int lanes, int differ) {
     const vec zero = v(set)(0);
     const mask used = v(first)(lanes);
-    lane_rows own; /* set field by field: it is large */
-    own.terms = *common;
-    own.at_target = zero;
-    own.counts = used;
+    own->counts = used;
     if (rows->index) {
-        lane_numbers logit = lanes_of(zero);
-        read_targets(&own, plan, rows, r, lanes);
-        const char *x = rows->logits + r * rows->logits_step;
-        for (int i = 0; i < lanes && plan->classes > 0; ++i, x += rows->logits_step)
-            logit.at[i] = stored_one(x + own.somewhere[i] * plan->logits_class_step);
-        own.at_target = v(load)(&logit);
-        own.counts = v(nlt)(v(load)(&own.index), zero);
+        read_targets(own, plan, rows, r, lanes);
+        own->counts = v(nlt)(v(load)(&own->index), zero);
     } else {
-        v(store)(&own.index, v(set)(-1));
+        v(store)(&own->index, v(set)(-1));
         for (int i = 0; i < LANES; ++i)
-            own.target[i] = -1;
+            own->target[i] = -1;
     }
     if (plan->no_row_counts)
-        own.counts = v(lt)(zero, zero);
+        own->counts = v(lt)(zero, zero);
     if (differ) {
-        lane_numbers of[7], counts = lanes_of(v(keep)(own.counts, v(set)(1)));
+        lane_numbers of[7], counts = lanes_of(v(keep)(own->counts, v(set)(1)));
         for (int i = 0; i < LANES; ++i) {
             const int counting = counts.at[i] != 0 && row_weight(rows, r + i) != 0;
-            const row_numbers numbers = counting ? read_row(plan, rows, r + i, own.target[i]) : (row_numbers){0};
+            const row_numbers numbers = counting ? read_row(plan, rows, r + i, own->target[i]) : (row_numbers){0};
             counts.at[i] = (real)counting;
             of[0].at[i] = numbers.hard;
             of[1].at[i] = numbers.smooth;
@@ -155,12 +145,20 @@ static INLINE lane_rows read_rows(const xent_plan *plan, const xent_rows *rows, 
             of[5].at[i] = numbers.grad_z;
             of[6].at[i] = numbers.weight_of_target;
         }
-        own.counts = v(ne)(v(load)(&counts), zero);
-        own.terms = (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
-                                v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])};
+        own->counts = v(ne)(v(load)(&counts), zero);
+        *terms = (row_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
+                             v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])};
     }
-    own.all_count = !v(any)(v(but)(used, own.counts));
-    return own;
+    own->all_count = !v(any)(v(but)(used, own->counts));
+}
+
+/* A class of each row → its logits. */
+static INLINE vec logits_at(const int64_t *class, const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes) {
+    lane_numbers logit = lanes_of(v(set)(0));
+    const char *x = rows->logits + r * rows->logits_step;
+    for (int i = 0; i < lanes && plan->classes > 0; ++i, x += rows->logits_step)
+        logit.at[i] = stored_one(x + class[i] * plan->logits_class_step);
+    return v(load)(&logit);
 }
 
 static INLINE void put_lanes(char *at, int64_t step, int lanes, vec value) {

@@ -139,6 +139,15 @@ static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s,
     return sums;
 }
 
+/* The logits of the targets, or of class 0. */
+static INLINE vec tile_at_targets(const tile_memory *m, int64_t classes, vec index) {
+    const vec one = v(set)(1);
+    vec found = tile_load(m, 0), class = one;
+    for (int64_t k = 1; k < classes; ++k, class = v(add)(class, one))
+        found = v(select)(v(eq)(index, class), tile_load(m, k), found);
+    return found;
+}
+
 /* Columns far apart are fetched by nobody else: what the next tile reads of a class, and what this one will write. */
 enum { FETCHED_AHEAD = 256 }; /* classes: more lines than that would push each other out of the cache */
 
