@@ -134,8 +134,8 @@ BREAKS = (
     Break(
         "0 times -inf is 0 for class probabilities",
         "csrc/kernels/reduce.h",
-        "s->moment = v(select)(v(ne)(a, zero), v(fma)(a, t, s->moment), s->moment);",
-        "s->moment = v(fma)(a, t, s->moment);",
+        "s->moment = v(select)(v(ne)(a, zero), v(fma)(a, t, *s->moment), *s->moment);",
+        "s->moment = v(fma)(a, t, *s->moment);",
         LINES,
     ),
     Break(

@@ -37,10 +37,11 @@ static INLINE real block_max(const char *x, int64_t n, const load_plan *p, xent_
     return transform == XENT_PLAIN ? max : v(get)(transformed(v(set)(max), p, transform, &slope));
 }
 
-/* The sums of one class in each lane: `rest`, `moment` and so on are of one virtual lane. */
+/* Where the sums of one class in each lane are: of one virtual lane, then of all. */
 typedef struct {
-    vec rest, hits, mass, moment, teacher_rest, teacher_hits;
-    vec apart; /* sum of (z' - max') - (z - max): not finite if a class is masked */
+    vec *rest, *mass, *moment, *teacher_rest;
+    vec *hits, *teacher_hits;
+    vec *apart; /* sum of (z' - max') - (z - max): not finite if a class is masked */
 } lane_sums;
 
 /* exp(t / T) of a row joins its sums, those equal to the maximum apart. Returns what does not count: exp(t) is under the
@@ -61,25 +62,25 @@ static INLINE vec add_exponential(vec t, vec *rest, vec *hits, const load_plan *
 }
 
 /* One class of each lane: z its logit, `a` its second stream (of a teacher: z'). */
-static INLINE void add_class(lane_sums *s, vec z, vec a, vec max, vec teacher_max, const load_plan *p, xent_stream stream,
-                             xent_transform transform, int holds_max) {
+static INLINE void add_class(const lane_sums *s, vec z, vec a, vec max, vec teacher_max, const load_plan *p,
+                             xent_stream stream, xent_transform transform, int holds_max) {
     const vec zero = v(set)(0), t = transform == XENT_GIVEN ? z : v(sub)(z, max);
     mask counts;
     vec e = zero;
     if (transform != XENT_GIVEN)
-        e = add_exponential(t, &s->rest, &s->hits, p, transform, holds_max, &counts);
+        e = add_exponential(t, s->rest, s->hits, p, transform, holds_max, &counts);
     /* 0 * -inf is 0 here: a masked class without weight costs nothing. */
     if (is_weighted(stream)) {
-        s->moment = v(select)(v(ne)(a, zero), v(fma)(a, t, s->moment), s->moment);
-        s->mass = v(add)(s->mass, a);
+        *s->moment = v(select)(v(ne)(a, zero), v(fma)(a, t, *s->moment), *s->moment);
+        *s->mass = v(add)(*s->mass, a);
     } else if (stream == XENT_OWN) {
-        s->moment = v(select)(counts, v(fma)(e, t, s->moment), s->moment);
+        *s->moment = v(select)(counts, v(fma)(e, t, *s->moment), *s->moment);
     } else if (stream == XENT_TEACHER) {
         const vec of_teacher = v(sub)(a, teacher_max);
-        e = add_exponential(of_teacher, &s->teacher_rest, &s->teacher_hits, p, transform, holds_max, &counts);
+        e = add_exponential(of_teacher, s->teacher_rest, s->teacher_hits, p, transform, holds_max, &counts);
         const vec apart = v(sub)(of_teacher, t);
-        s->moment = v(select)(counts, v(fma)(e, apart, s->moment), s->moment);
-        s->apart = v(add)(s->apart, apart);
+        *s->moment = v(select)(counts, v(fma)(e, apart, *s->moment), *s->moment);
+        *s->apart = v(add)(*s->apart, apart);
     }
 }
 
@@ -102,15 +103,9 @@ static INLINE void add_groups(block_sums *s, int g, int count, const char *x, co
     vec z[XENT_SIDE_BY_SIDE], slope[XENT_SIDE_BY_SIDE], second[XENT_SIDE_BY_SIDE];
     load_vectors(z, slope, second, x, a, i, count, n, p, stream, transform);
     for (int j = 0; j < count; ++j, ++g) {
-        lane_sums lane = {s->rest[g], s->hits, s->mass[g], s->moment[g], s->teacher_rest[g], s->teacher_hits, s->apart};
+        const lane_sums lane = {&s->rest[g], &s->mass[g],      &s->moment[g], &s->teacher_rest[g],
+                                &s->hits,    &s->teacher_hits, &s->apart};
         add_class(&lane, z[j], second[j], max, teacher_max, p, stream, transform, holds_max);
-        s->rest[g] = lane.rest;
-        s->hits = lane.hits;
-        s->mass[g] = lane.mass;
-        s->moment[g] = lane.moment;
-        s->teacher_rest[g] = lane.teacher_rest;
-        s->teacher_hits = lane.teacher_hits;
-        s->apart = lane.apart;
     }
 }
 

@@ -59,67 +59,49 @@ static INLINE vec sum_lanes(vec *s, int64_t n) {
     return s[0];
 }
 
-/* Class k joins the sums of its virtual lane. */
-static INLINE void tile_class(lane_sums *sums, const tile_memory *m, const stream_source *s, int64_t k, vec max,
-                              vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
-    vec slope;
-    const vec z = transformed(tile_load(m, k), p, transform, &slope);
-    const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_stream(m, s, k, stream) : z;
-    add_class(sums, z, a, max, teacher_max, p, stream, transform, 1);
-}
+typedef struct {
+    vec rest, hits, mass, moment, teacher_rest, teacher_hits, apart;
+} tile_sums;
 
 typedef struct {
-    vec rest[64], mass[64], moment[64], teacher[64];
-} virtual_sums;
+    vec rest[64], mass[64], moment[64], teacher_rest[64];
+} virtual_lanes;
 
-static INLINE void take_lane(lane_sums *to, const virtual_sums *from, int64_t i, xent_stream stream) {
-    to->rest = from->rest[i];
-    if (is_weighted(stream))
-        to->mass = from->mass[i];
-    if (stream != XENT_NO_STREAM)
-        to->moment = from->moment[i];
-    if (stream == XENT_TEACHER)
-        to->teacher_rest = from->teacher[i];
-}
-
-static INLINE void put_lane(virtual_sums *to, int64_t i, const lane_sums *from, xent_stream stream) {
-    to->rest[i] = from->rest;
-    if (is_weighted(stream))
-        to->mass[i] = from->mass;
-    if (stream != XENT_NO_STREAM)
-        to->moment[i] = from->moment;
-    if (stream == XENT_TEACHER)
-        to->teacher[i] = from->teacher_rest;
-}
-
-/* Class k joins virtual lane i, empty so far or not; its hits, those of all lanes. */
-static INLINE void add_to_lane(virtual_sums *lanes, int64_t i, int empty, lane_sums *all, const tile_memory *m,
+/* Class k joins virtual lane i, empty so far or not, and the sums of all. */
+static INLINE void add_to_lane(virtual_lanes *lanes, int64_t i, int empty, tile_sums *all, const tile_memory *m,
                                const stream_source *s, int64_t k, vec max, vec teacher_max, const load_plan *p,
                                xent_stream stream, xent_transform transform) {
-    lane_sums lane = *all;
+    const vec zero = v(set)(0);
+    const lane_sums lane = {&lanes->rest[i], &lanes->mass[i],    &lanes->moment[i], &lanes->teacher_rest[i],
+                            &all->hits,      &all->teacher_hits, &all->apart};
     if (m->local)
         xent_prefetch(m->x_ahead.at + k * m->x_ahead.class_step);
     if (m->local && has_second_row(stream))
         xent_prefetch(m->soft_ahead.at + k * m->soft_ahead.class_step);
-    if (!empty)
-        take_lane(&lane, lanes, i, stream);
-    tile_class(&lane, m, s, k, max, teacher_max, p, stream, transform);
-    put_lane(lanes, i, &lane, stream);
-    all->hits = lane.hits;
-    all->teacher_hits = lane.teacher_hits;
-    all->apart = lane.apart;
+    if (empty) {
+        *lane.rest = zero;
+        if (is_weighted(stream))
+            *lane.mass = zero;
+        if (stream != XENT_NO_STREAM)
+            *lane.moment = zero;
+        if (stream == XENT_TEACHER)
+            *lane.teacher_rest = zero;
+    }
+    vec slope;
+    const vec z = transformed(tile_load(m, k), p, transform, &slope);
+    const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_stream(m, s, k, stream) : z;
+    add_class(&lane, z, a, max, teacher_max, p, stream, transform, 1);
 }
 
 /* One block of up to 1,024 classes, relative to `max`. */
-static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
+static INLINE tile_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
                                    vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
     const vec zero = v(set)(0);
-    const lane_sums nothing = {zero, zero, zero, zero, zero, zero, zero};
     const int64_t count = n < 64 ? n : 64;
-    virtual_sums lanes;
-    lane_sums sums = nothing;
+    virtual_lanes lanes;
+    tile_sums sums = {zero, zero, zero, zero, zero, zero, zero};
     if (n == 0)
-        return nothing;
+        return sums;
     for (int64_t i = 0; i < count; ++i)
         add_to_lane(&lanes, i, 1, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
     for (int64_t i = 64; i < n; ++i)
@@ -131,7 +113,7 @@ static INLINE lane_sums tile_block(const tile_memory *m, const stream_source *s,
     if (stream != XENT_NO_STREAM)
         sums.moment = sum_lanes(lanes.moment, count);
     if (stream == XENT_TEACHER)
-        sums.teacher_rest = sum_lanes(lanes.teacher, count);
+        sums.teacher_rest = sum_lanes(lanes.teacher_rest, count);
     if (stream == XENT_TEACHER && v(any)(not_finite(sums.apart)))
         for (int64_t k = begin; k < begin + n; ++k)
             sums.moment = v(select)(masked_by_student(tile_load(m, k), tile_stream(m, s, k, stream)), v(set)((real)INFINITY),
@@ -204,7 +186,7 @@ static INLINE row_sums tile_reduce_blocks(const tile_memory *m, const stream_sou
                 max.at[i] = (real)chunk[i].max;
                 teacher_max.at[i] = (real)chunk[i].teacher_max;
             }
-            const lane_sums sums = tile_block(m, s, at, classes, v(load)(&max), v(load)(&teacher_max), p, stream, transform);
+            const tile_sums sums = tile_block(m, s, at, classes, v(load)(&max), v(load)(&teacher_max), p, stream, transform);
             const lane_numbers rest = lanes_of(sums.rest), hits = lanes_of(sums.hits), mass = lanes_of(sums.mass),
                                moment = lanes_of(sums.moment), teacher_rest = lanes_of(sums.teacher_rest),
                                teacher_hits = lanes_of(sums.teacher_hits);
@@ -245,7 +227,7 @@ static INLINE row_sums tile_reduce(const tile_memory *m, const stream_source *s,
         return tile_reduce_blocks(m, s, plan, chunks, p, stream, transform);
     const vec max = tile_max(m, 0, plan->classes, p, transform), zero = v(set)(0);
     const vec teacher_max = stream == XENT_TEACHER ? teacher_tile_max(m, 0, plan->classes) : zero;
-    lane_sums sums = {zero, zero, zero, zero, zero, zero, zero};
+    tile_sums sums = {zero, zero, zero, zero, zero, zero, zero};
     if (transform != XENT_GIVEN || stream != XENT_NO_STREAM)
         sums = tile_block(m, s, 0, plan->classes, max, teacher_max, p, stream, transform);
     row_sums r = {max,         sums.rest,         sums.hits,         sums.mass, sums.moment,
