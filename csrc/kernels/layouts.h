@@ -114,12 +114,11 @@ static inline fetch_ahead rows_ahead(const char *rows, int64_t step, int64_t r, 
 static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *staged) {
     const load_plan p = prepare_load(plan);
     const int64_t classes = plan->classes, most = tiles_at_once(classes) * LANES;
-    const int64_t soft_step = rows->soft ? rows->soft_step : 0;
     tiles t;
     staging staged_x, staged_soft, staged_out, staged_hess;
     tile_memory m = memory_of(&t, rows);
     m.x_ahead = rows_ahead(rows->logits, rows->logits_step, most, classes);
-    m.soft_ahead = rows_ahead(rows->soft, soft_step, most, classes);
+    m.soft_ahead = rows_ahead(rows->soft, rows->soft_step, most, classes);
     for (int64_t at = 0; at < rows->count; at += most) {
         const int64_t left = rows->count - at, n = left < most ? left : most;
         const staged_rows logits =
@@ -133,9 +132,7 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
                 transpose_in(t.soft + r / LANES * classes, second, r, classes);
         }
         staged(&m, plan, rows, at, n, &p);
-        m.x_ahead.at += most * rows->logits_step;
-        if (m.soft_ahead.at)
-            m.soft_ahead.at += most * soft_step;
+        look_ahead(&m, most / LANES);
         if (plan->form != XENT_NO_OUTPUT) {
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_out(&staged_out, r, t.out + r / LANES * classes, classes);

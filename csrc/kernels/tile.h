@@ -17,6 +17,12 @@ typedef struct {
     int local, non_temporal;
 } tile_memory;
 
+static INLINE void look_ahead(tile_memory *m, int64_t tiles) {
+    m->x_ahead.at += tiles * m->x_ahead.tile_step;
+    if (m->soft_ahead.at)
+        m->soft_ahead.at += tiles * m->soft_ahead.tile_step;
+}
+
 /* Staged tiles follow one another. */
 static INLINE void next_tile(tile_memory *m, int64_t classes) {
     const int64_t bytes = classes * (int64_t)sizeof(vec);
@@ -25,9 +31,7 @@ static INLINE void next_tile(tile_memory *m, int64_t classes) {
     m->out += bytes;
     if (m->hess)
         m->hess += bytes;
-    m->x_ahead.at += m->x_ahead.tile_step;
-    if (m->soft_ahead.at)
-        m->soft_ahead.at += m->soft_ahead.tile_step;
+    look_ahead(m, 1);
 }
 
 static INLINE vec tile_load(const tile_memory *m, int64_t k) {
