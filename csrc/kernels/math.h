@@ -24,22 +24,14 @@ static inline v(exp_parts) v(exp_split)(v(vec) t) {
     return part;
 }
 
-/* The same as a product, which is exact, for t >= EXP_LEAST, the least t whose exponential is a normal number; below, it is
- * meaningless. A NaN is in the first factor: an integer added to its exponent would make a number of it. */
-typedef struct {
-    v(vec) mantissa, power;
-} v(exp_factors);
-
-static inline v(exp_factors) v(exp_normal)(v(vec) t) {
+/* The same for t >= EXP_LEAST, the least t whose exponential is a normal number; below, it is meaningless. The last factor
+ * is a power of two, so nothing is rounded by it; a NaN is in the first. */
+static inline v(vec) v(exp_normal)(v(vec) t) {
     const v(exp_parts) part = v(exp_split)(t);
-    const v(vec) one = v(set)(1);
-    return (v(exp_factors)){v(fma)(part.slope, part.reduced, one), v(shift_exponent)(one, part.n)};
+    return v(scale)(v(fma)(part.slope, part.reduced, v(set)(1)), part.n);
 }
 
-static inline v(vec) v(exp)(v(vec) t) {
-    const v(exp_factors) e = v(exp_normal)(t);
-    return v(keep)(v(nlt)(t, v(set)(c(EXP_LEAST))), v(mul)(e.mantissa, e.power));
-}
+static inline v(vec) v(exp)(v(vec) t) { return v(keep)(v(nlt)(t, v(set)(c(EXP_LEAST))), v(exp_normal)(t)); }
 
 /* k log 2 + log(1 + f), with log(1 + f) = 2 atanh(s), s = f / (2 + f), arranged as in fdlibm's e_log.c. */
 static inline v(vec) v(log_parts)(v(vec) f, v(vec) k) {

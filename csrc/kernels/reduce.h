@@ -49,7 +49,7 @@ typedef struct {
 static INLINE vec add_exponential(vec t, vec *rest, vec *hits, const load_plan *p, xent_transform transform, int holds_max,
                                   mask *counts) {
     const vec exponent = heated_exponent(t, p, transform);
-    const v(exp_factors) e = v(exp_normal)(exponent);
+    const vec e = v(exp_normal)(exponent);
     *counts = v(nlt)(exponent, v(set)(c(EXP_LEAST)));
     mask others = *counts;
     if (holds_max) {
@@ -57,8 +57,8 @@ static INLINE vec add_exponential(vec t, vec *rest, vec *hits, const load_plan *
         others = v(but)(others, hit);
         *hits = v(add_where)(hit, *hits, v(set)(1));
     }
-    *rest = v(fma_where)(others, e.mantissa, e.power, *rest);
-    return v(mul)(e.mantissa, e.power);
+    *rest = v(add_where)(others, *rest, e);
+    return e;
 }
 
 /* One class of each lane: z its logit, `a` its second stream (of a teacher: z'). */

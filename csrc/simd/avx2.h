@@ -82,9 +82,6 @@ enum { XENT_SIDE_BY_SIDE = 1 };
     }                                                                                                                       \
     /* Adding +0 in the other lanes is the same: no sum here is ever -0. */                                                 \
     static inline P##_vec P##_add_where(P##_mask m, P##_vec s, P##_vec a) { return P##_add(s, P##_keep(m, a)); }            \
-    static inline P##_vec P##_fma_where(P##_mask m, P##_vec a, P##_vec b, P##_vec s) {                                      \
-        return P##_select(m, P##_fma(a, b, s), s);                                                                          \
-    }                                                                                                                       \
     static inline P##_mask P##_first(int n) {                                                                               \
         const R iota = XENT_IOTA_##P, half = _mm256_set1_##PS(N / 2), count = _mm256_set1_##PS((REAL)n);                    \
         return (P##_mask){_mm256_cmp_##PS(iota, count, _CMP_LT_OQ),                                                         \
@@ -113,6 +110,9 @@ enum { XENT_SIDE_BY_SIDE = 1 };
     }                                                                                                                       \
     static inline P##_vec P##_shift_exponent(P##_vec a, P##_vec y) {                                                        \
         return (P##_vec){P##_shift_half(a.lo, y.lo), P##_shift_half(a.hi, y.hi)};                                           \
+    }                                                                                                                       \
+    static inline P##_vec P##_scale(P##_vec a, P##_vec y) {                                                                 \
+        return P##_mul(a, P##_shift_exponent(P##_set(1), y));                                                               \
     }                                                                                                                       \
     static inline R P##_exponent_half(R a) {                                                                                \
         __m256i k = _mm256_srli_##EPI(                                                                                      \

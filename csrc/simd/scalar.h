@@ -158,14 +158,14 @@ enum { XENT_SIDE_BY_SIDE = 1 };
         XENT_EACH(N) s.at[i] = m.at[i] ? s.at[i] + a.at[i] : s.at[i];                                                       \
         return s;                                                                                                           \
     }                                                                                                                       \
-    /* a * b + s where the mask is true, s elsewhere. */                                                                    \
-    static inline P##_vec P##_fma_where(P##_mask m, P##_vec a, P##_vec b, P##_vec s) {                                      \
-        XENT_EACH(N) s.at[i] = m.at[i] ? FMA(a.at[i], b.at[i], s.at[i]) : s.at[i];                                          \
-        return s;                                                                                                           \
-    }                                                                                                                       \
     /* a * 2^n by an integer addition to the exponent field, n being the low bits of y. */                                  \
     static inline P##_vec P##_shift_exponent(P##_vec a, P##_vec y) {                                                        \
         XENT_EACH(N) a.at[i] = P##_from_bits(P##_bits(a.at[i]) + (P##_bits(y.at[i]) << MANTISSA));                          \
+        return a;                                                                                                           \
+    }                                                                                                                       \
+    /* a * 2^n, y being 1.5 * 2^MANTISSA + n, where 2^n and the product are normal numbers; of a NaN, NaN. */               \
+    static inline P##_vec P##_scale(P##_vec a, P##_vec y) {                                                                 \
+        XENT_EACH(N) a.at[i] *= P##_from_bits((P##_bits(y.at[i]) << MANTISSA) + ONE);                                       \
         return a;                                                                                                           \
     }                                                                                                                       \
     /* k with a * 2^-k in [sqrt(1/2), sqrt(2)), for normal a > 0. */                                                        \
