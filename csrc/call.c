@@ -215,6 +215,14 @@ int xent_readable(const xent_call *call) { return xent_is_elementwise(call) || l
 
 static int64_t class_step(int64_t step, int64_t size) { return step ? step : size; }
 
+/* Far enough ahead to wait for memory, near enough not to be pushed out of the second cache. */
+static int64_t fetched_bytes(void) {
+    const int64_t most = 16 << 10, part = xent_cache(2) / 16;
+    return most < part ? most : part;
+}
+
+static int64_t whole_blocks(int64_t classes) { return classes < XENT_BLOCK ? XENT_BLOCK : classes & -(int64_t)XENT_BLOCK; }
+
 static xent_plan plan_of(const xent_call *call, int lanes) {
     const int indexed = call->index.data != NULL, loss = is_loss(call);
     const int distils = call->operation == XENT_DISTILLATION_LOSS, entropy = call->operation == XENT_ENTROPY;
@@ -256,6 +264,7 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
         .temperature = call->temperature,
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
         .rows_bytes = xent_cache(2) / 8,
+        .fetch_ahead = whole_blocks(fetched_bytes() / storage_bytes(call)),
         .form = !call->out.data                       ? XENT_NO_OUTPUT
                 : call->operation == XENT_LOG_SOFTMAX ? XENT_LOGARITHMS
                                                       : XENT_EXPONENTIALS,
@@ -274,7 +283,7 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
     if (!loss) /* softmax: the gradient of the log-sum-exp */
         plan.hard = plan.scale = 1;
     const double out_bytes = (double)row_count(call) * (double)call->classes * storage_bytes(call);
-    plan.non_temporal = call->out.data && out_bytes > 0.5 * (double)xent_cache(3);
+    plan.non_temporal = call->out.data && outgrows_cache(call, out_bytes);
     return plan;
 }
 

@@ -255,7 +255,7 @@ xent_status xent_compute_elements(const xent_call *call) {
         if (k >= INPUTS && w.views[k].data)
             written += (double)row_count(call) * arrays[k].size;
     }
-    w.non_temporal = written > 0.5 * (double)xent_cache(3);
+    w.non_temporal = outgrows_cache(call, written);
     if (call->reduction >= XENT_MEAN)
         w.plan.scale /= call->divisor;
     if (call->reduction == XENT_MEAN && call->divisor == 0) { /* nothing counts */

@@ -89,6 +89,17 @@ static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
     return r;
 }
 
+/* exp(t) of any sign: beyond 0 as the square of exp(t / 2), bounded where the square has long been infinite. */
+static INLINE vec exp_of(vec t) {
+    const vec zero = v(set)(0), half = v(set)((real)0.5);
+    const mask positive = v(lt)(zero, t);
+    const vec e = v(exp)(v(keep)(v(nlt)(zero, t), t));
+    if (!v(any)(positive))
+        return e;
+    const vec root = v(exp)(v(sub)(zero, v(max)(v(set)(c(EXP_LOWEST)), v(mul)(v(sub)(zero, half), v(keep)(positive, t)))));
+    return v(select)(positive, v(mul)(root, root), e);
+}
+
 /* With c the cross-entropy, v = s(z) s(-z), r = q' / q:
  *   F'  = q^gamma (c' + gamma r c)
  *   F'' = q^gamma (2 gamma r c' + v + gamma (gamma - 1) r^2 c + gamma r (s(-z) - s(z)) c) */
@@ -106,7 +117,7 @@ static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan,
         vec log_q = v(sub)(zero, v(select)(is_one, s.softplus, s.softplus_m));
         if (soft)
             log_q = v(select)(is_one, log_q, v(select)(is_zero, log_q, v(log)(q)));
-        power = v(exp)(times(gamma, log_q));
+        power = exp_of(times(gamma, log_q)); /* of targets beyond [0, 1], q may be more than 1 */
     }
     if (plan->alpha >= 0)
         power = v(mul)(power, v(fma)(v(set)((real)plan->alpha), t, v(mul)(v(set)((real)(1 - plan->alpha)), tf)));
@@ -127,17 +138,6 @@ static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan,
         r.hess = v(mul)(power, v(fma)(gamma, turn, bend));
     }
     return r;
-}
-
-/* exp(t) of any sign: beyond 0 as the square of exp(t / 2), bounded where the square has long been infinite. */
-static INLINE vec exp_of(vec t) {
-    const vec zero = v(set)(0), half = v(set)((real)0.5);
-    const mask positive = v(lt)(zero, t);
-    const vec e = v(exp)(v(keep)(v(nlt)(zero, t), t));
-    if (!v(any)(positive))
-        return e;
-    const vec root = v(exp)(v(sub)(zero, v(max)(v(set)(c(EXP_LOWEST)), v(mul)(v(sub)(zero, half), v(keep)(positive, t)))));
-    return v(select)(positive, v(mul)(root, root), e);
 }
 
 static INLINE element kl(vec x, vec t, const xent_element_plan *plan) {

@@ -51,6 +51,7 @@ typedef struct {
     double strength;
     int non_temporal;         /* the output will not fit the cache */
     int64_t rows_bytes;       /* rows of so many bytes are still in the cache when their second pass begins */
+    int64_t fetch_ahead;      /* classes between what is summed and what is fetched, whole blocks */
     int keep_infinite;        /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
     const void *class_weight; /* (classes,) in the compute type, or NULL: all 1 */
     int index_type;           /* xent_dtype of the class indices */

@@ -10,7 +10,7 @@
 typedef v(vec) vec;
 typedef v(mask) mask;
 typedef v(real) real;
-enum { LANES = v(lanes), PREFETCH_BLOCKS = 2 };
+enum { LANES = v(lanes) };
 
 #include "load.h"
 #include "reduce.h"

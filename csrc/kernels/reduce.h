@@ -23,17 +23,32 @@ enum { GROUPS = 64 / LANES };
 
 static inline int lanes_left(int64_t left) { return left >= LANES ? LANES : left <= 0 ? 0 : (int)left; }
 
-/* The cap is monotonic, so the maximum is taken of the stored logits and capped once. */
-static INLINE real block_max(const char *x, int64_t n, const load_plan *p, xent_transform transform) {
+/* The largest logits of a block, so far: in several vectors, none of which waits for another. */
+typedef struct {
+    vec at[2];
+} largest;
+
+static INLINE largest no_largest(void) {
     const vec lowest = v(set)(-c(LARGEST));
-    vec m[4] = {lowest, lowest, lowest, lowest}, slope;
-    int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        for (int g = 0; g < 4; ++g)
-            m[g] = v(max)(stored(x + (i + g * LANES) * STORAGE_BYTES), m[g]);
+    return (largest){{lowest, lowest}};
+}
+
+/* Of 64 classes. */
+static INLINE void raise(largest *m, const char *x) {
+    for (int g = 0; g < GROUPS; ++g)
+        m->at[g % 2] = v(max)(stored(x + g * LANES * STORAGE_BYTES), m->at[g % 2]);
+}
+
+/* The maximum of n classes, those before class i being in `m`. The cap is monotonic, so it is taken of the stored logits
+ * and capped once. */
+static INLINE real block_max(largest m, const char *x, int64_t i, int64_t n, const load_plan *p, xent_transform transform) {
+    const vec lowest = v(set)(-c(LARGEST));
+    vec slope;
+    for (; i + 64 <= n; i += 64)
+        raise(&m, x + i * STORAGE_BYTES);
     for (; i < n; i += LANES)
-        m[0] = v(max)(stored_first(x + i * STORAGE_BYTES, lanes_left(n - i), lowest), m[0]);
-    const real max = v(max_of)(v(max)(v(max)(m[0], m[1]), v(max)(m[2], m[3]))) + 0; /* -0 becomes +0 */
+        m.at[0] = v(max)(stored_first(x + i * STORAGE_BYTES, lanes_left(n - i), lowest), m.at[0]);
+    const real max = v(max_of)(v(max)(m.at[0], m.at[1])) + 0; /* -0 becomes +0 */
     return transform == XENT_PLAIN ? max : v(get)(transformed(v(set)(max), p, transform, &slope));
 }
 
@@ -117,9 +132,11 @@ static INLINE double count_hits(vec hits) {
     return (double)v(sum_tree)(all);
 }
 
-static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_source *a, int64_t at, int64_t n,
-                             const char *ahead, const load_plan *p, xent_stream stream, xent_transform transform,
-                             int holds_max) {
+/* Meanwhile the largest of as many whole 64 classes at `next` are found: they cost no time here. */
+static INLINE largest add_block(xent_chunk *chunk, const char *x, const stream_source *a, int64_t at, int64_t n,
+                                const char *ahead, const char *second_ahead, const char *next, const load_plan *p,
+                                xent_stream stream, xent_transform transform, int holds_max) {
+    largest of_next = no_largest();
     const vec max = v(set)((real)chunk->max), teacher_max = v(set)((real)chunk->teacher_max);
     block_sums s;
     for (int g = 0; g < GROUPS; ++g)
@@ -128,10 +145,12 @@ static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_sour
     int64_t i = 0;
     for (; i + 64 <= n; i += 64) {
         for (int line = 0; line < 64 * STORAGE_BYTES; line += 64)
-            xent_prefetch(ahead + i * STORAGE_BYTES + line);
+            xent_prefetch_early(ahead + i * STORAGE_BYTES + line);
         if (has_second_row(stream))
             for (int line = 0; line < 64 * second_bytes(stream); line += 64)
-                xent_prefetch(second_at(a, at + i + PREFETCH_BLOCKS * XENT_BLOCK, stream) + line);
+                xent_prefetch_early(second_ahead + i * second_bytes(stream) + line);
+        if (transform != XENT_GIVEN)
+            raise(&of_next, next + i * STORAGE_BYTES);
         for (int g = 0; g < GROUPS; g += XENT_SIDE_BY_SIDE)
             add_groups(&s, g, XENT_SIDE_BY_SIDE, x, a, at + i + g * LANES, LANES, max, teacher_max, p, stream, transform,
                        holds_max);
@@ -158,6 +177,7 @@ static INLINE void add_block(xent_chunk *chunk, const char *x, const stream_sour
                     chunk->moment += INFINITY;
             }
     }
+    return of_next;
 }
 
 static inline double larger(double a, double b) { return a > b ? a : b; }
@@ -198,31 +218,47 @@ static INLINE xent_chunk empty_chunk(xent_transform transform) {
     return (xent_chunk){transform == XENT_GIVEN ? 0 : lowest, 0, 0, 0, 0, lowest, 0, 0, 0};
 }
 
+/* The maximum of the block at an address: found while the block before it was summed. */
+typedef struct {
+    const char *at;
+    double max;
+} known_max;
+
 /* `next` is where the bytes after the row's last will be read from: the start of the next row. */
-static INLINE xent_chunk reduce_chunk(const char *x, const stream_source *a, int64_t begin, int64_t end, int64_t classes,
-                                      const char *next, double temperature, const load_plan *p, xent_stream stream,
+static INLINE xent_chunk reduce_chunk(const char *x, const stream_source *a, int64_t begin, int64_t end, const char *next,
+                                      known_max *known, const xent_plan *plan, const load_plan *p, xent_stream stream,
                                       xent_transform transform) {
     xent_chunk chunk = empty_chunk(transform);
     for (int64_t at = begin; at < end; at += XENT_BLOCK) {
         const int64_t n = end - at < XENT_BLOCK ? end - at : XENT_BLOCK;
-        const int64_t ahead = at + PREFETCH_BLOCKS * XENT_BLOCK;
-        const char *prefetch = ahead < classes ? x + ahead * STORAGE_BYTES : next + (ahead - classes) * STORAGE_BYTES;
+        const int64_t soon = at + plan->fetch_ahead, after = soon - plan->classes;
+        const char *ahead = after < 0 ? x + soon * STORAGE_BYTES : next + after * STORAGE_BYTES;
+        const char *second_ahead = has_second_row(stream) ? second_at(a, soon, stream) : NULL;
+        const char *block = x + at * STORAGE_BYTES;
         if (transform == XENT_GIVEN) {
-            add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 0);
+            add_block(&chunk, x, a, at, n, ahead, second_ahead, block, p, stream, transform, 0);
             continue;
         }
-        const double m = (double)block_max(x + at * STORAGE_BYTES, n, p, transform);
+        const double m = known->at == block ? known->max : (double)block_max(no_largest(), block, 0, n, p, transform);
         double of_teacher = 0;
         if (stream == XENT_TEACHER) {
-            of_teacher = (double)block_max(a->teacher + at * STORAGE_BYTES, n, p, XENT_PLAIN);
+            of_teacher = (double)block_max(no_largest(), a->teacher + at * STORAGE_BYTES, 0, n, p, XENT_PLAIN);
             if (m > chunk.max || of_teacher > chunk.teacher_max)
-                rebase_both(&chunk, larger(m, chunk.max), larger(of_teacher, chunk.teacher_max), temperature);
+                rebase_both(&chunk, larger(m, chunk.max), larger(of_teacher, chunk.teacher_max), plan->temperature);
         } else if (m > chunk.max)
-            rebase(&chunk, m, temperature, stream);
+            rebase(&chunk, m, plan->temperature, stream);
+        /* The block after this one, if it is no shorter. */
+        const int64_t left = plan->classes - at - n, of_next = left ? left : plan->classes;
+        const int64_t next_n = of_next < XENT_BLOCK ? of_next : XENT_BLOCK;
+        const char *next_block = left ? block + n * STORAGE_BYTES : next;
+        const char *beside = n <= next_n ? next_block : block;
+        largest found;
         if (m == chunk.max || (stream == XENT_TEACHER && of_teacher == chunk.teacher_max))
-            add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 1);
+            found = add_block(&chunk, x, a, at, n, ahead, second_ahead, beside, p, stream, transform, 1);
         else
-            add_block(&chunk, x, a, at, n, prefetch, p, stream, transform, 0);
+            found = add_block(&chunk, x, a, at, n, ahead, second_ahead, beside, p, stream, transform, 0);
+        if (beside == next_block)
+            *known = (known_max){beside, (double)block_max(found, beside, n & ~(int64_t)63, next_n, p, transform)};
     }
     return chunk;
 }
@@ -265,11 +301,11 @@ static INLINE xent_chunk merge_chunks(const xent_chunk *chunks, int64_t n, doubl
 
 /* Classes begin..end, from one chunk's first to another's last. */
 static INLINE void reduce_row(const char *x, const stream_source *a, int64_t begin, int64_t end, const char *next,
-                              xent_chunk *chunks, const xent_plan *plan, const load_plan *p, xent_stream stream,
-                              xent_transform transform) {
+                              known_max *known, xent_chunk *chunks, const xent_plan *plan, const load_plan *p,
+                              xent_stream stream, xent_transform transform) {
     for (int64_t at = begin; at < end; at += XENT_CHUNK)
         chunks[at / XENT_CHUNK] = transform == XENT_GIVEN && stream == XENT_NO_STREAM
                                       ? empty_chunk(transform)
-                                      : reduce_chunk(x, a, at, end - at < XENT_CHUNK ? end : at + XENT_CHUNK, plan->classes,
-                                                     next, plan->temperature, p, stream, transform);
+                                      : reduce_chunk(x, a, at, end - at < XENT_CHUNK ? end : at + XENT_CHUNK, next, known,
+                                                     plan, p, stream, transform);
 }

@@ -36,6 +36,7 @@ static INLINE row_sums wide_reduce(const xent_plan *plan, const xent_rows *rows,
     lane_numbers max = {{0}}, rest = max, hits = max, mass = max, moment = max;
     lane_numbers teacher_max = max, teacher_rest = max, teacher_hits = max;
     const lane_numbers wanted = lanes_of(v(keep)(counts, v(set)(1)));
+    known_max known = {NULL, 0};
     for (int i = 0; i < lanes; ++i) {
         if (wanted.at[i] == 0 && !rows->lse)
             continue;
@@ -43,7 +44,7 @@ static INLINE row_sums wide_reduce(const xent_plan *plan, const xent_rows *rows,
         const char *next = r + i + 1 < rows->count ? x + rows->logits_step : x;
         const stream_source a = second_row(*s, plan, rows, r + i, 0);
         if (rows->stage == XENT_ALL_STAGES || rows->stage == XENT_REDUCE)
-            reduce_row(x, &a, rows->begin, rows->end, next, rows->chunks, plan, p, stream, transform);
+            reduce_row(x, &a, rows->begin, rows->end, next, &known, rows->chunks, plan, p, stream, transform);
         if (rows->stage == XENT_REDUCE)
             continue;
         const int64_t chunks = rows->stage == XENT_APPLY ? 1 : XENT_ROWS_NEED_CHUNKS(plan->classes);

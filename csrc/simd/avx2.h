@@ -111,9 +111,7 @@ enum { XENT_SIDE_BY_SIDE = 1 };
     static inline P##_vec P##_shift_exponent(P##_vec a, P##_vec y) {                                                        \
         return (P##_vec){P##_shift_half(a.lo, y.lo), P##_shift_half(a.hi, y.hi)};                                           \
     }                                                                                                                       \
-    static inline P##_vec P##_scale(P##_vec a, P##_vec y) {                                                                 \
-        return P##_mul(a, P##_shift_exponent(P##_set(1), y));                                                               \
-    }                                                                                                                       \
+    static inline P##_vec P##_scale(P##_vec a, P##_vec y) { return P##_mul(a, P##_shift_exponent(P##_set(1), y)); }         \
     static inline R P##_exponent_half(R a) {                                                                                \
         __m256i k = _mm256_srli_##EPI(                                                                                      \
             _mm256_add_##EPI(_mm256_cast##PS##_si256(a), _mm256_set1_##SET1I(ONE_MINUS_SQRT_HALF)), MANTISSA);              \
@@ -306,7 +304,8 @@ XENT_HALF(f16)
 XENT_HALF(bf16)
 #undef XENT_HALF
 
-/* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
+/* Macros: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#define xent_prefetch_early(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
 
 #endif

@@ -195,7 +195,8 @@ XENT_HALF(f16)
 XENT_HALF(bf16)
 #undef XENT_HALF
 
-/* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
+/* Macros: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#define xent_prefetch_early(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
 
 #endif

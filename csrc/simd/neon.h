@@ -157,9 +157,7 @@ static const double f64_iota[] = {0, 1, 2, 3, 4, 5, 6, 7};
         return vsubq_##P(P##_from_bits(vorrq_##U(k, vdupq_n_##U(MAGIC_BITS))), vdupq_n_##P(TWO_TO_MANTISSA + BIAS));        \
     }                                                                                                                       \
     XENT_LIFT_2(P##_vec, P##_shift_exponent, P##_vec, P##_vec, P##_shift_exponent_1)                                        \
-    static inline P##_vec P##_scale(P##_vec a, P##_vec y) {                                                                 \
-        return P##_mul(a, P##_shift_exponent(P##_set(1), y));                                                               \
-    }                                                                                                                       \
+    static inline P##_vec P##_scale(P##_vec a, P##_vec y) { return P##_mul(a, P##_shift_exponent(P##_set(1), y)); }         \
     XENT_LIFT_1(P##_vec, P##_exponent, P##_vec, P##_exponent_1)                                                             \
     static inline REAL P##_get(P##_vec a) { return vgetq_lane_##P(a.at[0], 0); }                                            \
     static inline REAL P##_max_of(P##_vec a) {                                                                              \
@@ -288,7 +286,8 @@ XENT_HALF(f16)
 XENT_HALF(bf16)
 #undef XENT_HALF
 
-/* A macro: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
+/* Macros: in a function of its own gcc finds a prefetch to be without effect and drops the call. */
 #define xent_prefetch(p) __builtin_prefetch(p)
+#define xent_prefetch_early(p) __builtin_prefetch(p, 0, 2)
 
 #endif

@@ -272,7 +272,9 @@ XENT_HALF(f16)
 XENT_HALF(bf16)
 #undef XENT_HALF
 
+/* A line of memory, of any address, is wanted soon in the first cache; or later, in the second. */
 #define xent_prefetch(p) ((void)(p))
+#define xent_prefetch_early(p) ((void)(p))
 
 #undef XENT_EACH
 #undef XENT_VECTOR
