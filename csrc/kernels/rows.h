@@ -2,9 +2,6 @@
 
 typedef enum { ALONG_CLASSES, STAGED_TILES, DIRECT_TILE } row_place;
 
-/* To look through so few classes for a target is less work than to look one up for each lane. */
-enum { LOOKED_THROUGH = 16 };
-
 /* Rows r..r+n-1: staged tiles may be several, side by side in `m`; wide rows have none. */
 static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t n,
                                  const load_plan *p, xent_stream stream, xent_transform transform, row_place place) {
@@ -12,7 +9,7 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
     const row_terms common = same_terms(differ ? (row_numbers){0} : read_row(plan, rows, r, 0));
     stream_source s = {
         .weight = plan->class_weight, .keep = v(set)((real)plan->mix_keep), .add = v(set)((real)plan->mix_add)};
-    const int looked_through = place == STAGED_TILES && plan->classes > 0 && plan->classes <= LOOKED_THROUGH;
+    const int in_tile = place == STAGED_TILES && plan->classes > 0;
     tile_memory tile = {.local = 0};
     if (place != ALONG_CLASSES)
         tile = *m;
@@ -24,7 +21,7 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
         lane_rows own;
         read_rows(&own, &terms, plan, rows, r, lanes, differ);
         vec at_target = v(set)(0);
-        if (indexed && !looked_through)
+        if (indexed && !in_tile)
             at_target = logits_at(own.somewhere, plan, rows, r, lanes);
         row_sums sums = place == ALONG_CLASSES ? wide_reduce(plan, rows, r, lanes, own.counts, &s, p, stream, transform)
                                                : tile_reduce(&tile, &s, plan, rows->chunks, p, stream, transform);
@@ -32,8 +29,8 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
             return;
         if (indexed) {
             vec slope;
-            if (looked_through)
-                at_target = tile_at_targets(&tile, plan->classes, v(load)(&own.index));
+            if (in_tile)
+                at_target = tile_at_targets(&tile, plan->classes, &own);
             if (rows->stage == XENT_HEAD)
                 rows->chunks[0].at_target = (double)v(get)(at_target);
             if (rows->stage == XENT_APPLY)

@@ -125,8 +125,19 @@ static INLINE tile_sums tile_block(const tile_memory *m, const stream_source *s,
     return sums;
 }
 
-/* The logits of the targets, or of class 0. */
-static INLINE vec tile_at_targets(const tile_memory *m, int64_t classes, vec index) {
+/* To look through so few classes for a target is less work than to look one up for each lane. */
+enum { LOOKED_THROUGH = 16 };
+
+/* The logits of the targets, or of class 0, in a local tile: in memory their lines may have been pushed out already by each
+ * other. */
+static INLINE vec tile_at_targets(const tile_memory *m, int64_t classes, const lane_rows *own) {
+    const vec index = v(load)(&own->index);
+    if (classes > LOOKED_THROUGH) {
+        lane_numbers logit;
+        for (int i = 0; i < LANES; ++i)
+            logit.at[i] = ((const real *)m->x)[own->somewhere[i] * LANES + i];
+        return v(load)(&logit);
+    }
     const vec one = v(set)(1);
     vec found = tile_load(m, 0), class = one;
     for (int64_t k = 1; k < classes; ++k, class = v(add)(class, one))
