@@ -406,6 +406,8 @@ def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
         raise ValueError(f"{name}: expected shape {shape} and dtype {dtype}, got {given(value)}")
     if not value.flags.writeable:
         raise ValueError(f"{name}: the array is read-only")
+    if not value.size:
+        return value  # whatever its steps are
     reach = value.itemsize - 1
     for step, size in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True)):
         if size > 1 and step <= reach:

@@ -42,12 +42,6 @@ def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
     )
 
 
-def some(gradient: Array) -> Array:
-    """The rows of a gradient that are not nothing but 0."""
-    rows: Array = np.any(gradient, axis=1)
-    return rows
-
-
 @dataclass
 class Factor:
     """What logits are made of: hidden, weight or bias, as the core would read it, and its gradient."""
@@ -83,18 +77,18 @@ class Linear(Rows):
         starts = range(0, max(1, self.classes), step)
         self.slices = [slice(start, start + step) for start in starts]
 
-    def counts(self) -> Array:
+    def counts(self, divisor: float) -> Array:
         """Which rows count, as the kernels have it."""
-        counts = np.ones(self.shape, bool)
+        counts = np.full(self.shape, self.numbers["reduction"] != "mean" or divisor != 0)
         if self.ignore_bits is not None:
             counts &= self.index != self.ignore_index
         if self.sample_weight is not None:
             counts &= self.sample_weight != 0
         return counts
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, divisor: float) -> Iterator[Block]:
         """Of rows that count, all nearly as long; loss and gradient of the others are zeros."""
-        counts = self.counts()
+        counts = self.counts(divisor)
         all_count, rows = bool(counts.all()), np.count_nonzero(counts)
         if not all_count:
             assert self.loss is not None
@@ -103,11 +97,11 @@ class Linear(Rows):
                 self.hidden.grad[~counts] = 0
         row_bytes = max(1, self.classes, self.features) * self.dtype.itemsize
         parts = ceil(rows / max(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
-        most = ceil(rows / max(1, parts))
+        most = ceil(rows / parts) if parts else 1
         self.room = np.empty((most, self.classes), self.dtype)
         self.prepare_sums(parts)
-        if all_count and (counts.ndim < 2 or parts < 2):
-            yield from blocks(self.shape, most) if parts else ()
+        if all_count and (parts == 1 or (parts and counts.ndim == 1)):
+            yield from blocks(self.shape, most)
         else:
             positions = np.flatnonzero(counts)
             for start in range(0, rows, most):
@@ -172,18 +166,14 @@ class Linear(Rows):
 
     def add_to_sums(self, gradient: Array) -> None:
         """Adds a block's part of the gradients of weight and bias."""
-        # 0 times anything is 0: a row whose gradient is nothing adds nothing.
-        states = self.states
-        if not np.isfinite(states.sum()):
-            states = np.where(some(gradient)[:, None], states, states.dtype.type(0))
         if self.bias_sum is not None:
             self.bias_sum += gradient.sum(axis=0)
         if self.empty and self.sum is not None and matrix(self.sum, self.dtype):
-            np.matmul(gradient.T, states, out=self.sum)
+            np.matmul(gradient.T, self.states, out=self.sum)
             return
         for classes in self.slices:
             part = gradient[:, classes].T
-            term = np.matmul(part, states, out=self.term[: len(part)])
+            term = np.matmul(part, self.states, out=self.term[: len(part)])
             if self.sum is None:
                 self.weight.write(classes, term)
             elif self.empty:
@@ -204,8 +194,6 @@ class Linear(Rows):
                 result += np.matmul(gradient[:, classes], weight)
             else:
                 np.matmul(gradient[:, classes], weight, out=result)
-        if not np.isfinite(result.sum()):
-            result[~some(gradient)] = 0
         if place is None or not np.may_share_memory(result, place):
             self.hidden.write(block, result.reshape(self.hidden.grad[block].shape))
 

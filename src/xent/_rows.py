@@ -54,7 +54,7 @@ class Rows:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.logits.shape[:-1])
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, divisor: float) -> Iterator[Block]:
         """The blocks to compute, one after the other. What they leave out is written before the first."""
         row_bytes = max(1, self.logits.shape[-1] * self.precision.storage.itemsize)
         return blocks(self.shape, max(1, BLOCK_BYTES // row_bytes))
@@ -142,35 +142,39 @@ def run_in_blocks(rows: Rows) -> float:
     whole = core_call(rows, unread(rows.logits.shape, rows.precision.storage))
     whole.arrays(rows.index, None, rows.class_weight, rows.sample_weight, None, rows.loss)
     check(rows, whole.prepare())
-    for block in rows.blocks():
-        logits, out, hess = rows.load(block)
-        shape = logits.shape[:-1]
-        loss, lse = (None if a is None else np.empty(shape, a.dtype) for a in (rows.loss, rows.lse))
-        soft = part(rows.soft, block)
-        if soft is not None:
-            with np.errstate(all="ignore"):
-                soft = np.ascontiguousarray(soft, rows.soft_dtype)
-        call = core_call(rows, logits).arrays(
-            part(rows.index, block),
-            soft,
-            rows.class_weight,
-            part(rows.sample_weight, block),
-            part(rows.grad_output, block),
-            loss,
-            lse,
-            out,
-            hess,
-        )
-        call.divisor = whole.divisor
-        call.compute()
-        if rows.loss is not None:
-            rows.loss[block] = loss
-        if rows.lse is not None:
-            rows.lse[block] = lse
-        rows.store(block, out, hess)
+    for block in rows.blocks(whole.divisor):
+        run_block(rows, block, whole.divisor)
     if reduced:
         whole.finish()
     return float(whole.result)
+
+
+def run_block(rows: Rows, block: Block, divisor: float) -> None:
+    logits, out, hess = rows.load(block)
+    shape = logits.shape[:-1]
+    loss, lse = (None if a is None else np.empty(shape, a.dtype) for a in (rows.loss, rows.lse))
+    soft = part(rows.soft, block)
+    if soft is not None:
+        with np.errstate(all="ignore"):
+            soft = np.ascontiguousarray(soft, rows.soft_dtype)
+    call = core_call(rows, logits).arrays(
+        part(rows.index, block),
+        soft,
+        rows.class_weight,
+        part(rows.sample_weight, block),
+        part(rows.grad_output, block),
+        loss,
+        lse,
+        out,
+        hess,
+    )
+    call.divisor = divisor
+    call.compute()
+    if rows.loss is not None:
+        rows.loss[block] = loss
+    if rows.lse is not None:
+        rows.lse[block] = lse
+    rows.store(block, out, hess)
 
 
 def check(rows: Rows, bad_row: int) -> None:
