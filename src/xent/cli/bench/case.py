@@ -72,6 +72,8 @@ class Case:
         "fortran" arrays have their rows side by side, as scikit-learn's boosting has them.
     soft : bool
         Class probabilities instead of class indices as targets.
+    features : int
+        Of the hidden states that, times a weight, make the logits; 0: the logits are given.
     fresh : bool
         Results go to new arrays, not to buffers that the caller reuses.
     options : mapping
@@ -92,6 +94,7 @@ class Case:
     axis: int = -1
     layout: Literal["contiguous", "shifted", "fortran"] = "contiguous"
     soft: bool = False
+    features: int = 0
     fresh: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     tier: str = "all"
@@ -106,9 +109,9 @@ class Case:
     def plain(self) -> Case | None:
         """The cross-entropy of the same logits that writes as often, but for a Hessian.
 
-        None for losses of single elements.
+        None for losses of single elements, and where there are no logits.
         """
-        if self.function in ELEMENTWISE:
+        if self.function in ELEMENTWISE or self.features:
             return None
         return replace(
             self,
@@ -161,10 +164,17 @@ class Case:
         return self.soft or self.function in OF_TWO_LOGITS
 
     @property
+    def by_memory(self) -> bool:
+        """Whether memory may be the limit; of products of matrices it is not."""
+        return not self.features
+
+    @property
     def bytes_moved(self) -> int:
         """Bytes that any implementation has to read and write, each once."""
         itemsize = np.dtype(self.stored_dtype).itemsize
         logits, rows = prod(self.shape) * itemsize, prod(self.row_shape)
+        if self.features:
+            logits = (rows + self.classes) * self.features * itemsize
         # One element is a cache line.
         total = rows * 64 if self.function in OF_THE_TARGET and not self.soft else logits
         if self.paired:

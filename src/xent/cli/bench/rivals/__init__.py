@@ -53,7 +53,9 @@ def prepare(library: str, case: Case, data: Data, threads: int) -> Call:
 
 def answer(result: Any) -> tuple[np.ndarray | None, ...]:
     """Copy what a call returned, whichever library it is from, to float32 or float64 arrays."""
-    return tuple(map(_array, result if isinstance(result, tuple) else (result,)))
+    if not isinstance(result, tuple):
+        return (_array(result),)
+    return tuple(part for one in result for part in answer(one))
 
 
 def _array(part: Any) -> np.ndarray | None:
