@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from xent.cli.bench.case import ATOL, Case
+from xent.cli.bench.case import Case
 from xent.cli.bench.data import Data, widened
 from xent.cli.bench.rivals.jax import Jax
 from xent.cli.bench.rivals.library import Call, Library
@@ -84,7 +84,7 @@ def assert_equal(
             got.reshape(want.shape),
             want,
             rtol=case.rtol,
-            atol=ATOL[case.dtype] * scale,
+            atol=case.atol * scale,
             err_msg=f"{library} and xent disagree on {case.name}",
         )
 
