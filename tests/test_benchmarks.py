@@ -79,7 +79,7 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.tier != "all" or case.half],
+    [case for case in CASES if case.tier != "all" or case.half or case.features],
     ids=lambda case: case.name,
 )
 def test_answers_of_frameworks_agree(case: Case, worker: Worker):

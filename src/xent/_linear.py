@@ -20,8 +20,8 @@ from xent._arguments import Array, Precision
 from xent._rows import Block, Rows, blocks, run_in_blocks, unread
 from xent._softmax import compute, judge, loss_buffer, stored
 
-# A block of logits. BLAS is at its speed from some hundred rows on: with 256 of them a product takes 1.1 times as long as
-# with 1024, with 64 of them 1.7 times.
+# A block of logits. BLAS is at its speed from some hundred rows on: with 256 of them a product takes up to 1.2 times as
+# long as with 1024, with 64 of them twice.
 BLOCK_BYTES, BLOCK_ROWS = 64 << 20, 256
 # A slice of classes of the weight, where it has to be converted, or of its gradient, where it is added to a sum.
 SLICE_BYTES = 8 << 20
