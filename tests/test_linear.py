@@ -16,7 +16,7 @@ from test_half import HALVES
 from test_layout import LAYOUTS
 from tolerance import assert_within, expect
 from xent import _linear
-from xent._arguments import bfloat16_bits
+from xent._arguments import bfloat16_bits, float16
 
 NAMES = ("hidden", "weight", "bias")
 linear = xent.linear_cross_entropy
@@ -423,6 +423,24 @@ def test_bfloat16_is_rounded_once():
         np.testing.assert_array_equal(
             bfloat16_bits(singles).view(half).astype(float), singles.astype(half).astype(float)
         )
+
+
+def test_float16_is_rounded_once():
+    """As NumPy does: all that can be told apart, ties, what overflows and what vanishes."""
+    rng = np.random.default_rng(0)
+    singles = rng.integers(0, 1 << 32, 1 << 16, np.uint32).view(np.float32)
+    for dtype in (np.float32, np.float64):
+        with np.errstate(all="ignore"):
+            values = np.concatenate(
+                [
+                    singles.astype(dtype),
+                    rng.normal(0, 1e-6, 1 << 16).astype(dtype),
+                    *(np.arange(-5000, 5000, dtype=dtype) * dtype(2.0**-n) for n in (24, 25, 26)),
+                    np.array([65519.99, 65520, -65520, 2.0**-14, np.inf, np.nan], dtype),
+                ]
+            )
+            expected = values.astype(np.float16)
+        np.testing.assert_array_equal(float16(values), expected)
 
 
 # Memory.

@@ -58,7 +58,7 @@ class Factor:
     def write(self, at: Any, gradient: Array) -> None:
         """A part of the gradient, rounded to the dtype it has been promised in."""
         assert self.grad is not None
-        self.grad[at] = arguments.bfloat16_bits(gradient) if self.kind.bfloat16 else gradient
+        self.grad[at] = arguments.rounded(gradient, self.kind)
 
 
 class Linear(Rows):
