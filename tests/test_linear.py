@@ -557,7 +557,7 @@ def test_any_other_overlap_is_an_error(dtype):
 
 BIG, NARROW = (16384, 16384), 8
 # One block of logits, slices of the weight and of its gradient, a block's hidden states, the rows' own.
-BLOCK, SLICES, OWN = 64 << 20, 16 << 20, 4 << 20
+BLOCK, SLICES, OWN = 64 << 20, 20 << 20, 4 << 20
 
 
 def extra_memory(call: Any) -> int:
@@ -592,6 +592,16 @@ def test_extra_memory_is_a_block(form):
         assert abs(loss - np.log(classes)) < 1e-4
 
     assert extra_memory(call) < extra
+
+
+@pytest.mark.parametrize("half", HALVES[:2], ids=lambda half: half.name)
+def test_extra_memory_of_one_block_in_half_types(half):
+    """The gradient of the weight is rounded slice by slice: there is no sum of it."""
+    hidden, weight = np.ones((128, 1024), half.dtype), np.ones((16384, 1024), half.dtype)
+    targets, grads = np.zeros(128, int), (np.empty_like(hidden), np.empty_like(weight))
+    extra = extra_memory(lambda: linear(hidden, weight, targets, return_grad=True, grad_out=grads))
+    states = 4 * hidden.size
+    assert extra < 4 * 128 * 16384 + 5 * states + SLICES
 
 
 def test_extra_memory_of_rows_longer_than_a_block():

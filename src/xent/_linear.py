@@ -1,9 +1,12 @@
 """Logits that are products, hidden @ weight.T + bias, and the products that take their gradient back.
 
-Three products of matrices are all that costs: the logits, the gradients of hidden and of weight. They are NumPy's, which
-leaves them to BLAS; the loss between them is the kernels'. Only a block of rows of the logits exists at a time; its
-gradient takes its place. Rows that do not count are left out: an ignored row costs no product, and whatever its hidden
-state holds reaches no gradient.
+Nearly all of the time goes to three products of matrices: the logits, the gradients of hidden and of weight. They are
+NumPy's, which leaves them to BLAS; the loss between them is the kernels'. Only a block of rows of the logits exists at a
+time; its gradient takes its place. Rows that do not count are left out: an ignored row costs no product, and whatever its
+hidden state holds reaches no gradient.
+
+BLAS has no sum of products in the interface NumPy gives to it. What later blocks add to the gradient of the weight is
+therefore computed for some classes at a time, and added while it is in the cache.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from xent._softmax import compute, judge, loss_buffer, stored
 # long as with 1024, with 64 of them twice.
 BLOCK_BYTES, BLOCK_ROWS = 64 << 20, 256
 # A slice of classes of the weight, where it has to be converted, or of its gradient, where it is added to a sum.
-SLICE_BYTES = 8 << 20
+SLICE_BYTES = 4 << 20
 
 
 def matrix(a: Array, dtype: np.dtype[Any]) -> bool:

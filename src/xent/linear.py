@@ -177,7 +177,7 @@ def linear_cross_entropy(
     Notes
     -----
     Memory beyond the results: a block of logits in the compute dtype, of 64 MiB or of 256 rows if those are more; the
-    block's rows of `hidden` and of their gradient; 16 MiB for slices of `weight` and of its gradient; up to 17 bytes a row.
+    block's rows of `hidden` and of their gradient; 20 MiB for slices of `weight` and of its gradient; up to 17 bytes a row.
     If the gradient of `weight` has another dtype than is computed in and there is more than one block, it is summed in an
     array of its size in the compute dtype. `weight` and `hidden` are never converted as a whole, nor are class
     probabilities, of which a block may be.
