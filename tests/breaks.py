@@ -108,6 +108,32 @@ BREAKS = (
         ".mix_add = e,",
         "tests/test_options.py -k test_option",
     ),
+    # Logits that are products.
+    Break(
+        "an ignored row of NaN reaches no gradient of a linear layer",
+        "src/xent/_linear.py",
+        "counts &= self.index != self.ignore_index",
+        "counts &= True",
+        "tests/test_linear.py -k poison",
+    ),
+    Break(
+        "every block adds to the gradient of a linear layer's weight",
+        "src/xent/_linear.py",
+        "self.sum[classes] += term",
+        "self.sum[classes] = term",
+        "tests/test_linear.py -k test_blocks",
+    ),
+    Break(
+        "the gradient of hidden states may take their place",
+        "src/xent/_linear.py",
+        """            self.add_to_sums(gradient)
+            self.store_hidden(block, gradient)
+""",
+        """            self.store_hidden(block, gradient)
+            self.add_to_sums(gradient)
+""",
+        "tests/test_linear.py -k in_place",
+    ),
     # Targets.
     Break(
         "a target out of range is an error before anything is written",

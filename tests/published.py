@@ -189,7 +189,7 @@ def sigmoid_focal_loss(
     return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
 
 
-# --- Liger 0.8.2: liger_kernel/ops/cross_entropy.py, kl_div.py, jsd.py --------------------------
+# --- Liger 0.8.2: liger_kernel/ops/cross_entropy.py, fused_linear_cross_entropy.py, kl_div.py, jsd.py
 
 
 def LigerCrossEntropyLoss(
@@ -219,6 +219,17 @@ def LigerCrossEntropyLoss(
             loss, z_loss = loss.sum(), z_loss.sum()
         loss = loss + z_loss
         return SimpleNamespace(loss=loss, z_loss=z_loss) if return_z_loss else loss
+
+    return call
+
+
+def LigerFusedLinearCrossEntropyLoss(
+    ce_weight: Array | None = None, **options: Any
+) -> Callable[..., Any]:
+    loss = LigerCrossEntropyLoss(ce_weight, **options)
+
+    def call(lin_weight: Array, x: Array, target: Array, bias: Array | None = None) -> Any:
+        return loss(x @ lin_weight.T + (0 if bias is None else bias), target)
 
     return call
 

@@ -414,7 +414,10 @@ class Rows:
     p, others : softmax, and 1 - softmax without cancellation
     lse : log-sum-exp
     spoilt : rows with +inf or NaN, or nothing but -inf
+    of_z : how far off the logits may be where they are themselves computed
     """
+
+    of_z: Any = 0
 
     def __init__(self, logits: Any, softcap: float | None = None, temperature: float = 1.0):
         z = np.asarray(logits).astype(WIDE)
@@ -470,9 +473,10 @@ class RowLoss:
         label_smoothing: float = 0.0,
         reduction: str = "mean",
         grad_output: Any = None,
+        dtype: np.dtype | None = None,
     ):
         x = np.asarray(x)
-        self.dtype = compute_dtype(x)
+        self.dtype = compute_dtype(x) if dtype is None else dtype
         self.axis, self.reduction = axis, reduction
         self.label_smoothing = WIDE(label_smoothing)
         self.given = np.moveaxis(x, axis, -1)
@@ -652,6 +656,54 @@ class SoftmaxLoss(RowLoss):
     def lse(self) -> np.ndarray:
         """The log-sum-exp of every row."""
         return self.rows.lse
+
+
+class LinearLoss(SoftmaxLoss):
+    """Cross-entropy of hidden @ weight.T + bias: `grad` is the tuple of its gradients.
+
+    Bits of bfloat16 are for the caller to widen. A row that does not count adds nothing to the
+    gradient of the weight, whatever is in it.
+    """
+
+    def __init__(self, hidden: Any, weight: Any, targets: Any, *, bias: Any = None, **options: Any):
+        given = [np.asarray(a) for a in (hidden, weight, *([] if bias is None else [bias]))]
+        self.answers = [a.dtype if a.dtype.kind in "fV" else np.dtype(float) for a in given]
+        wide = any(a.itemsize == 8 for a in self.answers)
+        self.features = given[0].shape[-1]
+        self.parts = [a.astype(WIDE) for a in given]
+        dtype = np.dtype(float if wide else np.float32)
+        super().__init__(self.logits, targets, dtype=dtype, **options)
+        live = self.counts & (self.sample_weight != 0)
+        if self.reduction == "mean":
+            live = live & (self.divisor != 0)
+        self.live = live.reshape(-1, 1)
+        self.parts[0] = np.where(live[..., None], self.parts[0], 0)
+        super().__init__(self.logits, targets, dtype=dtype, **options)
+        h, w, *b = map(np.abs, self.parts)
+        self.size = h @ w.T + (b[0] if b else 0)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Of rows that do not count, the bias."""
+        h, w, *b = self.parts
+        return h @ w.T + (b[0] if b else 0)
+
+    @cached_property
+    def grad_logits(self) -> np.ndarray:
+        """As a matrix."""
+        return super().grad.reshape(-1, self.classes)
+
+    def products(self, gradient: np.ndarray, sizes: bool = False) -> tuple[np.ndarray, ...]:
+        """What a gradient of the logits becomes on its way back; or the sizes of all terms."""
+        hidden, weight = (np.abs(a) if sizes else a for a in self.parts[:2])
+        states = hidden.reshape(-1, self.features)
+        back = (gradient @ weight).reshape(hidden.shape), gradient.T @ states
+        return (*back, gradient.sum(axis=0))[: len(self.parts)]
+
+    @property
+    def grad(self) -> tuple[np.ndarray, ...]:
+        """Gradients of hidden, weight and bias."""
+        return self.products(self.grad_logits)
 
 
 class FocalLoss(SoftmaxLoss):
@@ -904,6 +956,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "entropy": Entropy,
     "focal_loss": FocalLoss,
     "kl_div": KlDiv,
+    "linear_cross_entropy": LinearLoss,
     "logsumexp": LogSumExp,
     "log_softmax": LogSoftmax,
     "nll_loss": NllLoss,

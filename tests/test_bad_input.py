@@ -22,7 +22,14 @@ from reference import ORACLES
 NAN, INF = np.nan, np.inf
 SHAPE = (4, 3)
 SOFT = np.full(SHAPE, 1 / 3)
-LIKELIHOODS = ("cross_entropy", "nll_loss", "categorical_cross_entropy")
+LIKELIHOODS = (
+    "cross_entropy",
+    "linear_cross_entropy",
+    "nll_loss",
+    "categorical_cross_entropy",
+)
+# What takes its gradient's buffers in a tuple, for hidden states and weight.
+IN_TUPLES = ("linear_cross_entropy",)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,19 @@ BAD: dict[str, list[Bad]] = {
         first: [*ARRAYS, Bad(np.float64(1), ValueError, ("scalar",))]
         for first in ("logits", "log_probs", "probs", "student_logits")
     },
+    "hidden": [*ARRAYS, Bad(np.float64(1), ValueError, ("scalar",))],
+    "weight": [
+        *ARRAYS,
+        Bad(np.zeros((3, 4)), ValueError, ("(3, 4)", "(C, 3)", "(4, 3)")),
+        Bad(np.zeros(3), ValueError, ("(3,)", "(C, 3)")),
+        Bad(np.zeros((1, 3, 3)), ValueError, ("(1, 3, 3)", "(C, 3)")),
+    ],
+    "bias": [
+        *_bad_dtypes((3,)),
+        Bad(np.zeros(4), ValueError, ("(4,)", "(3,)")),
+        Bad(np.zeros((1, 3)), ValueError, ("(1, 3)", "(3,)")),
+        Bad(0.0, ValueError, ("()", "(3,)")),
+    ],
     "teacher_logits": [
         *ARRAYS,
         Bad(np.zeros(3), ValueError, ("(3,)", "(4, 3)")),
@@ -203,12 +223,16 @@ def _good(name: str) -> dict[str, Any]:
     if first in ("a", "x"):
         return {first: logits, "axis": -1, "out": np.full(_out_shape(name, {}), 7.0)}
     good: dict[str, Any] = {first: logits / 12 if first == "probs" else logits}
+    if "weight" in _parameters(name):
+        good["weight"] = np.arange(9.0).reshape(3, 3)
     if "targets" in _parameters(name):
         good["targets"] = np.array([0, 1, 2, 0])
     if "teacher_logits" in _parameters(name):
         good["teacher_logits"] = logits[::-1].copy()
     if "grad_out" in _parameters(name):
         good |= {"return_grad": True, "grad_out": np.full(SHAPE, 7.0)}
+    if name in IN_TUPLES:
+        good["grad_out"] = np.full(SHAPE, 7.0), np.full((3, 3), 7.0)
     if "hess_out" in _parameters(name):
         good |= {"return_hess": True, "hess_out": np.full(SHAPE, 7.0)}
     if "out" in _parameters(name):
@@ -218,7 +242,15 @@ def _good(name: str) -> dict[str, Any]:
 
 def _arrays(name: str) -> dict[str, Any]:
     """The arguments that come first."""
-    return {key: value for key, value in _good(name).items() if key in _parameters(name)[:2]}
+    parameters = inspect.signature(getattr(xent, name)).parameters.values()
+    first = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][: 2 + (name in IN_TUPLES)]
+    return {key: value for key, value in _good(name).items() if key in first}
+
+
+def _filled(arguments: dict[str, Any]) -> list[np.ndarray]:
+    """The buffers among some arguments."""
+    found = [arguments[key] for key in BUFFERS if key in arguments]
+    return [a for one in found for a in (one if isinstance(one, tuple) else (one,))]
 
 
 def _out_shape(name: str, given: dict[str, Any]) -> tuple[int, ...]:
@@ -233,6 +265,13 @@ def _bad_calls() -> list[Any]:
     for name in OPERATIONS:
         for argument in _parameters(name):
             cases = [bad for bad in BAD.get(argument, ()) if name in (bad.only or OPERATIONS)]
+            if argument == "grad_out" and name in IN_TUPLES:
+                square = [*_bad_buffers((3, 3)), Bad(_broadcast((3, 3)), ValueError, ())]
+                pairs = [(bad, (bad.value, None)) for bad in cases]
+                pairs += [(bad, (None, bad.value)) for bad in square]
+                cases = [replace(bad, value=pair) for bad, pair in pairs]
+                cases.append(Bad(np.zeros(SHAPE), TypeError, ("tuple of 2", "(4, 3)")))
+                cases.append(Bad((None,), ValueError, ("tuple of 2", "1 of them")))
             if argument == "out":
                 given = {"reduction": "none"} if "reduction" in _parameters(name) else {}
                 shape = _out_shape(name, given)
@@ -250,7 +289,7 @@ def test_bad_argument(name, argument, bad):
     arguments = _good(name) | bad.given | {argument: bad.value}
     if "out" in arguments and argument != "out":
         arguments["out"] = np.full(_out_shape(name, arguments), 7.0)
-    buffers = [arguments[key] for key in BUFFERS if key in arguments and key != argument]
+    buffers = _filled({key: value for key, value in arguments.items() if key != argument})
     with pytest.raises(bad.error) as caught:
         getattr(xent, name)(**arguments)
     message = str(caught.value)
@@ -270,7 +309,7 @@ def test_every_argument_has_something_it_cannot_take(name):
 def test_the_good_arguments_are_good(name):
     arguments = _good(name)
     getattr(xent, name)(**arguments)
-    assert all((arguments[key] != 7).any() for key in BUFFERS if key in arguments)
+    assert all((buffer != 7).any() for buffer in _filled(arguments))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from xent.cli.bench.measure import (
     contenders,
     instruction_set,
     interleave,
+    is_in_memory,
     relate,
 )
 from xent.cli.bench.memory import last_level_cache
@@ -78,7 +79,7 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.tier != "all" or case.half],
+    [case for case in CASES if case.tier != "all" or case.half or case.features],
     ids=lambda case: case.name,
 )
 def test_answers_of_frameworks_agree(case: Case, worker: Worker):
@@ -145,6 +146,14 @@ def test_bytes_moved_beside_plain_cross_entropy(name: str, ratio: float):
     assert case.plain is not None
     assert case.bytes_moved / case.plain.bytes_moved == pytest.approx(ratio, rel=1e-3)
     assert case.plain.plain == case.plain
+
+
+def test_products_have_no_memory_to_be_measured_by():
+    case = BY_NAME["grad-1024x32000-linear"]
+    assert case.plain is None
+    assert case.bytes_moved == 2 * 4 * 512 * (1024 + 32000) + 8 * 1024
+    assert not is_in_memory(case)
+    assert is_in_memory(replace(BY_NAME["grad-512x50257"], shape=(1 << 20, 50257)))
 
 
 def test_elements_have_no_plain_cross_entropy():

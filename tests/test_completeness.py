@@ -22,6 +22,9 @@ RUNTIME = {
 OPERATIONS = sorted(
     name for name in xent.__all__ if name not in RUNTIME and not name.startswith("__")
 )
+# What BLAS computes has the last bits that BLAS gives it, on each machine its own: none to record. Where its
+# sums are exact, test_linear.py holds the loss and the gradient of the logits to the bits of cross_entropy.
+OF_BLAS = {"linear_cross_entropy"}
 BENCHMARKED = {case.function for case in CASES}
 
 
@@ -42,7 +45,8 @@ def test_operation_has_a_benchmark_case(name):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_has_its_bits_recorded(name):
-    assert any(call.split(",")[0] == name for call in bits.CALLS)
+    recorded = any(call.split(",")[0] == name for call in bits.CALLS)
+    assert recorded != (name in OF_BLAS)
 
 
 def test_only_public_operations_have_oracles_and_tolerances():

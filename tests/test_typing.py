@@ -72,6 +72,24 @@ assert_type(xent.entropy(z, reduction="sum", return_grad=True), tuple[Scalar, Ar
 assert_type(xent.distillation_loss(z, z, temperature=4.0), Scalar)
 assert_type(xent.distillation_loss(z, z, reduction="none"), Array)
 assert_type(xent.distillation_loss(z, z, return_grad=True), tuple[Scalar, Array])
+lce = xent.linear_cross_entropy
+assert_type(lce(z, z, y, z_loss=0.1), Scalar)
+assert_type(lce(z, z, y, bias=[1, 2]), Scalar)
+assert_type(lce(z, z, y, return_grad=True), tuple[Scalar, tuple[Array, Array]])
+assert_type(
+    lce(z, z, y, return_grad=True, bias=[1, 2], grad_out=(z, None, None)),
+    tuple[Scalar, tuple[Array, Array, Array]],
+)
+assert_type(lce(z, z, y, reduction="none", out=loss), Array)
+assert_type(
+    lce(z, z, y, reduction="none", return_grad=True, grad_out=(None, z)),
+    tuple[Array, tuple[Array, Array]],
+)
+assert_type(
+    lce(z, z, y, bias=loss, reduction="none", return_grad=True),
+    tuple[Array, tuple[Array, Array, Array]],
+)
+assert_type(lce(z, z, y, return_grad=sometimes), Any)
 assert_type(xent.token_log_probs(z, y), Array)
 assert_type(xent.token_log_probs(z, y, reduction="mean", ignore_index=0), Scalar)
 assert_type(xent.perplexity(z, y, sample_weight=[1, 0]), Scalar)
@@ -97,6 +115,9 @@ xent.nll_loss(z, y, temperature=2.0)  # type: ignore[call-overload]
 xent.nll_loss(z, y, eps=1e-7)  # type: ignore[call-overload]
 xent.entropy(z, z)  # type: ignore[call-overload]
 xent.distillation_loss(z, z, softcap=30.0)  # type: ignore[call-overload]
+lce(z, z, y, axis=1)  # type: ignore[call-overload]
+lce(z, z, y, return_hess=True)  # type: ignore[call-overload]
+lce(z, z, y, return_grad=True, grad_out=z)  # type: ignore[call-overload]
 xent.softmax(z, axis="last")  # type: ignore[arg-type]
 xent.set_num_threads("2")  # type: ignore[arg-type]
 """

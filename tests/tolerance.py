@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from reference import (
@@ -34,6 +35,7 @@ from reference import (
     Entropy,
     FocalLoss,
     KlDiv,
+    LinearLoss,
     NllLoss,
     Poly1Loss,
     RowLoss,
@@ -92,6 +94,7 @@ class RowError:
             # A quotient below the smallest normal number is rounded to a multiple of this.
             floor = max(rows.softcap or 1, 1) / min(rows.temperature, 1)
             self.shift = self.shift + tiny(dtype) * self.eps * floor
+        self.shift = self.shift + rows.of_z / WIDE(rows.temperature)
         # An error of x moves lse by Σ p δ, and lse - x_c by Σ_{k≠c} p_k δ_k + (1 - p_c) δ_c.
         self.lse_shift = (rows.p * self.shift).sum(axis=-1, keepdims=True)
         self.class_shift = self.lse_shift + (rows.others - rows.p) * self.shift
@@ -448,6 +451,53 @@ def grad_bound(loss: SoftmaxLoss) -> np.ndarray:
     return np.moveaxis(loss.count(bound), -1, loss.axis)
 
 
+def rounded_sum(terms: int, dtype: np.dtype) -> Any:
+    """Relative, of a sum of products in whatever order: each passes one rounding of its own and
+    as many more as there are sums on its way, at most one for each other term (Higham, Accuracy
+    and Stability of Numerical Algorithms, 2nd ed., section 3.1)."""
+    u = eps(dtype) / 2
+    return terms * u / (1 - terms * u)
+
+
+def of_logits(loss: LinearLoss) -> np.ndarray:
+    """Absolute, of logits that are products of BLAS and a bias; to first order, but for 2 %."""
+    least = (loss.features + 1) * tiny(loss.dtype) * eps(loss.dtype)
+    return 1.02 * rounded_sum(loss.features + 1, loss.dtype) * loss.size + least
+
+
+def linear_loss_bound(loss: LinearLoss) -> Any:
+    """The promise, and what the errors of the logits do to it."""
+    loss.rows.of_z = of_logits(loss)
+    return loss_bound(loss)
+
+
+def linear_grads_bound(loss: LinearLoss) -> tuple[np.ndarray, ...]:
+    """That of the logits' gradient, carried on; products of sums of C, N and N terms; the dtype."""
+    rows, dtype = loss.rows, loss.dtype
+    rows.of_z = of_logits(loss)
+    bound = loss.count(grad_bound(loss))
+    # The slope of the cap moves with its argument.
+    size = sum(np.abs(part) for part in loss.grad_terms)
+    bend = times(np.abs(rows.bend) * rows.of_z, size) * np.abs(loss.coefficient)[..., None]
+    bound = (bound + loss.count(bend)).reshape(-1, loss.classes)
+    bound = np.where(loss.live, bound, 0)
+    terms = (loss.classes, *[len(bound)] * 2)
+    carried = loss.products(bound, sizes=True)
+    sizes = loss.products(bound + np.abs(loss.grad_logits), sizes=True)
+    bounds = []
+    for one, size, exact, count, answer in zip(
+        carried, sizes, loss.grad, terms, loss.answers, strict=False
+    ):
+        one = one + rounded_sum(count, dtype) * size + count * tiny(dtype) * eps(dtype)
+        if answer.itemsize < dtype.itemsize:
+            # Rounded to it from there.
+            info = ml_dtypes.finfo(answer)
+            reach = np.abs(exact) + one
+            one = one + float(info.eps) / 2 * reach + float(info.smallest_subnormal) / 2
+        bounds.append(one)
+    return tuple(bounds)
+
+
 def weighted_slopes_bound(loss: NllLoss | CategoricalCrossEntropy) -> np.ndarray:
     """-a_c, or -a_c / p_c: products and quotients, four of them besides the weights."""
     count = 4 + loss.weights_given + 4 * (loss.label_smoothing != 0)
@@ -721,6 +771,7 @@ BOUNDS: dict[str, Bound] = {
     "entropy": Bound(loss_bound, slopes_bound),
     "focal_loss": Bound(loss_bound, grad_bound, hess_bound),
     "kl_div": Bound(*ELEMENTWISE_BOUND[:2]),
+    "linear_cross_entropy": Bound(linear_loss_bound, linear_grads_bound),
     "logsumexp": Bound(lse_bound),
     "log_softmax": Bound(log_softmax_bound),
     "nll_loss": Bound(loss_bound, slopes_bound),

@@ -9,6 +9,7 @@ from xent.binary import (
 )
 from xent.focal import focal_loss, poly1_loss
 from xent.information import distillation_loss, entropy, kl_div
+from xent.linear import linear_cross_entropy
 from xent.losses import cross_entropy, perplexity, token_log_probs
 from xent.probabilities import categorical_cross_entropy, nll_loss
 from xent.runtime import (
@@ -35,6 +36,7 @@ __all__ = [
     "get_library",
     "get_num_threads",
     "kl_div",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "nll_loss",

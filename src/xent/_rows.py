@@ -3,6 +3,7 @@
 The core wants native dtypes and one contiguous axis, that of the classes or another. What is not so (no contiguous axis,
 byte-swapped or integer input, soft targets of another precision) is copied a block of rows at a time, so that no call needs
 more memory than its row losses and one block. Blocks change no bits: a row's result does not depend on the rows beside it.
+Where the logits of a block come from, and where its gradient goes, is the rows' own to say: see `_linear.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from xent._arguments import Array, Precision, bad_target
 from xent._core import Call
 
 BLOCK_BYTES = 1 << 20
+
+# What picks rows from an array that begins with their axes: a slice of one axis at the end, or the positions of each.
+Block = tuple[Any, ...]
 
 
 @dataclass
@@ -36,6 +40,8 @@ class Rows:
     out: Array | None = None
     hess: Array | None = None
     ignore_index: int | None = None
+    # The same as the bits of the targets' dtype; None where no target can be equal.
+    ignore_bits: int | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,8 +54,30 @@ class Rows:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.logits.shape[:-1])
 
+    def blocks(self, divisor: float) -> Iterator[Block]:
+        """The blocks to compute, one after the other. What they leave out is written before the first."""
+        row_bytes = max(1, self.logits.shape[-1] * self.precision.storage.itemsize)
+        return blocks(self.shape, max(1, BLOCK_BYTES // row_bytes))
 
-def blocks(shape: tuple[int, ...], rows: int) -> Iterator[tuple[Any, ...]]:
+    def load(self, block: Block) -> tuple[Array, Array | None, Array | None]:
+        """The logits of a block as the core reads them, and where it writes gradient and Hessian, if asked for."""
+        kind = self.precision.storage
+        with np.errstate(all="ignore"):
+            logits = np.ascontiguousarray(self.logits[block], kind)
+        out = None if self.out is None else np.empty(logits.shape, kind)
+        hess = None if self.hess is None else np.empty(logits.shape, kind)
+        return logits, out, hess
+
+    def store(self, block: Block, out: Array | None, hess: Array | None) -> None:
+        """Takes what the core has written."""
+        with np.errstate(all="ignore"):
+            if self.out is not None:
+                self.out[block] = out
+            if self.hess is not None:
+                self.hess[block] = hess
+
+
+def blocks(shape: tuple[int, ...], rows: int) -> Iterator[Block]:
     """Indices that cut `shape` into parts of at most `rows` elements, in C order."""
     axis, inner = len(shape), 1
     while axis > 0 and inner * shape[axis - 1] <= rows:
@@ -64,13 +92,12 @@ def blocks(shape: tuple[int, ...], rows: int) -> Iterator[tuple[Any, ...]]:
             yield (*lead, slice(start, start + step), ...)
 
 
-def part(a: Array | None, block: tuple[Any, ...]) -> Array | None:
+def part(a: Array | None, block: Block) -> Array | None:
     return None if a is None else a[block]
 
 
-def run(rows: Rows, ignore_bits: int | None = None) -> float:
+def run(rows: Rows) -> float:
     """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
-    numbers = {**rows.numbers, "ignore_index": ignore_bits}
     kind = rows.precision
     outputs = (rows.out, rows.hess)
     if (
@@ -78,7 +105,7 @@ def run(rows: Rows, ignore_bits: int | None = None) -> float:
         and (rows.soft is None or rows.soft.dtype == rows.soft_dtype)
         and all(a is None or a.dtype == kind.storage for a in outputs)
     ):
-        call = core_call(rows, rows.logits, numbers).arrays(
+        call = core_call(rows, rows.logits).arrays(
             rows.index,
             rows.soft,
             rows.class_weight,
@@ -92,58 +119,62 @@ def run(rows: Rows, ignore_bits: int | None = None) -> float:
         if call.readable():
             check(rows, call.run())
             return float(call.result)
-    return run_in_blocks(rows, numbers)
+    return run_in_blocks(rows)
 
 
-def core_call(rows: Rows, logits: Array, numbers: dict[str, Any]) -> Call:
-    return Call(
-        rows.operation, logits.shape[:-1], logits.shape[-1], logits, rows.precision.bfloat16
-    ).numbers(**numbers)
+def core_call(rows: Rows, logits: Array) -> Call:
+    shape, classes = logits.shape[:-1], logits.shape[-1]
+    call = Call(rows.operation, shape, classes, logits, rows.precision.bfloat16)
+    return call.numbers(**rows.numbers, ignore_index=rows.ignore_bits)
 
 
-def run_in_blocks(rows: Rows, numbers: dict[str, Any]) -> float:
-    kind = rows.precision
-    reduced = numbers.get("reduction", "none") != "none"
-    loss = rows.loss
-    if loss is None and reduced:
-        loss = np.empty(rows.shape, kind.compute)
+def unread(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """What stands for logits of this shape where none are read."""
+    return np.broadcast_to(np.empty((), dtype), shape)
+
+
+def run_in_blocks(rows: Rows) -> float:
+    """The same, a block of rows at a time."""
+    reduced = rows.numbers.get("reduction", "none") != "none"
+    if rows.loss is None and reduced:
+        rows.loss = np.empty(rows.shape, rows.precision.compute)
     # Targets and weights are judged as a whole, before anything is written; no logit is read for it.
-    unread = np.broadcast_to(np.empty((), kind.storage), rows.logits.shape)
-    whole = core_call(rows, unread, numbers)
-    whole.arrays(rows.index, None, rows.class_weight, rows.sample_weight, None, loss)
+    whole = core_call(rows, unread(rows.logits.shape, rows.precision.storage))
+    whole.arrays(rows.index, None, rows.class_weight, rows.sample_weight, None, rows.loss)
     check(rows, whole.prepare())
-    row_bytes = max(1, rows.logits.shape[-1] * kind.storage.itemsize)
-    for block in blocks(rows.shape, max(1, BLOCK_BYTES // row_bytes)):
-        with np.errstate(all="ignore"):
-            logits = np.ascontiguousarray(rows.logits[block], kind.storage)
-            soft = (
-                None
-                if rows.soft is None
-                else np.ascontiguousarray(rows.soft[block], rows.soft_dtype)
-            )
-        out = None if rows.out is None else np.empty(logits.shape, kind.storage)
-        hess = None if rows.hess is None else np.empty(logits.shape, kind.storage)
-        call = core_call(rows, logits, numbers).arrays(
-            part(rows.index, block),
-            soft,
-            rows.class_weight,
-            part(rows.sample_weight, block),
-            part(rows.grad_output, block),
-            part(loss, block),
-            part(rows.lse, block),
-            out,
-            hess,
-        )
-        call.divisor = whole.divisor
-        call.compute()
-        with np.errstate(all="ignore"):
-            if rows.out is not None:
-                rows.out[block] = out
-            if rows.hess is not None:
-                rows.hess[block] = hess
+    for block in rows.blocks(whole.divisor):
+        run_block(rows, block, whole.divisor)
     if reduced:
         whole.finish()
     return float(whole.result)
+
+
+def run_block(rows: Rows, block: Block, divisor: float) -> None:
+    logits, out, hess = rows.load(block)
+    shape = logits.shape[:-1]
+    loss, lse = (None if a is None else np.empty(shape, a.dtype) for a in (rows.loss, rows.lse))
+    soft = part(rows.soft, block)
+    if soft is not None:
+        with np.errstate(all="ignore"):
+            soft = np.ascontiguousarray(soft, rows.soft_dtype)
+    call = core_call(rows, logits).arrays(
+        part(rows.index, block),
+        soft,
+        rows.class_weight,
+        part(rows.sample_weight, block),
+        part(rows.grad_output, block),
+        loss,
+        lse,
+        out,
+        hess,
+    )
+    call.divisor = divisor
+    call.compute()
+    if rows.loss is not None:
+        rows.loss[block] = loss
+    if rows.lse is not None:
+        rows.lse[block] = lse
+    rows.store(block, out, hess)
 
 
 def check(rows: Rows, bad_row: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,32 +57,26 @@ def softmax_loss(
                 f"targets: class probabilities are not accepted by {operation}; expected class indices"
             )
     rows = Rows(operation, np.moveaxis(x, axis, -1), kind, index, soft)
-    shape, classes = rows.shape, rows.logits.shape[-1]
-    ignore_bits = arguments.ignore(ignore_index, index)
-    rows.ignore_index = ignore_index
-    reduction = arguments.reduction(reduction)
-    rows.class_weight = arguments.class_weight(class_weight, classes, kind.compute)
-    rows.sample_weight = arguments.broadcast(sample_weight, "sample_weight", shape, kind.compute)
+    judge(
+        rows,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        grad_output=grad_output,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+        strength=strength,
+        eps=eps,
+    )
     with_grad, with_hess = arguments.asked(
         return_grad, return_hess, grad_output, grad_out, hess_out
     )
     with_lse = arguments.flag(return_lse, "return_lse")
-    rows.grad_output, grad_scale = arguments.grad_output(
-        grad_output, reduction, shape, kind.compute
-    )
-    rows.numbers = {
-        "label_smoothing": arguments.label_smoothing(label_smoothing),
-        "z_loss": arguments.z_loss(z_loss),
-        "softcap": arguments.softcap(softcap),
-        "temperature": arguments.temperature(temperature),
-        "reduction": reduction,
-        "grad_scale": grad_scale,
-        "strength": strength,
-        "eps": eps,
-    }
-    loss_shape = shape if reduction == "none" else ()
     buffers = {
-        "out": None if out is None else arguments.buffer(out, "out", loss_shape, kind.compute),
+        "out": loss_buffer(rows, out),
         "grad_out": None
         if grad_out is None
         else arguments.buffer(grad_out, "grad_out", x.shape, kind.answer),
@@ -113,23 +108,70 @@ def softmax_loss(
         rows.hess = np.moveaxis(stored(hess, kind), axis, -1)
         results.append(hess)
     if with_lse:
-        rows.lse = np.empty(shape, kind.compute)
-    if reduction == "none":
-        rows.loss = np.empty(shape, kind.compute) if out is None else np.asarray(out)
-
-    total = run(rows, ignore_bits)
-    if rows.loss is None:
-        with np.errstate(over="ignore"):
-            loss = kind.compute.type(total)
-        if out is not None:
-            out[...] = loss
-    else:
-        loss = rows.loss[()]
+        rows.lse = np.empty(rows.shape, kind.compute)
+    loss = compute(rows, run, out)
     if rows.lse is not None:
         results.append(rows.lse[()])
-    if out is not None:
-        loss = out
     return (loss, *results) if results else loss
+
+
+def judge(
+    rows: Rows,
+    *,
+    class_weight: Any,
+    sample_weight: Any,
+    ignore_index: int | None,
+    reduction: str,
+    grad_output: Any,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    temperature: float,
+    strength: float = 0.0,
+    eps: float = 0.0,
+) -> None:
+    """Takes the weights and numbers of a call into its rows, whose logits and targets are there."""
+    shape, classes, kind = rows.shape, rows.logits.shape[-1], rows.precision.compute
+    rows.ignore_bits = arguments.ignore(ignore_index, rows.index)
+    rows.ignore_index = ignore_index
+    reduction = arguments.reduction(reduction)
+    rows.class_weight = arguments.class_weight(class_weight, classes, kind)
+    rows.sample_weight = arguments.broadcast(sample_weight, "sample_weight", shape, kind)
+    rows.grad_output, grad_scale = arguments.grad_output(grad_output, reduction, shape, kind)
+    rows.numbers = {
+        "label_smoothing": arguments.label_smoothing(label_smoothing),
+        "z_loss": arguments.z_loss(z_loss),
+        "softcap": arguments.softcap(softcap),
+        "temperature": arguments.temperature(temperature),
+        "reduction": reduction,
+        "grad_scale": grad_scale,
+        "strength": strength,
+        "eps": eps,
+    }
+
+
+def loss_buffer(rows: Rows, out: Any) -> arguments.Array | None:
+    """The caller's array for the loss of judged rows."""
+    shape = rows.shape if rows.numbers["reduction"] == "none" else ()
+    return None if out is None else arguments.buffer(out, "out", shape, rows.precision.compute)
+
+
+def compute(rows: Rows, runs: Callable[[Rows], float], out: Any) -> Any:
+    """Runs judged rows, and returns their loss as it was asked for."""
+    kind = rows.precision.compute
+    separate = rows.numbers["reduction"] == "none"
+    if separate:
+        rows.loss = np.empty(rows.shape, kind) if out is None else np.asarray(out)
+    total = runs(rows)
+    if separate:
+        assert rows.loss is not None
+        return rows.loss[()] if out is None else out
+    with np.errstate(over="ignore"):
+        loss = kind.type(total)
+    if out is None:
+        return loss
+    out[...] = loss
+    return out
 
 
 def stored(answer: Any, kind: arguments.Precision) -> arguments.Array:

@@ -16,6 +16,7 @@ __all__ = [
     "EntropyOptions",
     "FocalOptions",
     "KlOptions",
+    "LinearOptions",
     "LossOptions",
     "NllOptions",
     "Poly1Options",
@@ -92,6 +93,20 @@ class CrossEntropyOptions(LossOptions, total=False):
     """And `cross_entropy`."""
 
     label_smoothing: float
+
+
+class LinearOptions(TypedDict, total=False):
+    """What `linear_cross_entropy` takes: all of these but the class axis, and gradients in a tuple."""
+
+    class_weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int | None
+    label_smoothing: float
+    z_loss: float
+    softcap: float | None
+    temperature: float
+    grad_output: ArrayLike | None
+    dtype: Literal["bfloat16"] | None
 
 
 class FocalOptions(LossOptions, total=False):

@@ -18,7 +18,8 @@ import numpy as np
 #: sums over the classes, in as few as 16 lanes, may be off by; the third is for confident rows:
 #: ``p - 1``, as the rivals compute it, cancels. In half types they round log p, which is down to
 #: -32 here, before its exp: 32 u. And a gradient that is at most 1 / 512, as that of the mean
-#: is here, ends at 2**-15 of it in float16.
+#: is here, ends at 2**-15 of it in float16. Logits that are sums over features, in 16 lanes, move
+#: all that is made of them: a term more beside ATOL.
 RTOL = {"float16": 2**-6, "bfloat16": 2**-4, "float32": 2e-5, "float64": 1e-12}
 ATOL = {"float16": 2**-14, "bfloat16": 1e-6, "float32": 1e-6, "float64": 1e-14}
 
@@ -72,6 +73,8 @@ class Case:
         "fortran" arrays have their rows side by side, as scikit-learn's boosting has them.
     soft : bool
         Class probabilities instead of class indices as targets.
+    features : int
+        Of the hidden states that, times a weight, make the logits; 0: the logits are given.
     fresh : bool
         Results go to new arrays, not to buffers that the caller reuses.
     options : mapping
@@ -92,6 +95,7 @@ class Case:
     axis: int = -1
     layout: Literal["contiguous", "shifted", "fortran"] = "contiguous"
     soft: bool = False
+    features: int = 0
     fresh: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     tier: str = "all"
@@ -106,9 +110,9 @@ class Case:
     def plain(self) -> Case | None:
         """The cross-entropy of the same logits that writes as often, but for a Hessian.
 
-        None for losses of single elements.
+        None for losses of single elements, and where there are no logits.
         """
-        if self.function in ELEMENTWISE:
+        if self.function in ELEMENTWISE or self.features:
             return None
         return replace(
             self,
@@ -140,6 +144,11 @@ class Case:
         return RTOL[self.dtype] + self.classes / 32 * float(np.finfo(self.compute_dtype).eps)
 
     @property
+    def atol(self) -> float:
+        """The same as a share of the largest number; logits that are products bring their own."""
+        return ATOL[self.dtype] + self.features / 16 * float(np.finfo(self.compute_dtype).eps)
+
+    @property
     def classes(self) -> int:
         """Length of the class axis."""
         return self.shape[self.axis]
@@ -161,10 +170,17 @@ class Case:
         return self.soft or self.function in OF_TWO_LOGITS
 
     @property
+    def by_memory(self) -> bool:
+        """Whether memory may be the limit; of products of matrices it is not."""
+        return not self.features
+
+    @property
     def bytes_moved(self) -> int:
         """Bytes that any implementation has to read and write, each once."""
         itemsize = np.dtype(self.stored_dtype).itemsize
         logits, rows = prod(self.shape) * itemsize, prod(self.row_shape)
+        if self.features:
+            logits = (rows + self.classes) * self.features * itemsize
         # One element is a cache line.
         total = rows * 64 if self.function in OF_THE_TARGET and not self.soft else logits
         if self.paired:

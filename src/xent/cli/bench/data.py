@@ -28,11 +28,13 @@ BLOCK = 1 << 15
 class Data:
     """The arrays of one case; all but the first may be None, which the case says.
 
-    `out`, `grad_out` and `hess_out` are buffers to reuse.
+    `out`, `grad_out` and `hess_out` are buffers to reuse. Where the logits are a product, `logits`
+    are the hidden states, and `grad_out` is a buffer for their gradient and one for the weight's.
     """
 
     logits: np.ndarray
     targets: Any = None
+    weight: Any = None
     out: Any = None
     grad_out: Any = None
     hess_out: Any = None
@@ -41,6 +43,8 @@ class Data:
 def draw(case: Case) -> Data:
     """Draw the input and allocate the buffers, touched so that no page fault is timed."""
     rng = np.random.default_rng(SEED)
+    if case.features:
+        return _product(case, rng)
     return Data(
         logits=_normalised(case, _logits(case, rng)),
         targets=None if case.function in WITHOUT_TARGETS else _targets(case, rng),
@@ -95,6 +99,15 @@ def _logits(case: Case, rng: np.random.Generator) -> np.ndarray:
     values *= 3  # the spread of a trained model: a few classes hold most of the mass
     logits = store(values, filled(0, values.shape, case.stored_dtype, _order(case)))
     return logits[..., :-1, :] if case.layout == "shifted" else logits
+
+
+def _product(case: Case, rng: np.random.Generator) -> Data:
+    shapes = (*case.row_shape, case.features), (case.classes, case.features)
+    factors = [rng.standard_normal(shape, dtype=np.dtype(case.dtype)) for shape in shapes]
+    factors[0] *= 3 / case.features**0.5  # logits spread as `_logits` are
+    hidden, weight = (filled(a, a.shape, case.dtype, "C") for a in factors)
+    buffers = tuple(filled(np.nan, shape, case.dtype, "C") for shape in shapes)
+    return Data(hidden, _targets(case, rng), weight, grad_out=buffers if case.gradient else None)
 
 
 def _normalised(case: Case, logits: np.ndarray) -> np.ndarray:

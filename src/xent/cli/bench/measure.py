@@ -56,7 +56,7 @@ class Comparison:
         Why a rival that is installed was not measured, by rival.
     memory_speed : float or None
         Bytes per second of the best plain read, or of the best copy if the case writes as
-        much as it reads; None for cases that live in the cache.
+        much as it reads; None for cases that live in the cache, or that multiply matrices.
     """
 
     case: Case
@@ -195,8 +195,11 @@ def contenders(
 
 
 def is_in_memory(case: Case) -> bool:
-    """Whether the case moves more than the cache holds; else the memory's speed says nothing."""
-    return case.bytes_moved > last_level_cache()
+    """Whether the case could be limited by memory, and moves more than the cache holds.
+
+    Else the memory's speed says nothing.
+    """
+    return case.by_memory and case.bytes_moved > last_level_cache()
 
 
 def compare(

@@ -110,6 +110,8 @@ WORKLOADS = (
             function="distillation_loss",
             options={"temperature": 2.0},
         ),
+        # The last layer and its loss in one call.
+        *loss_and_gradient((1024, 32000), "linear", function="linear_cross_entropy", features=512),
     ),
     workload(
         "imagenet",

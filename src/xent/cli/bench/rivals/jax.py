@@ -33,6 +33,22 @@ class Jax(Library):
     def cross_entropy(self, case: Case, data: Data) -> Call:
         return self._mean_loss(CROSS_ENTROPY, case, data)
 
+    def linear_cross_entropy(self, case: Case, data: Data) -> Call:
+        row_losses = self._row_losses(case)
+
+        def mean_loss(hidden: Any, weight: Any, targets: Any) -> Any:
+            return row_losses(hidden @ weight.T, targets).mean()
+
+        if not case.gradient:
+            return self._jitted(mean_loss, case, data)
+        value_and_grad = self.jax.value_and_grad(mean_loss, (0, 1))
+
+        def loss_and_gradients(*arrays: Any) -> tuple[Any, ...]:
+            value, grads = value_and_grad(*arrays)
+            return value, *grads
+
+        return self._jitted(loss_and_gradients, case, data)
+
     def focal_loss(self, case: Case, data: Data) -> Call:
         return self._mean_loss(FOCAL, case, data)
 
@@ -194,4 +210,5 @@ class Jax(Library):
         if data.targets is None:
             return (logits,)
         targets = data.targets if case.paired else data.targets.astype(np.int32)
-        return logits, self.jax.device_put(targets)
+        weight = () if data.weight is None else (self.jax.device_put(data.weight),)
+        return logits, *weight, self.jax.device_put(targets)

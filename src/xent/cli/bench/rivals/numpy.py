@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from xent.cli.bench.case import Case
-from xent.cli.bench.data import Data, store, widened
+from xent.cli.bench.data import Data, filled, store, widened
 from xent.cli.bench.rivals.library import (
     CROSS_ENTROPY,
     FOCAL,
@@ -36,6 +37,24 @@ class NumPy(Library):
 
     def poly1_loss(self, case: Case, data: Data) -> Call:
         return self._loss(POLY1, case, data)
+
+    def linear_cross_entropy(self, case: Case, data: Data) -> Call:
+        hidden, weight = data.logits, data.weight
+        logits = filled(0, case.shape, case.dtype, "C")
+        inner = self.cross_entropy(case, replace(data, logits=logits, grad_out=logits))
+
+        def loss() -> np.floating:
+            np.matmul(hidden, weight.T, out=logits)
+            return inner()
+
+        def loss_and_gradient() -> tuple[np.floating, tuple[np.ndarray, ...]]:
+            np.matmul(hidden, weight.T, out=logits)
+            value, grad = inner()
+            into = data.grad_out
+            grads = np.matmul(grad, weight, out=into[0]), np.matmul(grad.T, hidden, out=into[1])
+            return value, grads
+
+        return loss_and_gradient if case.gradient else loss
 
     def _loss(self, link: Link, case: Case, data: Data) -> Call:
         targets, axis = data.targets, case.axis

@@ -33,6 +33,22 @@ class Torch(Library):
     def cross_entropy(self, case: Case, data: Data) -> Call:
         return self._loss(self._mean_loss(case), case, data)
 
+    def linear_cross_entropy(self, case: Case, data: Data) -> Call:
+        mean_loss, linear = self._cross_entropy(case), self.torch.nn.functional.linear
+        hidden, weight, targets = map(self._tensor, (data.logits, data.weight, data.targets))
+        if not case.gradient:
+            return lambda: mean_loss(linear(hidden, weight), targets)
+        hidden.requires_grad_()
+        weight.requires_grad_()
+
+        def loss_and_gradients() -> tuple[Any, Any]:
+            hidden.grad = weight.grad = None
+            value = mean_loss(linear(hidden, weight), targets)
+            value.backward()
+            return value, (hidden.grad, weight.grad)
+
+        return loss_and_gradients
+
     def focal_loss(self, case: Case, data: Data) -> Call:
         return self._loss(self._mean_loss(case, FOCAL), case, data)
 

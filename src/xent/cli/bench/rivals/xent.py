@@ -23,6 +23,7 @@ class Xent(Library):
 
     def call(self, case: Case, data: Data) -> Call:
         function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
+        arrays = [a for a in (logits, data.weight, targets) if a is not None]
         options = dict(case.options)
         if case.axis != -1 or case.function in WITHOUT_TARGETS:
             options["axis"] = case.axis
@@ -33,9 +34,9 @@ class Xent(Library):
         buffers = {"out": data.out, "grad_out": data.grad_out, "hess_out": data.hess_out}
         options |= {name: buffer for name, buffer in buffers.items() if buffer is not None}
         # Spelled out, because unpacking would be a visible part of a microsecond.
-        if not options:
+        if not options and len(arrays) == 2:
             return lambda: function(logits, targets)
-        if options.keys() == {"return_grad", "grad_out"}:
+        if options.keys() == {"return_grad", "grad_out"} and len(arrays) == 2:
             grad_out = data.grad_out
             return lambda: function(logits, targets, return_grad=True, grad_out=grad_out)
-        return partial(function, *(logits,) if targets is None else (logits, targets), **options)
+        return partial(function, *arrays, **options)

@@ -1,0 +1,252 @@
+"""Logits that are products, hidden @ weight.T + bias, and the products that take their gradient back.
+
+Nearly all of the time goes to three products of matrices: the logits, the gradients of hidden and of weight. They are
+NumPy's, which leaves them to BLAS; the loss between them is the kernels'. Only a block of rows of the logits exists at a
+time; its gradient takes its place. Rows that do not count are left out: an ignored row costs no product, and whatever its
+hidden state holds reaches no gradient.
+
+BLAS has no sum of products in the interface NumPy gives to it. What later blocks add to the gradient of the weight is
+therefore computed for some classes at a time, and added while it is in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from xent import _arguments as arguments
+from xent._arguments import Array, Precision
+from xent._rows import Block, Rows, blocks, run_in_blocks, unread
+from xent._softmax import compute, judge, loss_buffer, stored
+
+# A block of logits. BLAS is at its speed from some hundred rows on: with 256 of them a product takes up to 1.2 times as
+# long as with 1024, with 64 of them twice.
+BLOCK_BYTES, BLOCK_ROWS = 64 << 20, 256
+# A slice of classes of the weight, where it has to be converted, or of its gradient, where it is added to a sum.
+SLICE_BYTES = 4 << 20
+
+
+def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether BLAS takes these numbers where they lie: one axis contiguous, rows along it apart."""
+    return (
+        a.dtype == dtype
+        and a.ndim == 2
+        and a.flags.aligned
+        and any(
+            m.strides[1] == a.itemsize
+            and m.strides[0] % a.itemsize == 0
+            and m.strides[0] >= m.shape[1] * a.itemsize
+            for m in (a, a.T)
+        )
+    )
+
+
+@dataclass
+class Factor:
+    """What logits are made of: hidden, weight or bias, as the core would read it, and its gradient."""
+
+    values: Array
+    kind: Precision
+    grad: Array | None = None
+
+    def read(self, at: Any, dtype: np.dtype[Any]) -> Array:
+        """A part in the compute dtype, contiguous if it is not a matrix."""
+        numbers = arguments.numbers(self.values[at], self.kind)
+        return numbers if matrix(numbers, dtype) else np.ascontiguousarray(numbers, dtype)
+
+    def write(self, at: Any, gradient: Array) -> None:
+        """A part of the gradient, rounded to the dtype it has been promised in."""
+        assert self.grad is not None
+        self.grad[at] = arguments.rounded(gradient, self.kind)
+
+
+class Linear(Rows):
+    """Rows whose logits are products; those of the base class are their shape alone."""
+
+    def __init__(
+        self, hidden: Factor, weight: Factor, bias: Factor | None, precision: Precision, **rows: Any
+    ):
+        shape = (*hidden.values.shape[:-1], len(weight.values))
+        logits = unread(shape, precision.storage)
+        super().__init__("cross_entropy", logits, precision, **rows)
+        self.hidden, self.weight, self.bias = hidden, weight, bias
+        self.classes, self.features = weight.values.shape
+        self.dtype = precision.compute
+        step = max(1, SLICE_BYTES // (max(1, self.features) * self.dtype.itemsize))
+        starts = range(0, max(1, self.classes), step)
+        self.slices = [slice(start, start + step) for start in starts]
+
+    def counts(self, divisor: float) -> Array:
+        """Which rows count, as the kernels have it."""
+        counts = np.full(self.shape, self.numbers["reduction"] != "mean" or divisor != 0)
+        if self.ignore_bits is not None:
+            counts &= self.index != self.ignore_index
+        if self.sample_weight is not None:
+            counts &= self.sample_weight != 0
+        return counts
+
+    def blocks(self, divisor: float) -> Iterator[Block]:
+        """Of rows that count, all nearly as long; loss and gradient of the others are zeros."""
+        counts = self.counts(divisor)
+        all_count, rows = bool(counts.all()), np.count_nonzero(counts)
+        if not all_count:
+            assert self.loss is not None
+            self.loss[~counts] = 0
+            if self.hidden.grad is not None:
+                self.hidden.grad[~counts] = 0
+        row_bytes = max(1, self.classes, self.features) * self.dtype.itemsize
+        parts = ceil(rows / max(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+        most = ceil(rows / parts) if parts else 1
+        self.room = np.empty((most, self.classes), self.dtype)
+        self.prepare_sums(parts)
+        if all_count and (parts == 1 or (parts and counts.ndim == 1)):
+            yield from blocks(self.shape, most)
+        else:
+            positions = np.flatnonzero(counts)
+            for start in range(0, rows, most):
+                yield np.unravel_index(positions[start : start + most], self.shape)
+        self.finish_sums()
+
+    def prepare_sums(self, parts: int) -> None:
+        """What the gradients of weight and bias are summed in: themselves, where their dtype is that of the sum."""
+        self.empty, self.sum, self.bias_sum = True, self.weight.grad, None
+        if self.weight.grad is None:
+            return
+        if self.weight.grad.dtype != self.dtype:
+            self.sum = np.empty(self.weight.grad.shape, self.dtype) if parts > 1 else None
+        if self.bias is not None:
+            self.bias_sum = np.zeros(self.classes, self.dtype)
+        widest = min(self.slices[0].stop, self.classes)
+        self.term = np.empty((widest, self.features), self.dtype)
+
+    def finish_sums(self) -> None:
+        """Rounds the sums to the gradients."""
+        if self.weight.grad is None:
+            return
+        with np.errstate(all="ignore"):
+            if self.empty:
+                self.weight.grad[...] = 0
+            elif self.sum is not None and self.sum is not self.weight.grad:
+                for classes in self.slices:
+                    self.weight.write(classes, self.sum[classes])
+            if self.bias is not None and self.bias_sum is not None:
+                self.bias.write(..., self.bias_sum)
+
+    def read_weight(self) -> Iterator[tuple[slice, Array]]:
+        """Slices of classes of the weight; all of it where BLAS takes it as it is."""
+        if matrix(self.weight.values, self.dtype):
+            yield slice(None), self.weight.values
+        else:
+            for classes in self.slices:
+                yield classes, self.weight.read(classes, self.dtype)
+
+    def load(self, block: Block) -> tuple[Array, Array | None, None]:
+        with np.errstate(all="ignore"):
+            states = self.hidden.read(block, self.dtype)
+            shape = states.shape[:-1]
+            self.states = states.reshape(prod(shape), self.features)
+            logits = self.room[: len(self.states)]
+            for classes, weight in self.read_weight():
+                np.matmul(self.states, weight.T, out=logits[:, classes])
+            if self.bias is not None:
+                logits += self.bias.read(..., self.dtype)
+        logits = logits.reshape(*shape, self.classes)
+        return logits, None if self.hidden.grad is None else logits, None
+
+    def store(self, block: Block, out: Array | None, hess: Array | None) -> None:
+        if out is None:
+            return
+        gradient = out.reshape(self.states.shape[0], self.classes)
+        with np.errstate(all="ignore"):
+            # The hidden states come last: their gradient may take their place.
+            self.add_to_sums(gradient)
+            self.store_hidden(block, gradient)
+        self.empty = False
+
+    def add_to_sums(self, gradient: Array) -> None:
+        """Adds a block's part of the gradients of weight and bias."""
+        if self.bias_sum is not None:
+            self.bias_sum += gradient.sum(axis=0)
+        if self.empty and self.sum is not None and matrix(self.sum, self.dtype):
+            np.matmul(gradient.T, self.states, out=self.sum)
+            return
+        for classes in self.slices:
+            part = gradient[:, classes].T
+            term = np.matmul(part, self.states, out=self.term[: len(part)])
+            if self.sum is None:
+                self.weight.write(classes, term)
+            elif self.empty:
+                self.sum[classes] = term
+            else:
+                self.sum[classes] += term
+
+    def store_hidden(self, block: Block, gradient: Array) -> None:
+        """Gradient of the hidden states of a block."""
+        assert self.hidden.grad is not None
+        place = None if isinstance(block[0], np.ndarray) else self.hidden.grad[block]
+        if place is None or not (place.flags.carray and place.dtype == self.dtype):
+            result = np.empty(self.states.shape, self.dtype)
+        else:
+            result = place.reshape(self.states.shape)
+        for number, (classes, weight) in enumerate(self.read_weight()):
+            if number:
+                result += np.matmul(gradient[:, classes], weight)
+            else:
+                np.matmul(gradient[:, classes], weight, out=result)
+        if place is None or not np.may_share_memory(result, place):
+            self.hidden.write(block, result.reshape(self.hidden.grad[block].shape))
+
+
+def linear_loss(
+    hidden: Any,
+    weight: Any,
+    targets: Any,
+    *,
+    bias: Any,
+    return_grad: bool,
+    grad_output: Any,
+    out: Any,
+    grad_out: Any,
+    dtype: Any,
+    **options: Any,
+) -> Any:
+    """The loss, or the loss and the tuple of gradients, as `linear_cross_entropy` describes it."""
+    factors = {
+        name: Factor(*found)
+        for name, found in arguments.linear(hidden, weight, bias, dtype).items()
+    }
+    precision = arguments.joint(factor.kind for factor in factors.values())
+    rows = Linear(factors["hidden"], factors["weight"], factors.get("bias"), precision)
+    shape = rows.logits.shape
+    rows.index, rows.soft = arguments.targets(targets, shape, len(shape) - 1)
+    judge(rows, grad_output=grad_output, **options)
+    with_grad, _ = arguments.asked(return_grad, False, grad_output, grad_out, None)
+    expected = {name: (f.values.shape, f.kind.answer) for name, f in factors.items()}
+    grads = arguments.buffers(grad_out, "grad_out", expected)
+    arguments.separate(
+        {
+            "out": loss_buffer(rows, out),
+            **{f"grad_out[{position}]": grad for position, grad in enumerate(grads)},
+        },
+        {
+            **{name: factor.values for name, factor in factors.items()},
+            "targets": rows.index if rows.soft is None else rows.soft,
+            "class_weight": rows.class_weight,
+            "sample_weight": rows.sample_weight,
+            "grad_output": rows.grad_output,
+        },
+        in_place=("grad_out[0]", "hidden"),
+    )
+    if not with_grad:
+        return compute(rows, run_in_blocks, out)
+    results = tuple(
+        np.empty(*form) if grad is None else grad
+        for grad, form in zip(grads, expected.values(), strict=True)
+    )
+    for factor, grad in zip(factors.values(), results, strict=True):
+        factor.grad = stored(grad, factor.kind)
+    return compute(rows, run_in_blocks, out), results

@@ -1,0 +1,229 @@
+"""Cross-entropy of a linear layer: the last layer of a language model and its loss, without the logits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack, overload
+
+from numpy.typing import ArrayLike, NDArray
+
+from xent._linear import linear_loss
+from xent._typing import Array, LinearOptions, Scalar
+
+__all__ = ["linear_cross_entropy"]
+
+
+@overload
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[False] = False,
+    out: None = None,
+    **options: Unpack[LinearOptions],
+) -> Scalar: ...
+@overload
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    out: None = None,
+    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None,
+    **options: Unpack[LinearOptions],
+) -> tuple[Scalar, tuple[Array, Array]]: ...
+@overload
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike,
+    reduction: Literal["mean", "sum"] = "mean",
+    return_grad: Literal[True],
+    out: None = None,
+    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None] | None = None,
+    **options: Unpack[LinearOptions],
+) -> tuple[Scalar, tuple[Array, Array, Array]]: ...
+@overload
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    reduction: Literal["none"],
+    return_grad: Literal[False] = False,
+    out: Array | None = None,
+    **options: Unpack[LinearOptions],
+) -> Array: ...
+@overload
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: None = None,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    out: Array | None = None,
+    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None,
+    **options: Unpack[LinearOptions],
+) -> tuple[Array, tuple[Array, Array]]: ...
+@overload
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike,
+    reduction: Literal["none"],
+    return_grad: Literal[True],
+    out: Array | None = None,
+    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None] | None = None,
+    **options: Unpack[LinearOptions],
+) -> tuple[Array, tuple[Array, Array, Array]]: ...
+@overload
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    out: Array | None = None,
+    grad_out: tuple[NDArray[Any] | None, ...] | None = None,
+    **options: Unpack[LinearOptions],
+) -> Any: ...
+def linear_cross_entropy(
+    hidden: Any,
+    weight: Any,
+    targets: Any,
+    *,
+    bias: Any = None,
+    class_weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    grad_output: Any = None,
+    out: Any = None,
+    grad_out: Any = None,
+    dtype: Any = None,
+) -> Any:
+    r"""Softmax cross-entropy of a linear layer's output, whose logits are never all in memory.
+
+    .. math:: z = h W^{\mathsf T} + b, \qquad \ell = \mathrm{cross\_entropy}(z, y), \qquad
+        \frac{\partial \ell}{\partial h} = g W, \quad \frac{\partial \ell}{\partial W} = g^{\mathsf T} h, \quad
+        \frac{\partial \ell}{\partial b} = \sum_n g_n, \quad g = \frac{\partial \ell}{\partial z}
+
+    A block of rows of the logits is computed, its loss taken, and its gradient g put in its place and multiplied on.
+
+    Parameters
+    ----------
+    hidden : array_like, shape (..., D)
+        What the layer is given, a row for each loss: float16, bfloat16, float32, float64, integers or bools.
+    weight : array_like, shape (C, D)
+        For each class the weights of the features, as in PyTorch.
+    targets : array_like
+        Class indices: the shape of `hidden` without its last axis, any integer or bool dtype. Or class probabilities:
+        shape (..., C), any real dtype.
+    bias : array_like, shape (C,), optional
+        Added to the logits of every row.
+    class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, temperature
+        As in `cross_entropy`. Rows that do not count cost no product, and whatever `hidden` holds there changes nothing.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        As in `cross_entropy`.
+    return_grad : bool, default False
+        Also return the gradients with respect to `hidden`, `weight` and `bias`.
+    grad_output : array_like, optional
+        Upstream gradient: a scalar for "mean" and "sum", the shape of the loss for "none".
+    out : ndarray, optional
+        Where to write the loss.
+    grad_out : tuple of ndarray or None, optional
+        Where to write the gradients, in the order in which they are returned; None: into a new array. The first may be
+        exactly the memory of `hidden`.
+    dtype : {None, "bfloat16"}
+        ``"bfloat16"`` reads uint16 `hidden`, `weight` and `bias` as the bits of bfloat16 numbers; their gradients come in
+        the same form.
+
+    Returns
+    -------
+    loss : float32 or float64 scalar, or array of the shape of `hidden` without its last axis
+        In float64 if `hidden`, `weight` or `bias` are float64 or integers, else in float32. That is what everything is
+        computed in; half types are converted a part at a time.
+    grad : tuple of ndarray
+        With `return_grad`: ``(grad_hidden, grad_weight)``, or ``(grad_hidden, grad_weight, grad_bias)`` if a bias is
+        given. Each has the shape and the floating dtype of what it is the gradient of, float64 for integers, and is
+        rounded to it once.
+
+    Raises
+    ------
+    IndexError
+        A target is neither a class nor `ignore_index`; nothing has been written.
+    TypeError, ValueError
+        An argument is not what is accepted; the message names it.
+
+    Notes
+    -----
+    Memory beyond the results: a block of logits in the compute dtype, of 64 MiB or of 256 rows if those are more; the
+    block's rows of `hidden` and of their gradient; 20 MiB for slices of `weight` and of its gradient; up to 17 bytes a row.
+    If the gradient of `weight` has another dtype than is computed in and there is more than one block, it is summed in an
+    array of its size in the compute dtype. `weight` and `hidden` are never converted as a whole, nor are class
+    probabilities, of which a block may be.
+
+    The three products are NumPy's, which has BLAS compute them, on threads of its own: what `set_num_threads` says goes
+    for the loss between them. The last bits of BLAS depend on machine, threads and size, and so do those of the results.
+
+    The idea is that of Liger [1]_ and of Cut Cross-Entropy [2]_, which recomputes the logits instead of going by rows.
+
+    References
+    ----------
+    .. [1] P.-L. Hsu et al., "Liger Kernel: Efficient Triton kernels for LLM training", arXiv:2410.10989 (2024).
+    .. [2] E. Wijmans et al., "Cut your losses in large-vocabulary language models", arXiv:2411.09009 (2024).
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> hidden = np.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> weight = np.array([[2.0, 0.0], [1.0, 1.5], [0.0, 0.5]])
+    >>> loss, (grad_hidden, grad_weight) = xent.linear_cross_entropy(hidden, weight, [0, 2], return_grad=True)
+    >>> loss == xent.cross_entropy(hidden @ weight.T, [0, 2])
+    np.True_
+    >>> grad_hidden.round(3)
+    array([[-0.212,  0.206],
+           [ 0.464,  0.411]])
+    >>> grad_weight.round(3)
+    array([[-0.167,  0.042],
+           [ 0.122,  0.844],
+           [ 0.045, -0.886]])
+    """
+    return linear_loss(
+        hidden,
+        weight,
+        targets,
+        bias=bias,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+        reduction=reduction,
+        return_grad=return_grad,
+        grad_output=grad_output,
+        out=out,
+        grad_out=grad_out,
+        dtype=dtype,
+    )
