@@ -71,53 +71,93 @@ typedef struct {
     vec rest[64], mass[64], moment[64], teacher_rest[64];
 } virtual_lanes;
 
-/* Class k joins virtual lane i, empty so far or not, and the sums of all. */
-static INLINE void add_to_lane(virtual_lanes *lanes, int64_t i, int empty, tile_sums *all, const tile_memory *m,
-                               const stream_source *s, int64_t k, vec max, vec teacher_max, const load_plan *p,
-                               xent_stream stream, xent_transform transform) {
-    const vec zero = v(set)(0);
+/* Class k joins virtual lane i and the sums of all. */
+static INLINE void add_to_lane(virtual_lanes *lanes, int64_t i, tile_sums *all, const tile_memory *m, const stream_source *s,
+                               int64_t k, vec max, vec teacher_max, const load_plan *p, xent_stream stream,
+                               xent_transform transform) {
     const lane_sums lane = {&lanes->rest[i], &lanes->mass[i],    &lanes->moment[i], &lanes->teacher_rest[i],
                             &all->hits,      &all->teacher_hits, &all->apart};
     if (m->local)
         xent_prefetch(m->x_ahead.at + k * m->x_ahead.class_step);
     if (m->local && has_second_row(stream))
         xent_prefetch(m->soft_ahead.at + k * m->soft_ahead.class_step);
-    if (empty) {
-        *lane.rest = zero;
-        if (is_weighted(stream))
-            *lane.mass = zero;
-        if (stream != XENT_NO_STREAM)
-            *lane.moment = zero;
-        if (stream == XENT_TEACHER)
-            *lane.teacher_rest = zero;
-    }
     vec slope;
     const vec z = transformed(tile_load(m, k), p, transform, &slope);
     const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_stream(m, s, k, stream) : z;
     add_class(&lane, z, a, max, teacher_max, p, stream, transform, 1);
 }
 
+static INLINE void clear_lanes(virtual_lanes *lanes, int64_t n, xent_stream stream) {
+    for (int64_t i = 0; i < n; ++i) {
+        lanes->rest[i] = v(set)(0);
+        if (is_weighted(stream))
+            lanes->mass[i] = v(set)(0);
+        if (stream != XENT_NO_STREAM)
+            lanes->moment[i] = v(set)(0);
+        if (stream == XENT_TEACHER)
+            lanes->teacher_rest[i] = v(set)(0);
+    }
+}
+
+/* n lanes of `from` become lane i. */
+static INLINE void join_lanes(virtual_lanes *to, int64_t i, virtual_lanes *from, int64_t n, xent_stream stream,
+                              xent_transform transform) {
+    if (transform != XENT_GIVEN)
+        to->rest[i] = sum_lanes(from->rest, n);
+    if (is_weighted(stream))
+        to->mass[i] = sum_lanes(from->mass, n);
+    if (stream != XENT_NO_STREAM)
+        to->moment[i] = sum_lanes(from->moment, n);
+    if (stream == XENT_TEACHER)
+        to->teacher_rest[i] = sum_lanes(from->teacher_rest, n);
+}
+
+/* Neighbouring classes side by side, as many as there are registers for; their lanes are joined before they are stored. */
+static INLINE void add_neighbours(virtual_lanes *lanes, int64_t i, int count, tile_sums *all, const tile_memory *m,
+                                  const stream_source *s, int64_t k, vec max, vec teacher_max, const load_plan *p,
+                                  xent_stream stream, xent_transform transform) {
+    virtual_lanes own;
+    clear_lanes(&own, count, stream);
+    for (int j = 0; j < count; ++j)
+        add_to_lane(&own, j, all, m, s, k + j, max, teacher_max, p, stream, transform);
+    join_lanes(lanes, i, &own, count, stream, transform);
+}
+
 /* One block of up to 1,024 classes, relative to `max`. */
 static INLINE tile_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
                                    vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
     const vec zero = v(set)(0);
-    const int64_t count = n < 64 ? n : 64;
     virtual_lanes lanes;
     tile_sums sums = {zero, zero, zero, zero, zero, zero, zero};
+    int64_t used = 64, i = 0;
     if (n == 0)
         return sums;
-    for (int64_t i = 0; i < count; ++i)
-        add_to_lane(&lanes, i, 1, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
-    for (int64_t i = 64; i < n; ++i)
-        add_to_lane(&lanes, i % 64, 0, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
+    if (n <= 64) {
+        for (used = 0; i + XENT_SIDE_BY_SIDE <= n; i += XENT_SIDE_BY_SIDE)
+            add_neighbours(&lanes, used++, XENT_SIDE_BY_SIDE, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
+        if (XENT_SIDE_BY_SIDE > 1 && i < n) {
+            virtual_lanes last;
+            int64_t pairs = 0;
+            if (n - i >= 2)
+                add_neighbours(&last, pairs++, 2, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
+            if ((n - i) % 2)
+                add_neighbours(&last, pairs++, 1, &sums, m, s, begin + n - 1, max, teacher_max, p, stream, transform);
+            join_lanes(&lanes, used++, &last, pairs, stream, transform);
+        }
+    } else {
+        clear_lanes(&lanes, 64, stream);
+        for (; i < n; ++i)
+            add_to_lane(&lanes, i % 64, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
+    }
+    join_lanes(&lanes, 0, &lanes, used, stream, transform);
     if (transform != XENT_GIVEN)
-        sums.rest = sum_lanes(lanes.rest, count);
+        sums.rest = lanes.rest[0];
     if (is_weighted(stream))
-        sums.mass = sum_lanes(lanes.mass, count);
+        sums.mass = lanes.mass[0];
     if (stream != XENT_NO_STREAM)
-        sums.moment = sum_lanes(lanes.moment, count);
+        sums.moment = lanes.moment[0];
     if (stream == XENT_TEACHER)
-        sums.teacher_rest = sum_lanes(lanes.teacher_rest, count);
+        sums.teacher_rest = lanes.teacher_rest[0];
     if (stream == XENT_TEACHER && v(any)(not_finite(sums.apart)))
         for (int64_t k = begin; k < begin + n; ++k)
             sums.moment = v(select)(masked_by_student(tile_load(m, k), tile_stream(m, s, k, stream)), v(set)((real)INFINITY),
@@ -156,16 +196,25 @@ static INLINE void prefetch_ahead(const tile_memory *m, int64_t k) {
         xent_prefetch(m->hess + k * m->hess_step);
 }
 
+static INLINE vec tile_load_ahead(const tile_memory *m, int64_t k, int64_t n) {
+    if (!m->local && n <= FETCHED_AHEAD)
+        prefetch_ahead(m, k);
+    return tile_load(m, k);
+}
+
 static INLINE vec tile_max(const tile_memory *m, int64_t begin, int64_t n, const load_plan *p, xent_transform transform) {
-    vec max = v(set)(-c(LARGEST)), slope;
+    const vec lowest = v(set)(-c(LARGEST));
+    vec max[4] = {lowest, lowest, lowest, lowest}, slope; /* none waits for another */
+    int64_t i = 0;
     if (transform == XENT_GIVEN)
         return v(set)(0);
-    for (int64_t i = 0; i < n; ++i) {
-        if (!m->local && n <= FETCHED_AHEAD)
-            prefetch_ahead(m, begin + i);
-        max = v(max)(tile_load(m, begin + i), max);
-    }
-    return transformed(v(add)(max, v(set)(0)), p, transform, &slope); /* -0 becomes +0 */
+    for (; i + 4 <= n; i += 4)
+        for (int j = 0; j < 4; ++j)
+            max[j] = v(max)(tile_load_ahead(m, begin + i + j, n), max[j]);
+    for (; i < n; ++i)
+        max[0] = v(max)(tile_load_ahead(m, begin + i, n), max[0]);
+    max[0] = v(max)(v(max)(max[0], max[1]), v(max)(max[2], max[3]));
+    return transformed(v(add)(max[0], v(set)(0)), p, transform, &slope); /* -0 becomes +0 */
 }
 
 static INLINE vec teacher_tile_max(const tile_memory *m, int64_t begin, int64_t n) {
