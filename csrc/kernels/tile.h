@@ -134,7 +134,8 @@ static INLINE tile_sums tile_block(const tile_memory *m, const stream_source *s,
         return sums;
     if (n <= 64) {
         for (used = 0; i + XENT_SIDE_BY_SIDE <= n; i += XENT_SIDE_BY_SIDE)
-            add_neighbours(&lanes, used++, XENT_SIDE_BY_SIDE, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
+            add_neighbours(&lanes, used++, XENT_SIDE_BY_SIDE, &sums, m, s, begin + i, max, teacher_max, p, stream,
+                           transform);
         if (XENT_SIDE_BY_SIDE > 1 && i < n) {
             virtual_lanes last;
             int64_t pairs = 0;
