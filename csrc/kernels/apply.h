@@ -15,6 +15,9 @@ typedef struct {
     vec first, hess;
 } applied;
 
+/* 0 in the place of what is below the smallest normal number. */
+static INLINE vec flushed(vec a) { return v(keep)(v(nlt)(v(abs)(a), v(set)(c(TINY))), a); }
+
 /* From t = z - m on; `at` is true in the lane of the target. */
 static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const row_result *row, const load_plan *p,
                                xent_stream stream, xent_transform transform, xent_form form, int at_target, int hessian) {
@@ -28,7 +31,7 @@ static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const ro
         if (at_target)
             weight = v(select)(at, row->at_target, weight);
         const vec g = v(keep)(v(ne)(weight, zero), v(sub)(zero, v(div)(weight, slope)));
-        r.first = v(keep)(v(nlt)(v(abs)(g), tiny), g);
+        r.first = flushed(g);
         return r;
     }
     const vec exponent = heated_exponent(t, p, transform), e = v(exp)(exponent);
@@ -50,12 +53,12 @@ static INLINE applied apply_to(vec t, vec z, vec slope, vec a, mask at, const ro
             h = v(select)(at, row->hess_at_target, h);
         if (transform == XENT_CAPPED)
             h = v(fma)(v(mul)(h, slope), slope, v(mul)(g, bend_of(z, slope, p)));
-        r.hess = v(keep)(v(nlt)(v(abs)(h), tiny), h);
+        r.hess = flushed(h);
     }
     if (transform == XENT_CAPPED)
         g = v(mul)(g, slope);
     if (stream != XENT_NO_STREAM || transform == XENT_CAPPED || at_target)
-        g = v(keep)(v(nlt)(v(abs)(g), tiny), g);
+        g = flushed(g);
     r.first = g;
     return r;
 }

@@ -317,10 +317,27 @@ static INLINE void tile_store(const tile_memory *m, char *at, vec value, int non
         store_stored(at, value);
 }
 
+static INLINE void put_in_tile(char *tile, int64_t classes, const lane_rows *rows, vec at_target) {
+    const vec value = v(keep)(rows->counts, flushed(at_target)), index = v(load)(&rows->index), one = v(set)(1);
+    if (classes <= LOOKED_THROUGH) {
+        vec class = v(set)(0);
+        for (int64_t k = 0; k < classes; ++k, class = v(add)(class, one), tile += sizeof(vec))
+            v(store)(tile, v(select)(v(eq)(index, class), value, v(load)(tile)));
+        return;
+    }
+    const lane_numbers numbers = lanes_of(value);
+    for (int i = 0; i < LANES; ++i)
+        if (rows->target[i] >= 0)
+            ((real *)tile)[rows->target[i] * LANES + i] = numbers.at[i];
+}
+
 static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
                               vec max, const row_result *r, const load_plan *p, xent_stream stream, xent_transform transform,
                               xent_form form, int hessian) {
     const vec target = v(load)(&rows->index), one = v(set)(1);
+    /* The gradient at the targets goes over what a local tile holds there: less work than to look for it in each class.
+     * Under a cap it depends on the logit, too. */
+    const int put_after = m->local && (transform == XENT_PLAIN || transform == XENT_HEATED) && form == XENT_EXPONENTIALS;
     vec slope, class = v(set)(0);
     for (int64_t k = 0; k < plan->classes; ++k, class = v(add)(class, one)) {
         const vec z = transformed(tile_load(m, k), p, transform, &slope);
@@ -328,7 +345,7 @@ static INLINE void tile_apply(const tile_memory *m, const stream_source *s, cons
                       : is_weighted(stream)  ? tile_stream(m, s, k, stream)
                                              : z;
         applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, class), r, p, stream, transform, form,
-                               may_be_indexed(stream), hessian);
+                               may_be_indexed(stream) && !put_after, hessian);
         if (!rows->all_count) {
             out.first = v(keep)(rows->counts, out.first);
             out.hess = v(keep)(rows->counts, out.hess);
@@ -336,6 +353,11 @@ static INLINE void tile_apply(const tile_memory *m, const stream_source *s, cons
         tile_store(m, m->out + k * m->out_step, out.first, m->non_temporal);
         if (hessian)
             tile_store(m, m->hess + k * m->hess_step, out.hess, 0);
+    }
+    if (may_be_indexed(stream) && put_after) {
+        put_in_tile(m->out, plan->classes, rows, r->at_target);
+        if (hessian)
+            put_in_tile(m->hess, plan->classes, rows, r->hess_at_target);
     }
 }
 
