@@ -74,6 +74,16 @@ static void print(const char *type, const char *name, uint64_t digest) {
                           P##_set(least));                                                                                  \
     }                                                                                                                       \
     static P##_vec P##_numbers(P##_vec a) { return P##_select(P##_eq(a, a), a, P##_set(3)); }                               \
+    /* In [3/4, 5/4], or NaN. */                                                                                            \
+    static P##_vec P##_about_one(P##_vec a) {                                                                               \
+        const P##_vec off = P##_keep(P##_lt(P##_abs(a), P##_set((P##_real)0.25)), a);                                       \
+        return P##_select(P##_eq(a, a), P##_add(P##_set(1), off), a);                                                       \
+    }                                                                                                                       \
+    /* -n as `scale` takes it. */                                                                                           \
+    static P##_vec P##_power(uint64_t n) {                                                                                  \
+        const P##_real one_and_a_half = sizeof(P##_real) == 8 ? (P##_real)0x1.8p52 : (P##_real)0x1.8p23f;                   \
+        return P##_set(one_and_a_half - (P##_real)n);                                                                       \
+    }                                                                                                                       \
                                                                                                                             \
     static void P##_in_memory(char *end) {                                                                                  \
         uint64_t loaded = 0, stored = 0, quads_loaded = 0, quads_stored = 0;                                                \
@@ -141,8 +151,8 @@ static void print(const char *type, const char *name, uint64_t digest) {
         SHOW(P, "select", P##_select(P##_lt(a, b), b, c))                                                                   \
         SHOW(P, "keep", P##_keep(P##_lt(a, b), c))                                                                          \
         SHOW(P, "add_where", P##_add_where(P##_lt(a, b), P##_sum_so_far(c), b))                                             \
-        SHOW(P, "fma_where", P##_fma_where(P##_lt(a, b), a, b, P##_sum_so_far(c)))                                          \
         SHOW(P, "shift_exponent", P##_shift_exponent(a, b))                                                                 \
+        SHOW(P, "scale", P##_scale(P##_about_one(a), P##_power(i % 120)))                                                   \
         SHOW(P, "exponent", P##_exponent(P##_positive(a)))                                                                  \
         SHOW(P, "get", P##_set(P##_get(a)))                                                                                 \
         SHOW(P, "max_of", P##_set(P##_max_of(P##_numbers(a)) + 0))                                                          \

@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from xent import _core
 from xent.cli.bench.case import Case
 from xent.cli.bench.data import draw
-from xent.cli.bench.memory import last_level_cache, memory
+from xent.cli.bench.memory import memory, own_cache
 from xent.cli.bench.rivals import RIVALS, answer, assert_equal, available, prepare
 
 Call = Callable[[], object]
@@ -199,7 +199,7 @@ def is_in_memory(case: Case) -> bool:
 
     Else the memory's speed says nothing.
     """
-    return case.by_memory and case.bytes_moved > last_level_cache()
+    return case.by_memory and case.bytes_moved > own_cache()
 
 
 def compare(

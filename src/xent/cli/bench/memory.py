@@ -10,7 +10,8 @@ import numpy as np
 
 from xent import _core
 
-#: What the last-level cache is taken for where the system does not say.
+#: What the last-level cache is taken for where the system does not say. A much larger one is a whole socket's: most of it
+#: holds the data of others.
 USUAL_CACHE = 32 << 20
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -27,6 +28,11 @@ def last_level_cache() -> int:
         except (OSError, ValueError, LookupError):
             continue  # some systems list a cache and hide its size
     return sum(sizes[max(sizes)].values()) if sizes else USUAL_CACHE
+
+
+def own_cache() -> int:
+    """How much of it a program can count on."""
+    return min(last_level_cache(), 2 * USUAL_CACHE)
 
 
 class Memory:
