@@ -71,9 +71,8 @@ def run(e: Elements, name: str) -> float:
     """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
     x, reals, kind = e.x, e.reals, e.precision
     if x.size <= BLOCK:
-        with np.errstate(all="ignore"):
-            x = x.astype(kind.storage, copy=False)
-            reals = tuple(None if a is None else a.astype(kind.compute, copy=False) for a in reals)
+        x = arguments.cast(x, kind.storage)
+        reals = tuple(None if a is None else arguments.cast(a, kind.compute) for a in reals)
     if x.dtype != kind.storage or any(a is not None and a.dtype != kind.compute for a in reals):
         return run_in_blocks(e, name)
     call = core_call(e, x.shape, x, reals, (e.loss, e.out, e.hess))

@@ -49,14 +49,14 @@ def softmax_loss(
     index = soft = None
     if operation == "distillation_loss":
         x, soft, kind = arguments.teacher(teacher, x, kind, dtype)
-        soft = np.moveaxis(soft, axis, -1)
+        soft = arguments.classes_last(soft, axis)
     elif operation != "entropy":
         index, soft = arguments.targets(targets, x.shape, axis)
         if soft is not None and operation not in SOFT:
             raise TypeError(
                 f"targets: class probabilities are not accepted by {operation}; expected class indices"
             )
-    rows = Rows(operation, np.moveaxis(x, axis, -1), kind, index, soft)
+    rows = Rows(operation, arguments.classes_last(x, axis), kind, index, soft)
     judge(
         rows,
         class_weight=class_weight,
@@ -101,11 +101,11 @@ def softmax_loss(
     results: list[Any] = []
     if with_grad:
         grad = np.empty(x.shape, kind.answer) if grad_out is None else grad_out
-        rows.out = np.moveaxis(stored(grad, kind), axis, -1)
+        rows.out = arguments.classes_last(stored(grad, kind), axis)
         results.append(grad)
     if with_hess:
         hess = np.empty(x.shape, kind.answer) if hess_out is None else hess_out
-        rows.hess = np.moveaxis(stored(hess, kind), axis, -1)
+        rows.hess = arguments.classes_last(stored(hess, kind), axis)
         results.append(hess)
     if with_lse:
         rows.lse = np.empty(rows.shape, kind.compute)

@@ -19,8 +19,9 @@ def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
     """The axes to work over, from the front, each once; None is all."""
     if axis is None:
         return tuple(range(ndim))
-    several = axis if isinstance(axis, tuple) else (axis,)
-    found = tuple(arguments.class_axis(a, ndim, name) for a in several)
+    if not isinstance(axis, tuple):
+        return (arguments.class_axis(axis, ndim, name),)
+    found = tuple(arguments.class_axis(a, ndim, name) for a in axis)
     if len(set(found)) != len(found):
         raise ValueError(f"axis: an axis is named twice: {axis}")
     return found
@@ -28,9 +29,11 @@ def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
 
 def _classes_last(x: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """A view with one class axis in place of `axes`, last; a copy where no view can have that."""
+    if len(axes) == 1:
+        return arguments.classes_last(x, axes[0])
     kept = [d for d in range(x.ndim) if d not in axes]
     moved = x.transpose(*kept, *sorted(axes))
-    return moved.reshape(*moved.shape[: len(kept)], -1) if len(axes) != 1 else moved
+    return moved.reshape(*moved.shape[: len(kept)], -1)
 
 
 def _exp(t: Array) -> Array:
@@ -211,7 +214,7 @@ def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
     target = np.asarray(result).view(kind.storage).reshape(whole.shape)
     if values.size:
         view = _classes_last(target, axes)
-        direct = np.shares_memory(view, target)
+        direct = len(axes) == 1 or np.shares_memory(view, target)
         rows = Rows(operation, _classes_last(whole, axes), kind)
         rows.out = view if direct else np.empty(view.shape, kind.storage)
         run(rows)
