@@ -211,6 +211,16 @@ def test_factors_of_infinities_and_nan(isa, dtype, row, factors, return_sign):
 
 
 @SIGNED
+@pytest.mark.parametrize(
+    ("row", "factors"), [([INF, INF], [2.0, -1.5]), ([-INF, INF, 1.0, INF], [-3.0, -1.5, 1.0, 2.0])]
+)
+def test_infinities_that_oppose_each_other(isa, dtype, row, factors, return_sign):
+    assert_same_sum(
+        np.array(row, dtype), dtype, b=np.array(factors, dtype), return_sign=return_sign
+    )
+
+
+@SIGNED
 @pytest.mark.parametrize("bad", [INF, -INF, NAN])
 def test_infinite_factors(dtype, bad, return_sign):
     for x in ([0.5, 1.0], [1.0, 0.5], [-INF, 1.0]):

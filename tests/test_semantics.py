@@ -82,6 +82,9 @@ def _spoilt(*row: float) -> Iterator[Line]:
     n, x, other, nan = len(row), list(row), [0.0] * len(row), [NAN] * len(row)
     yield from (line(CE, x, target, NAN, nan, nan) for target in range(n))
     yield line(CE, x, n - 1, NAN, nan, nan, SMOOTH | {"z_loss": 0.1})
+    weightless = {"class_weight": [1.0] * (n - 1) + [0.0]}
+    yield from (line(kind, x, n - 1, NAN, nan, nan, weightless) for kind in (CE, FOCAL))
+    yield line(POLY, x, n - 1, NAN, nan, weightless)
     yield line(CE, x, [1 / n] * n, NAN, nan, nan)
     yield line(CE, x, [1 / n] * n, NAN, nan, nan, CAPPED)
     yield from (line(FOCAL, x, n - 1, NAN, nan, nan, {"gamma": gamma}) for gamma in (0.5, 2.0))
@@ -316,11 +319,11 @@ class Batch(NamedTuple):
         return lay(self.first), second if second is None or second.ndim == 1 else lay(second)
 
     def without(self) -> Batch:
-        """The same rows with an ordinary one in the place of the line."""
+        """The same rows with an ordinary one in the place of the line, its class index the same."""
         first, second = self.first.copy(), None if self.second is None else self.second.copy()
         other = self.at - 1
         first[self.at] = first[other]
-        if second is not None:
+        if second is not None and second.ndim > 1:
             second[self.at] = second[other]
         return self._replace(first=first, second=second)
 
@@ -701,3 +704,12 @@ def test_the_first_of_many_bad_targets_is_named(isa):
     targets[:9_000] = 0
     with xent.num_threads(3), pytest.raises(IndexError, match=r"targets\[9000\] = 5"):
         xent.cross_entropy(np.zeros((100_000, 5), np.float32), targets)
+
+
+def test_an_empty_list_is_a_batch_of_no_targets():
+    loss, grad = xent.cross_entropy(np.zeros((0, 3)), [], return_grad=True)
+    assert np.isnan(loss)
+    assert grad.shape == (0, 3)
+    assert xent.cross_entropy(np.zeros((2, 0, 3)), [[], []], reduction="sum") == 0
+    with pytest.raises(TypeError, match="float64 is not accepted for class indices"):
+        xent.cross_entropy(np.zeros((0, 3)), np.zeros(0))

@@ -89,12 +89,18 @@ static INLINE void find_gap(row_sums *sums, vec z, const load_plan *p, xent_tran
     sums->target_is_max = v(eq)(t, v(set)(0));
 }
 
+/* A class of weight 0 costs nothing, even if it is masked; a NaN stays one. */
+static INLINE vec weighted(vec weight, vec loss) {
+    const vec zero = v(set)(0);
+    return v(select)(v(both)(v(eq)(weight, zero), v(eq)(loss, loss)), zero, v(mul)(weight, loss));
+}
+
 /* Without a softmax: the sums are all there is to know. */
 static INLINE row_result given_head(const row_sums *sums, const row_terms *terms, xent_stream stream, int indexed) {
     const vec zero = v(set)(0);
     row_result r = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
     if (indexed) {
-        r.loss = v(keep)(v(ne)(terms->hard, zero), v(mul)(terms->hard, sums->gap));
+        r.loss = weighted(terms->hard, sums->gap);
         r.at_target = terms->grad_hard;
     }
     if (stream != XENT_NO_STREAM) {
@@ -129,7 +135,7 @@ static INLINE row_result head(const row_sums *sums, const row_terms *terms, cons
         }
         if (plan->link != XENT_LIKELIHOOD)
             link = follow_link(plan, nll, probability, others);
-        r.loss = v(keep)(v(ne)(terms->hard, zero), v(mul)(terms->hard, link.value));
+        r.loss = weighted(terms->hard, link.value);
     }
     if (stream == XENT_OWN) {
         r.center = v(div)(sums->moment, total);

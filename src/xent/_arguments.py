@@ -143,6 +143,8 @@ def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None
     found = array(value, "targets")
     loss_shape = shape[:axis] + shape[axis + 1 :]
     if found.shape == loss_shape:
+        if found.size == 0 and not isinstance(value, np.ndarray):
+            found = found.astype(np.int64)  # an empty list has no dtype of its own
         if found.dtype.kind not in "iub":
             raise TypeError(
                 f"targets: dtype {found.dtype} is not accepted for class indices; expected integers or bool. "

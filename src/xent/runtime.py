@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from xent import _core
@@ -76,8 +76,7 @@ def get_num_threads() -> int:
     return int(_core.get_num_threads())
 
 
-@contextmanager
-def num_threads(n: int) -> Iterator[None]:
+def num_threads(n: int) -> AbstractContextManager[None]:
     """Use `n` threads inside a ``with`` block: in this thread and asyncio task only.
 
     Parameters
@@ -97,7 +96,12 @@ def num_threads(n: int) -> Iterator[None]:
     ...     xent.get_num_threads()
     1
     """
-    token = _core.context_threads.set(_count(n))
+    return _num_threads(_count(n))
+
+
+@contextmanager
+def _num_threads(count: int) -> Iterator[None]:
+    token = _core.context_threads.set(count)
     try:
         yield
     finally:

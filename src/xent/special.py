@@ -65,10 +65,12 @@ def _weighted(
             a = np.where(factor == 0, -np.inf, part.astype(np.float64))
             m = np.max(a, axis=-1, keepdims=True, initial=-np.inf)
             t = np.where(a == m, 0.0, a - m)  # the largest, infinite or not
-            top = np.sum(np.where(t == 0, factor, 0.0), axis=-1)
+            largest = np.where(t == 0, factor, 0.0)
+            top = np.sum(largest, axis=-1)
             rest = np.sum(np.where(t < 0, factor * _exp(t), t * 0), axis=-1)
             s = np.where(np.isneginf(m[..., 0]), 0.0, top + rest)
-            opposed = np.isposinf(m[..., 0]) & (s == 0)  # inf - inf
+            both_signs = np.any(largest > 0, axis=-1) & np.any(largest < 0, axis=-1)
+            opposed = np.isposinf(m[..., 0]) & both_signs  # inf - inf
             log = _log(np.atleast_1d(top), np.atleast_1d(rest)).reshape(s.shape)
             lse[block] = np.where(opposed, np.nan, np.where(s == 0, -np.inf, m[..., 0] + log))
             sign[block] = np.where(opposed, np.nan, np.sign(s))
