@@ -53,7 +53,10 @@ def array(value: Any, name: str) -> Array:
             return np.from_dlpack(value)
         found = np.asarray(value)
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
-        raise TypeError(f"{name}: cannot be read as an array: {error}") from error
+        # NumPy has no bfloat16 of its own to take a tensor of it as.
+        bits = "; give its bits, .view(torch.uint16), with dtype='bfloat16'"
+        remedy = bits if str(getattr(value, "dtype", None)) == "torch.bfloat16" else ""
+        raise TypeError(f"{name}: cannot be read as an array: {error}{remedy}") from error
     return found
 
 
