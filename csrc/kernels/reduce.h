@@ -57,22 +57,23 @@ typedef struct {
     vec *rest, *mass, *moment, *teacher_rest;
     vec *hits, *teacher_hits;
     vec *apart; /* sum of (z' - max') - (z - max): not finite if a class is masked */
+    int first;  /* nothing is in the lane yet */
 } lane_sums;
 
-/* exp(t / T) of a row joins its sums, those equal to the maximum apart. Returns what does not count: exp(t) is under the
- * smallest normal number. */
-static INLINE vec add_exponential(vec t, vec *rest, vec *hits, const load_plan *p, xent_transform transform, int holds_max,
-                                  mask *counts) {
+/* exp(t / T) of a row joins its sums, those equal to the maximum apart: of the hits, every class is one until it is found
+ * to be less. `counts`: where exp(t) is no less than the smallest normal number. */
+static INLINE vec add_exponential(vec t, vec *rest, vec *hits, int first, const load_plan *p, xent_transform transform,
+                                  int holds_max, mask *counts) {
     const vec exponent = heated_exponent(t, p, transform);
     const vec e = v(exp_normal)(exponent);
     *counts = v(nlt)(exponent, v(set)(c(EXP_LEAST)));
     mask others = *counts;
     if (holds_max) {
-        const mask hit = v(eq)(t, v(set)(0));
-        others = v(but)(others, hit);
-        *hits = v(add_where)(hit, *hits, v(set)(1));
+        const mask less = v(ne)(t, v(set)(0));
+        others = v(both)(others, less);
+        *hits = v(add_where)(less, *hits, v(set)(-1));
     }
-    *rest = v(add_where)(others, *rest, e);
+    *rest = first ? v(keep)(others, e) : v(add_where)(others, *rest, e);
     return e;
 }
 
@@ -83,7 +84,7 @@ static INLINE void add_class(const lane_sums *s, vec z, vec a, vec max, vec teac
     mask counts;
     vec e = zero;
     if (transform != XENT_GIVEN)
-        e = add_exponential(t, s->rest, s->hits, p, transform, holds_max, &counts);
+        e = add_exponential(t, s->rest, s->hits, s->first, p, transform, holds_max, &counts);
     /* 0 * -inf is 0 here: a masked class without weight costs nothing. */
     if (is_weighted(stream)) {
         *s->moment = v(select)(v(ne)(a, zero), v(fma)(a, t, *s->moment), *s->moment);
@@ -92,7 +93,7 @@ static INLINE void add_class(const lane_sums *s, vec z, vec a, vec max, vec teac
         *s->moment = v(select)(counts, v(fma)(e, t, *s->moment), *s->moment);
     } else if (stream == XENT_TEACHER) {
         const vec of_teacher = v(sub)(a, teacher_max);
-        e = add_exponential(of_teacher, s->teacher_rest, s->teacher_hits, p, transform, holds_max, &counts);
+        e = add_exponential(of_teacher, s->teacher_rest, s->teacher_hits, s->first, p, transform, holds_max, &counts);
         const vec apart = v(sub)(of_teacher, t);
         *s->moment = v(select)(counts, v(fma)(e, apart, *s->moment), *s->moment);
         *s->apart = v(add)(*s->apart, apart);
@@ -119,7 +120,7 @@ static INLINE void add_groups(block_sums *s, int g, int count, const char *x, co
     load_vectors(z, slope, second, x, a, i, count, n, p, stream, transform);
     for (int j = 0; j < count; ++j, ++g) {
         const lane_sums lane = {&s->rest[g], &s->mass[g],      &s->moment[g], &s->teacher_rest[g],
-                                &s->hits,    &s->teacher_hits, &s->apart};
+                                &s->hits,    &s->teacher_hits, &s->apart,     0};
         add_class(&lane, z[j], second[j], max, teacher_max, p, stream, transform, holds_max);
     }
 }
@@ -141,7 +142,8 @@ static INLINE largest add_block(xent_chunk *chunk, const char *x, const stream_s
     block_sums s;
     for (int g = 0; g < GROUPS; ++g)
         s.rest[g] = s.mass[g] = s.moment[g] = s.teacher_rest[g] = v(set)(0);
-    s.hits = s.teacher_hits = s.apart = v(set)(0);
+    s.hits = s.teacher_hits = v(set)((real)((n + LANES - 1) / LANES));
+    s.apart = v(set)(0);
     int64_t i = 0;
     for (; i + 64 <= n; i += 64) {
         for (int line = 0; line < 64 * STORAGE_BYTES; line += 64)

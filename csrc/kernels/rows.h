@@ -10,6 +10,7 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
     stream_source s = {
         .weight = plan->class_weight, .keep = v(set)((real)plan->mix_keep), .add = v(set)((real)plan->mix_add)};
     const int in_tile = place == STAGED_TILES && plan->classes > 0;
+    const xent_stage stage = place == ALONG_CLASSES ? rows->stage : XENT_ALL_STAGES;
     tile_memory tile = {.local = 0};
     if (place != ALONG_CLASSES)
         tile = *m;
@@ -25,15 +26,15 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
             at_target = logits_at(own.somewhere, plan, rows, r, lanes);
         row_sums sums = place == ALONG_CLASSES ? wide_reduce(plan, rows, r, lanes, own.counts, &s, p, stream, transform)
                                                : tile_reduce(&tile, &s, plan, rows->chunks, p, stream, transform);
-        if (rows->stage == XENT_REDUCE)
+        if (stage == XENT_REDUCE)
             return;
         if (indexed) {
             vec slope;
             if (in_tile)
                 at_target = tile_at_targets(&tile, plan->classes, &own);
-            if (rows->stage == XENT_HEAD)
+            if (stage == XENT_HEAD)
                 rows->chunks[0].at_target = (double)v(get)(at_target);
-            if (rows->stage == XENT_APPLY)
+            if (stage == XENT_APPLY)
                 at_target = v(set)((real)rows->chunks[0].at_target);
             find_gap(&sums, transformed(at_target, p, transform, &slope), p, transform);
         }
@@ -45,9 +46,9 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
             result.log_sum = v(select)(infinite, v(set)(0), result.log_sum);
             result.lse = v(select)(infinite, sums.max, result.lse);
         }
-        if (rows->lse && rows->stage != XENT_APPLY)
+        if (rows->lse && stage != XENT_APPLY)
             put_lanes(rows->lse + r * rows->lse_step, rows->lse_step, lanes, result.lse);
-        if (rows->loss && rows->stage != XENT_APPLY)
+        if (rows->loss && stage != XENT_APPLY)
             put_lanes(rows->loss + r * rows->loss_step, rows->loss_step, lanes, v(keep)(own.counts, result.loss));
         s.teacher_max = sums.teacher_max;
         s.teacher_share = result.teacher_share;
@@ -56,7 +57,7 @@ static INLINE void rows_in_lanes(const tile_memory *m, const xent_plan *plan, co
         wide_apply(plan, rows, r, lanes, &own, &sums, &result, &s, p, S, T, FORM, HESSIAN);                                 \
     else                                                                                                                    \
         tile_apply(&tile, &s, plan, &own, sums.max, &result, p, S, T, FORM, HESSIAN);
-        if (plan->form == XENT_NO_OUTPUT || rows->stage == XENT_HEAD)
+        if (plan->form == XENT_NO_OUTPUT || stage == XENT_HEAD)
             ;
         else if (stream == XENT_NO_STREAM && transform == XENT_PLAIN && plan->form == XENT_LOGARITHMS) {
             APPLY_ROWS(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)

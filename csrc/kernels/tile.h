@@ -73,10 +73,10 @@ typedef struct {
 
 /* Class k joins virtual lane i and the sums of all. */
 static INLINE void add_to_lane(virtual_lanes *lanes, int64_t i, tile_sums *all, const tile_memory *m, const stream_source *s,
-                               int64_t k, vec max, vec teacher_max, const load_plan *p, xent_stream stream,
+                               int64_t k, int first, vec max, vec teacher_max, const load_plan *p, xent_stream stream,
                                xent_transform transform) {
     const lane_sums lane = {&lanes->rest[i], &lanes->mass[i],    &lanes->moment[i], &lanes->teacher_rest[i],
-                            &all->hits,      &all->teacher_hits, &all->apart};
+                            &all->hits,      &all->teacher_hits, &all->apart,       first};
     if (m->local)
         xent_prefetch(m->x_ahead.at + k * m->x_ahead.class_step);
     if (m->local && has_second_row(stream))
@@ -112,44 +112,51 @@ static INLINE void join_lanes(virtual_lanes *to, int64_t i, virtual_lanes *from,
         to->teacher_rest[i] = sum_lanes(from->teacher_rest, n);
 }
 
-/* Neighbouring classes side by side, as many as there are registers for; their lanes are joined before they are stored. */
-static INLINE void add_neighbours(virtual_lanes *lanes, int64_t i, int count, tile_sums *all, const tile_memory *m,
-                                  const stream_source *s, int64_t k, vec max, vec teacher_max, const load_plan *p,
-                                  xent_stream stream, xent_transform transform) {
+/* `count` neighbouring virtual lanes side by side, as many as there are registers for: of class k and its neighbours `once`, or
+ * of every 64th from there on, below `end`. They are joined before they are stored. */
+static INLINE void add_lanes(virtual_lanes *lanes, int64_t i, int count, int once, tile_sums *all, const tile_memory *m,
+                             const stream_source *s, int64_t k, int64_t end, vec max, vec teacher_max, const load_plan *p,
+                             xent_stream stream, xent_transform transform) {
     virtual_lanes own;
     clear_lanes(&own, count, stream);
-    for (int j = 0; j < count; ++j)
-        add_to_lane(&own, j, all, m, s, k + j, max, teacher_max, p, stream, transform);
+    do {
+        for (int j = 0; j < count; ++j)
+            add_to_lane(&own, j, all, m, s, k + j, once, max, teacher_max, p, stream, transform);
+        k += 64;
+    } while (!once && k + count <= end);
+    for (int j = 0; !once && j < count - 1; ++j)
+        if (k + j < end)
+            add_to_lane(&own, j, all, m, s, k + j, 0, max, teacher_max, p, stream, transform);
     join_lanes(lanes, i, &own, count, stream, transform);
 }
 
 /* One block of up to 1,024 classes, relative to `max`. */
 static INLINE tile_sums tile_block(const tile_memory *m, const stream_source *s, int64_t begin, int64_t n, vec max,
                                    vec teacher_max, const load_plan *p, xent_stream stream, xent_transform transform) {
-    const vec zero = v(set)(0);
+    enum { ABREAST = XENT_SIDE_BY_SIDE };
+    const vec zero = v(set)(0), most_hits = v(set)((real)n);
+    const int64_t end = begin + n;
     virtual_lanes lanes;
-    tile_sums sums = {zero, zero, zero, zero, zero, zero, zero};
-    int64_t used = 64, i = 0;
-    if (n == 0)
-        return sums;
-    if (n <= 64) {
-        for (used = 0; i + XENT_SIDE_BY_SIDE <= n; i += XENT_SIDE_BY_SIDE)
-            add_neighbours(&lanes, used++, XENT_SIDE_BY_SIDE, &sums, m, s, begin + i, max, teacher_max, p, stream,
-                           transform);
-        if (XENT_SIDE_BY_SIDE > 1 && i < n) {
+    tile_sums sums = {zero, most_hits, zero, zero, zero, most_hits, zero};
+    int64_t used = 0, k = begin;
+    if (n > 64) {
+        for (; used < 64 / ABREAST; ++used, k += ABREAST)
+            add_lanes(&lanes, used, ABREAST, 0, &sums, m, s, k, end, max, teacher_max, p, stream, transform);
+    } else {
+        for (; k + ABREAST <= end; ++used, k += ABREAST)
+            add_lanes(&lanes, used, ABREAST, 1, &sums, m, s, k, end, max, teacher_max, p, stream, transform);
+        if (ABREAST > 1 && k < end) {
             virtual_lanes last;
             int64_t pairs = 0;
-            if (n - i >= 2)
-                add_neighbours(&last, pairs++, 2, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
-            if ((n - i) % 2)
-                add_neighbours(&last, pairs++, 1, &sums, m, s, begin + n - 1, max, teacher_max, p, stream, transform);
+            if (end - k >= 2)
+                add_lanes(&last, pairs++, 2, 1, &sums, m, s, k, end, max, teacher_max, p, stream, transform);
+            if ((end - k) % 2)
+                add_lanes(&last, pairs++, 1, 1, &sums, m, s, end - 1, end, max, teacher_max, p, stream, transform);
             join_lanes(&lanes, used++, &last, pairs, stream, transform);
         }
-    } else {
-        clear_lanes(&lanes, 64, stream);
-        for (; i < n; ++i)
-            add_to_lane(&lanes, i % 64, &sums, m, s, begin + i, max, teacher_max, p, stream, transform);
     }
+    if (used == 0)
+        return sums;
     join_lanes(&lanes, 0, &lanes, used, stream, transform);
     if (transform != XENT_GIVEN)
         sums.rest = lanes.rest[0];
@@ -317,35 +324,39 @@ static INLINE void tile_store(const tile_memory *m, char *at, vec value, int non
         store_stored(at, value);
 }
 
-static INLINE void put_in_tile(char *tile, int64_t classes, const lane_rows *rows, vec at_target) {
+/* What the targets' own place takes goes over what a tile's apply has written there: less work than to look for the target in
+ * each class. */
+static INLINE void put_in_tile(const tile_memory *m, char *at, int64_t step, int64_t classes, const lane_rows *rows,
+                               vec at_target) {
     const vec value = v(keep)(rows->counts, flushed(at_target)), index = v(load)(&rows->index), one = v(set)(1);
-    if (classes <= LOOKED_THROUGH) {
+    if (m->local && classes <= LOOKED_THROUGH) {
         vec class = v(set)(0);
-        for (int64_t k = 0; k < classes; ++k, class = v(add)(class, one), tile += sizeof(vec))
-            v(store)(tile, v(select)(v(eq)(index, class), value, v(load)(tile)));
+        for (int64_t k = 0; k < classes; ++k, class = v(add)(class, one), at += step)
+            v(store)(at, v(select)(v(eq)(index, class), value, v(load)(at)));
         return;
     }
     const lane_numbers numbers = lanes_of(value);
-    for (int i = 0; i < LANES; ++i)
-        if (rows->target[i] >= 0)
-            ((real *)tile)[rows->target[i] * LANES + i] = numbers.at[i];
+    for (int i = 0; i < LANES; ++i) {
+        char *to = at + rows->target[i] * step;
+        if (rows->target[i] >= 0 && m->local)
+            ((real *)to)[i] = numbers.at[i];
+        else if (rows->target[i] >= 0)
+            store_stored_first(to + i * STORAGE_BYTES, 1, v(set)(numbers.at[i]));
+    }
 }
 
-static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
+static INLINE void apply_tile(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
                               vec max, const row_result *r, const load_plan *p, xent_stream stream, xent_transform transform,
-                              xent_form form, int hessian) {
+                              xent_form form, int at_target, int hessian) {
     const vec target = v(load)(&rows->index), one = v(set)(1);
-    /* The gradient at the targets goes over what a local tile holds there: less work than to look for it in each class.
-     * Under a cap it depends on the logit, too. */
-    const int put_after = m->local && (transform == XENT_PLAIN || transform == XENT_HEATED) && form == XENT_EXPONENTIALS;
     vec slope, class = v(set)(0);
     for (int64_t k = 0; k < plan->classes; ++k, class = v(add)(class, one)) {
         const vec z = transformed(tile_load(m, k), p, transform, &slope);
         const vec a = stream == XENT_TEACHER ? teacher_probability(tile_stream(m, s, k, stream), s, p, transform)
                       : is_weighted(stream)  ? tile_stream(m, s, k, stream)
                                              : z;
-        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, class), r, p, stream, transform, form,
-                               may_be_indexed(stream) && !put_after, hessian);
+        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, class), r, p, stream, transform, form, at_target,
+                               hessian);
         if (!rows->all_count) {
             out.first = v(keep)(rows->counts, out.first);
             out.hess = v(keep)(rows->counts, out.hess);
@@ -354,10 +365,22 @@ static INLINE void tile_apply(const tile_memory *m, const stream_source *s, cons
         if (hessian)
             tile_store(m, m->hess + k * m->hess_step, out.hess, 0);
     }
-    if (may_be_indexed(stream) && put_after) {
-        put_in_tile(m->out, plan->classes, rows, r->at_target);
+}
+
+/* Under a cap the gradient at the target depends on its logit, too; and what was streamed is no longer in the cache. */
+static INLINE void tile_apply(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
+                              vec max, const row_result *r, const load_plan *p, xent_stream stream, xent_transform transform,
+                              xent_form form, int hessian) {
+    const int depends = transform == XENT_CAPPED || transform == XENT_GIVEN;
+    if (!may_be_indexed(stream) || form == XENT_LOGARITHMS) {
+        apply_tile(m, s, plan, rows, max, r, p, stream, transform, form, 0, hessian);
+    } else if (depends || (!m->local && m->non_temporal)) {
+        apply_tile(m, s, plan, rows, max, r, p, stream, transform, form, 1, hessian);
+    } else {
+        apply_tile(m, s, plan, rows, max, r, p, stream, transform, form, 0, hessian);
+        put_in_tile(m, m->out, m->out_step, plan->classes, rows, r->at_target);
         if (hessian)
-            put_in_tile(m->hess, plan->classes, rows, r->hess_at_target);
+            put_in_tile(m, m->hess, m->hess_step, plan->classes, rows, r->hess_at_target);
     }
 }
 
