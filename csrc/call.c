@@ -287,6 +287,8 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
     return plan;
 }
 
+enum { MANY_RUNS = 8 /* for each thread */ };
+
 typedef struct {
     const axes *arrays;
     const xent_plan *plan;
@@ -365,10 +367,12 @@ static xent_status compute(xent_call *call) {
     /* Of given probabilities the target's alone is read, a cache line. */
     const int one_of_each = plan.transform == XENT_GIVEN && plan.stream == XENT_NO_STREAM && plan.form == XENT_NO_OUTPUT;
     const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call);
-    const int64_t whole_tiles = plan.layout == XENT_WIDE ? 1 : 64;
+    /* Whole tiles; of columns whole runs, where these are many. */
+    const int64_t run = plan.layout == XENT_COLUMNS ? a.shape[a.ndim - 1] : n;
+    const int64_t whole = plan.layout == XENT_WIDE ? 1 : n / run < MANY_RUNS * (int64_t)threads ? 64 : run;
     const int shared = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS;
     const int stopped =
-        shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, row_bytes + 16, whole_tiles, compute_rows, &w);
+        shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, row_bytes + 16, whole, compute_rows, &w);
     free(w.chunks);
     return stopped ? XENT_INTERRUPTED : XENT_OK;
 }

@@ -528,7 +528,7 @@ class Workshop:
         if not builds:
             shutil.copy2(_core.__file__, self.tree / "src/xent")
             return
-        cmake, others = self.tree / "CMakeLists.txt", rf"^ *xent_isa\((?!{isa}\b).*\n"
+        cmake, others = self.tree / "csrc/CMakeLists.txt", rf"^ *xent_isa\((?!{isa}\b).*\n"
         cmake.write_text(re.sub(others, "", text_of(cmake), flags=re.MULTILINE))
         # No bit depends on optimisation, which takes most of the time of a build.
         options = "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS_DEBUG=-O1"

@@ -25,7 +25,7 @@ DIGESTS = (NATIVE / "digest.txt").read_text()
 # What divides calls among threads, compiled to divide even small ones.
 DIVIDING = ("call", "elementwise", "parallel")
 # The features that kernels are compiled for.
-BUILD = (HERE.parent / "CMakeLists.txt").read_text()
+BUILD = (HERE.parent / "csrc" / "CMakeLists.txt").read_text()
 FEATURES = {name: words.split() for name, words in re.findall(r"xent_isa\((\w+)([\w ]*)\)", BUILD)}
 
 

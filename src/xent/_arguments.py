@@ -138,7 +138,8 @@ def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
 
 def classes_last(a: Array, axis: int) -> Array:
     """A view with the class axis, counted from the front, at the end."""
-    return a if axis == a.ndim - 1 else np.moveaxis(a, axis, -1)
+    last = a.ndim - 1
+    return a if axis == last else a.transpose(*range(axis), *range(axis + 1, last + 1), axis)
 
 
 def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None, Array | None]:
