@@ -281,9 +281,16 @@ BREAKS = (
     Break(
         "classes are summed in one order: columns as rows",
         "csrc/kernels/tile.h",
-        "add_to_lane(&lanes, i % 64, &sums,",
-        "add_to_lane(&lanes, (i + 1) % 64, &sums,",
+        "add_lanes(&lanes, used, ABREAST, 0, &sums,",
+        "add_lanes(&lanes, (used + 1) % (64 / ABREAST), ABREAST, 0, &sums,",
         "tests/test_layout.py -k test_class_axis",
+    ),
+    Break(
+        "under a cap the gradient at the target has the cap's slope, in tiles too",
+        "csrc/kernels/tile.h",
+        "depends = transform == XENT_CAPPED || transform == XENT_GIVEN;",
+        "depends = transform == XENT_GIVEN;",
+        "tests/test_options.py -k softcap",
     ),
     Break(
         "a maximum that was found ahead is that of the block it is used for",

@@ -37,6 +37,21 @@ def test_any_number_of_threads_gives_the_same_bits(isa, dtype, threads):
             assert_same(one, other)
 
 
+@pytest.mark.parametrize("shape", [(300, 50, 70), (300, 64, 10), (2, 900, 200), (1, 3, 40_000)])
+def test_columns_on_several_threads(isa, dtype, shape):
+    """Runs of positions, many and short or few and long: pieces end where runs do, or inside."""
+    outer, run, classes = shape
+    logits, targets = inputs.batch(shape, dtype)
+    columns = np.ascontiguousarray(np.moveaxis(logits, -1, 1))
+    expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
+    for n in (1, 2, 3):
+        with xent.num_threads(n):
+            loss, grad = xent.cross_entropy(
+                columns, targets, axis=1, reduction="none", return_grad=True
+            )
+            assert_same((loss, np.moveaxis(grad, 1, -1)), expected)
+
+
 @pytest.mark.parametrize("rows", [4, 12])
 def test_very_long_rows_on_several_threads(isa, dtype, rows):
     """Threads share few rows; of more, each keeps sums of its own, one for each 16,384 classes."""

@@ -112,8 +112,8 @@ static INLINE void join_lanes(virtual_lanes *to, int64_t i, virtual_lanes *from,
         to->teacher_rest[i] = sum_lanes(from->teacher_rest, n);
 }
 
-/* `count` neighbouring virtual lanes side by side, as many as there are registers for: of class k and its neighbours `once`, or
- * of every 64th from there on, below `end`. They are joined before they are stored. */
+/* `count` neighbouring virtual lanes side by side, as many as there are registers for: of class k and its neighbours `once`,
+ * or of every 64th from there on, below `end`. They are joined before they are stored. */
 static INLINE void add_lanes(virtual_lanes *lanes, int64_t i, int count, int once, tile_sums *all, const tile_memory *m,
                              const stream_source *s, int64_t k, int64_t end, vec max, vec teacher_max, const load_plan *p,
                              xent_stream stream, xent_transform transform) {
@@ -324,8 +324,8 @@ static INLINE void tile_store(const tile_memory *m, char *at, vec value, int non
         store_stored(at, value);
 }
 
-/* What the targets' own place takes goes over what a tile's apply has written there: less work than to look for the target in
- * each class. */
+/* What the targets' own place takes goes over what a tile's apply has written there: less work than to look for the target
+ * in each class. */
 static INLINE void put_in_tile(const tile_memory *m, char *at, int64_t step, int64_t classes, const lane_rows *rows,
                                vec at_target) {
     const vec value = v(keep)(rows->counts, flushed(at_target)), index = v(load)(&rows->index), one = v(set)(1);
@@ -336,13 +336,11 @@ static INLINE void put_in_tile(const tile_memory *m, char *at, int64_t step, int
         return;
     }
     const lane_numbers numbers = lanes_of(value);
-    for (int i = 0; i < LANES; ++i) {
-        char *to = at + rows->target[i] * step;
+    for (int i = 0; i < LANES; ++i)
         if (rows->target[i] >= 0 && m->local)
-            ((real *)to)[i] = numbers.at[i];
+            ((real *)(at + rows->target[i] * step))[i] = numbers.at[i];
         else if (rows->target[i] >= 0)
-            store_stored_first(to + i * STORAGE_BYTES, 1, v(set)(numbers.at[i]));
-    }
+            store_stored_first(at + rows->target[i] * step + i * STORAGE_BYTES, 1, v(set)(numbers.at[i]));
 }
 
 static INLINE void apply_tile(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
@@ -355,8 +353,8 @@ static INLINE void apply_tile(const tile_memory *m, const stream_source *s, cons
         const vec a = stream == XENT_TEACHER ? teacher_probability(tile_stream(m, s, k, stream), s, p, transform)
                       : is_weighted(stream)  ? tile_stream(m, s, k, stream)
                                              : z;
-        applied out = apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, class), r, p, stream, transform, form, at_target,
-                               hessian);
+        applied out =
+            apply_to(v(sub)(z, max), z, slope, a, v(eq)(target, class), r, p, stream, transform, form, at_target, hessian);
         if (!rows->all_count) {
             out.first = v(keep)(rows->counts, out.first);
             out.hess = v(keep)(rows->counts, out.hess);
