@@ -5,9 +5,12 @@
 #include "environment.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #ifdef _OPENMP
+#include <dlfcn.h>
 #include <omp.h>
 #endif
 
@@ -56,7 +59,6 @@ static _Thread_local int team = 1;
 #endif
 
 #if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32)
-#include <dlfcn.h>
 #include <pthread.h>
 
 /* GNU OpenMP's threads do not survive a fork, and a child that asks for them waits for ever. So they are let go before
@@ -178,7 +180,12 @@ const char *xent_openmp(void) {
 #ifdef _OPENMP
 #define XENT_TEXT_(x) #x
 #define XENT_TEXT(x) XENT_TEXT_(x)
-    return "OpenMP " XENT_TEXT(_OPENMP);
+    static _Thread_local char text[256];
+    Dl_info runtime = {0};
+    const char *path = dladdr((void *)omp_in_parallel, &runtime) && runtime.dli_fname ? runtime.dli_fname : "";
+    const char *last = strrchr(path, '/');
+    snprintf(text, sizeof text, "OpenMP " XENT_TEXT(_OPENMP) "%s%s", *path ? ", " : "", last ? last + 1 : path);
+    return text;
 #else
     return "none";
 #endif

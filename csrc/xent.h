@@ -14,8 +14,8 @@
  *
  * Arrays. The axes of the loss come first (`ndim` of them, sizes `shape`); each array has one stride in bytes for each of
  * these axes: any sign, 0 to broadcast, no alignment needed. An array whose `data` is NULL is absent. The class axis of
- * logits, soft targets and output is contiguous, or else one same axis of the loss is, in all three (`xent_readable`):
- * rows next to each other, or columns.
+ * logits, soft targets and output is contiguous, or else one same axis of the loss is, of more than one element, in all of
+ * them (`xent_readable`): rows next to each other, or columns. Columns have 2^24 classes at most.
  *
  * Compute type: double for XENT_F64, float for the others. Losses, weights, log-sum-exps, soft targets and upstream
  * gradients are of that type; the output is of the logits' dtype.
@@ -51,8 +51,8 @@ typedef enum {
     XENT_OK,
     XENT_BAD_TARGET,      /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
     XENT_BAD_PROBABILITY, /* a probability outside [0, 1]: call.bad_row says where; nothing has been written */
-    XENT_NO_MEMORY,       /* nothing has been written */
-    XENT_BAD_LAYOUT,      /* no axis is contiguous in logits, soft targets and output; nothing has been written */
+    XENT_NO_MEMORY,       /* by this function nothing has been written */
+    XENT_BAD_LAYOUT,      /* `xent_readable` says no; nothing has been written */
     XENT_INTERRUPTED      /* `poll` said so; outputs are undefined */
 } xent_status;
 
@@ -163,15 +163,15 @@ int xent_isa_available(int i);
 const char *xent_isa(void);
 int xent_use_isa(const char *name); /* 0: unknown, or not on this machine */
 
-const char *xent_openmp(void); /* the OpenMP specification's date and the threads' runtime, or "none" */
+const char *xent_openmp(void); /* the date of OpenMP's specification, and the file of the runtime; or "none" */
 const char *xent_compiler(void);
 
 /* This machine's memory at full speed, to measure kernels by: reading alone, copying with streaming stores. */
 double xent_memory_read(const void *from, int64_t bytes, int threads);
 void xent_memory_copy(void *to, const void *from, int64_t bytes, int threads); /* `to` aligned to 64 */
 
-/* The functions the kernels are made of, over n floats or doubles, to measure their accuracy by: exp for x <= 0 (below the
- * smallest normal number some smaller one), log(x) for x >= 0, log(1 + x) for x > -1, tanh and its derivative, and the
+/* The functions the kernels are made of, over n floats or doubles, to measure their accuracy by: exp for x <= 0 (0 where
+ * that is below the smallest normal number), log(x) for x >= 0, log(1 + x) for x > -1, tanh and its derivative, and the
  * log(1 + x) for 0 <= x <= 1 of elementwise losses. */
 typedef enum { XENT_EXP, XENT_LOG, XENT_LOG1P, XENT_TANH, XENT_TANH_SLOPE, XENT_LOG1P_UNIT } xent_function;
 void xent_math(xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n);

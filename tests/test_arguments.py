@@ -123,7 +123,7 @@ MESSAGES = [
         arguments.targets,
         (np.zeros(4), (4, 3), 1),
         TypeError,
-        "targets: dtype float64 is not accepted for class indices; expected "
+        "targets: dtype float64 is not accepted for class indices, of shape (4,); expected "
         "integers or bool. Class probabilities would have the shape of the logits, (4, 3)",
     ),
     (
@@ -136,7 +136,8 @@ MESSAGES = [
         arguments.targets,
         (1j * LOGITS, (4, 3), 1),
         TypeError,
-        "targets: dtype complex128 is not accepted; expected real numbers of at most 64 bits",
+        "targets: dtype complex128 is not accepted; expected real numbers of at most 64 bits "
+        "for class probabilities, of shape (4, 3), or class indices of shape (4,)",
     ),
     (
         arguments.targets,

@@ -49,7 +49,7 @@ typedef struct {
     v(vec) f, k;
 } v(log_split);
 
-/* log(1 + x) for -1 < x <= 2^126 (f32) or 2^1022 (f64) and NaN, at most 1.4 ulp (f32, f64).
+/* log(1 + x) for -1 < x <= 2^126 (f32) or 2^1022 (f64) and NaN, at most 1.4 ulp (f32), 1.41 (f64).
  * 1 + x = 2^k (1 + f) with f taken from x itself, so that nothing of a small x is lost. */
 static inline v(log_split) v(split_log1p)(v(vec) x) {
     const v(vec) one = v(set)(1), k = v(exponent)(v(add)(one, x));

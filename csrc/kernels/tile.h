@@ -1,5 +1,6 @@
-/* A tile: as many rows as a vector has lanes, one row in each lane, class after class. Narrow rows come here transposed,
- * and arrays whose class axis is not the last as they are. The order of summation is that of reduce.h. */
+/* A tile: as many rows as a vector has lanes, one row in each lane, class after class. Narrow rows come here transposed;
+ * arrays whose class axis is not the last come side by side if their classes are few, else as they lie. The order of
+ * summation is that of reduce.h. */
 
 /* What is read after local tiles: a line of it for each of their classes. */
 typedef struct {

@@ -70,12 +70,12 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
-def real(value: Any, name: str) -> Array:
-    """An array of any real dtype but longdouble."""
+def real(value: Any, name: str, of: str = "") -> Array:
+    """An array of any real dtype but longdouble; `of`: what else a message says is expected."""
     found = array(value, name)
     if not (narrow(found.dtype) or is_bfloat16(found.dtype)):
         raise TypeError(
-            f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits"
+            f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits{of}"
         )
     return found
 
@@ -151,12 +151,15 @@ def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None
             found = found.astype(np.int64)  # an empty list has no dtype of its own
         if found.dtype.kind not in "iub":
             raise TypeError(
-                f"targets: dtype {found.dtype} is not accepted for class indices; expected integers or bool. "
-                f"Class probabilities would have the shape of the logits, {shape}"
+                f"targets: dtype {found.dtype} is not accepted for class indices, of shape {loss_shape}; expected "
+                f"integers or bool. Class probabilities would have the shape of the logits, {shape}"
             )
         return found.astype(found.dtype.newbyteorder("="), copy=False), None
     if found.shape == shape:
-        return None, classes_last(real(found, "targets"), axis)
+        either = (
+            f" for class probabilities, of shape {shape}, or class indices of shape {loss_shape}"
+        )
+        return None, classes_last(real(found, "targets", either), axis)
     raise ValueError(
         f"targets: shape {found.shape} does not fit logits of shape {shape} with the classes on axis "
         f"{axis}; expected {loss_shape} for class indices or {shape} for class probabilities"

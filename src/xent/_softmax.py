@@ -54,7 +54,8 @@ def softmax_loss(
         index, soft = arguments.targets(targets, x.shape, axis)
         if soft is not None and operation not in SOFT:
             raise TypeError(
-                f"targets: class probabilities are not accepted by {operation}; expected class indices"
+                f"targets: class probabilities, of the logits' shape {x.shape}, are not accepted by {operation}; "
+                f"expected class indices of shape {x.shape[:axis] + x.shape[axis + 1 :]}"
             )
     rows = Rows(operation, arguments.classes_last(x, axis), kind, index, soft)
     judge(

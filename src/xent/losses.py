@@ -423,7 +423,7 @@ def token_log_probs(
     """
     loss = cross_entropy(
         logits,
-        class_indices(targets, "token_log_probs"),
+        class_indices(targets, logits, "token_log_probs"),
         axis=axis,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
@@ -483,7 +483,7 @@ def perplexity(
     """
     loss = cross_entropy(
         logits,
-        class_indices(targets, "perplexity"),
+        class_indices(targets, logits, "perplexity"),
         axis=axis,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
@@ -497,11 +497,12 @@ def perplexity(
     return result
 
 
-def class_indices(targets: Any, function: str) -> Any:
+def class_indices(targets: Any, logits: Any, function: str) -> Any:
     """Refuses class probabilities, which `cross_entropy` would take."""
     found = arguments.array(targets, "targets")
     if found.dtype.kind not in "iub":
         raise TypeError(
-            f"targets: dtype {found.dtype} is not accepted by {function}; expected integers"
+            f"targets: dtype {found.dtype} of shape {found.shape} is not accepted by {function}; expected integers, "
+            f"of the shape of the logits, {arguments.array(logits, 'logits').shape}, without the class axis"
         )
     return found

@@ -114,8 +114,8 @@ def show_config() -> dict[str, str | int | tuple[str, ...]]:
     Returns
     -------
     config : dict
-        ``version``; ``isa`` in use, ``isas_available`` on this machine and ``isas_built``; ``threads``; ``openmp``;
-        ``compiler``.
+        ``version``; ``isa`` in use, ``isas_available`` on this machine and ``isas_built``; ``threads``; ``openmp``, the
+        specification compiled for and the file of the runtime that starts the threads; ``compiler``.
 
     Examples
     --------
