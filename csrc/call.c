@@ -367,9 +367,10 @@ static xent_status compute(xent_call *call) {
     /* Of given probabilities the target's alone is read, a cache line. */
     const int one_of_each = plan.transform == XENT_GIVEN && plan.stream == XENT_NO_STREAM && plan.form == XENT_NO_OUTPUT;
     const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call);
-    /* Whole tiles; of columns whole runs, where these are many. */
+    /* Whole tiles; of columns whole runs, where these are short and many. */
     const int64_t run = plan.layout == XENT_COLUMNS ? a.shape[a.ndim - 1] : n;
-    const int64_t whole = plan.layout == XENT_WIDE ? 1 : n / run < MANY_RUNS * (int64_t)threads ? 64 : run;
+    const int short_runs = run <= MOST_PIECE / (row_bytes + 16) && n / run >= MANY_RUNS * (int64_t)threads;
+    const int64_t whole = plan.layout == XENT_WIDE ? 1 : short_runs ? run : 64;
     const int shared = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS;
     const int stopped =
         shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, row_bytes + 16, whole, compute_rows, &w);
