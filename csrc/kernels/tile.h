@@ -195,7 +195,10 @@ static INLINE vec tile_at_targets(const tile_memory *m, int64_t classes, const l
 }
 
 /* Columns far apart are fetched by nobody else: what the next tile reads of a class, and what this one will write. */
-enum { FETCHED_AHEAD = 256 }; /* classes: more lines than that would push each other out of the cache */
+enum {
+    FAR_APART = 1024,   /* bytes */
+    FETCHED_AHEAD = 256 /* classes: more lines than that would push each other out of the cache */
+};
 
 static INLINE void prefetch_ahead(const tile_memory *m, int64_t k) {
     xent_prefetch(m->x + k * m->x_step + LANES * STORAGE_BYTES);
@@ -206,7 +209,7 @@ static INLINE void prefetch_ahead(const tile_memory *m, int64_t k) {
 }
 
 static INLINE vec tile_load_ahead(const tile_memory *m, int64_t k, int64_t n) {
-    if (!m->local && n <= FETCHED_AHEAD)
+    if (!m->local && n <= FETCHED_AHEAD && m->x_step >= FAR_APART)
         prefetch_ahead(m, k);
     return tile_load(m, k);
 }
