@@ -347,9 +347,9 @@ static INLINE void put_in_tile(const tile_memory *m, char *at, int64_t step, int
             store_stored_first(at + rows->target[i] * step + i * STORAGE_BYTES, 1, v(set)(numbers.at[i]));
 }
 
-static INLINE void apply_tile(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
-                              vec max, const row_result *r, const load_plan *p, xent_stream stream, xent_transform transform,
-                              xent_form form, int at_target, int hessian) {
+static INLINE void apply_classes(const tile_memory *m, const stream_source *s, const xent_plan *plan, const lane_rows *rows,
+                                 vec max, const row_result *r, const load_plan *p, xent_stream stream,
+                                 xent_transform transform, xent_form form, int at_target, int hessian) {
     const vec target = v(load)(&rows->index), one = v(set)(1);
     vec slope, class = v(set)(0);
     for (int64_t k = 0; k < plan->classes; ++k, class = v(add)(class, one)) {
@@ -375,11 +375,11 @@ static INLINE void tile_apply(const tile_memory *m, const stream_source *s, cons
                               xent_form form, int hessian) {
     const int depends = transform == XENT_CAPPED || transform == XENT_GIVEN;
     if (!may_be_indexed(stream) || form == XENT_LOGARITHMS) {
-        apply_tile(m, s, plan, rows, max, r, p, stream, transform, form, 0, hessian);
+        apply_classes(m, s, plan, rows, max, r, p, stream, transform, form, 0, hessian);
     } else if (depends || (!m->local && m->non_temporal)) {
-        apply_tile(m, s, plan, rows, max, r, p, stream, transform, form, 1, hessian);
+        apply_classes(m, s, plan, rows, max, r, p, stream, transform, form, 1, hessian);
     } else {
-        apply_tile(m, s, plan, rows, max, r, p, stream, transform, form, 0, hessian);
+        apply_classes(m, s, plan, rows, max, r, p, stream, transform, form, 0, hessian);
         put_in_tile(m, m->out, m->out_step, plan->classes, rows, r->at_target);
         if (hessian)
             put_in_tile(m, m->hess, m->hess_step, plan->classes, rows, r->hess_at_target);
