@@ -65,7 +65,7 @@ int64_t most_classes(const operation *o) {
     return o->layout == FEW_COLUMNS  ? XENT_FEW_COLUMNS
            : o->layout != NARROW     ? INT64_MAX
            : o->output == LOSS_ALONE ? XENT_NARROW_LOSS
-                                     : XENT_NARROW_GRADIENT;
+                                     : XENT_NARROW_ODD_GRADIENT;
 }
 
 /* Random numbers (splitmix64). */

@@ -134,9 +134,9 @@ static void fill_indices(const array *a, const xent_call *call) {
 }
 
 static void draw_shape(xent_call *call, int elementwise) {
-    static const int around[] = {104, 192, 1024, 2048, 16384};
+    static const int around[] = {104, 152, 256, 1024, 2048, 16384};
     call->ndim = one_in(32) ? AXES : below(5);
-    call->classes = elementwise ? 1 : one_in(4) ? below(300) : one_in(16) ? around[below(5)] - 2 + below(5) : 1 + below(40);
+    call->classes = elementwise ? 1 : one_in(4) ? below(300) : one_in(16) ? around[below(6)] - 2 + below(5) : 1 + below(40);
     int64_t numbers = call->classes ? call->classes : 1;
     for (int d = 0; d < call->ndim; ++d) {
         const int n = one_in(16) ? below(3) : one_in(8) ? below(elementwise ? 9000 : 200) : 1 + below(5);

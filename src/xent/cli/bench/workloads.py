@@ -60,6 +60,9 @@ def of_equal_size(*classes: int, size: int) -> list[Case]:
     return [case for c in classes for case in loss_and_gradient((round(size / c), c))]
 
 
+#: Whole vectors, and neighbours whose rows begin anywhere in a line.
+MIDDLE = (60, 64, 65, 96, 100, 128, 130, 192, 200, 256, 257, 384, 512, 513, 640, 768, 1000, 1024)
+
 USUAL: tuple[str, str] = ("usual", "usual")
 QUICK_GRADIENT: tuple[str, str] = ("usual", "quick")
 QUICK: tuple[str, str] = ("quick", "quick")
@@ -221,9 +224,7 @@ WORKLOADS = (
     workload(
         "middle",
         "Middle rows: 60 to 1024 classes, 8 million logits",
-        *of_equal_size(
-            60, 64, 65, 96, 100, 128, 192, 256, 384, 512, 640, 768, 1000, 1024, size=2**23
-        ),
+        *of_equal_size(*MIDDLE, size=2**23),
         on_request=True,
     ),
     workload(
