@@ -83,8 +83,9 @@ static INLINE void row_store(char *at, int n, vec value, int non_temporal) {
 
 /* `count` vectors of n classes each, from class k on. All are read before the first is written, which may be where the next
  * is read. */
-static INLINE void apply_vectors(const row_memory *m, int64_t k, int count, int n, const row_result *row, const load_plan *p,
-                                 xent_stream stream, xent_transform transform, xent_form form, int at_target, int hessian) {
+static INLINE void apply_vectors(const row_memory *m, int64_t k, int count, int n, int streams, const row_result *row,
+                                 const load_plan *p, xent_stream stream, xent_transform transform, xent_form form,
+                                 int at_target, int hessian) {
     vec z[XENT_SIDE_BY_SIDE], slope[XENT_SIDE_BY_SIDE], second[XENT_SIDE_BY_SIDE];
     applied r[XENT_SIDE_BY_SIDE];
     load_vectors(z, slope, second, m->x, m->a, k, count, n, p, stream, transform);
@@ -95,9 +96,9 @@ static INLINE void apply_vectors(const row_memory *m, int64_t k, int count, int 
     }
     for (int j = 0; j < count; ++j) {
         const int64_t byte = (k + j * LANES) * STORAGE_BYTES;
-        row_store(m->out + byte, n, r[j].first, m->non_temporal);
+        row_store(m->out + byte, n, r[j].first, streams);
         if (hessian)
-            row_store(m->hess + byte, n, r[j].hess, m->hess_non_temporal);
+            row_store(m->hess + byte, n, r[j].hess, streams && m->hess_non_temporal);
     }
 }
 
@@ -109,25 +110,28 @@ static INLINE int runs_backward(const row_memory *m) {
     return m->non_temporal && behind > 0 && behind < 1024;
 }
 
-/* Whole vectors side by side; one at a time what is left at either end, and those around the target. Streaming stores are
- * aligned, and rows of an odd length begin anywhere. */
+/* Whole vectors side by side; one at a time what is left at either end, and those around the target. Rows of an odd length
+ * begin anywhere, and whole lines are streamed: half of one, beside numbers that are stored, took five times as long. */
 static INLINE void apply_row(const row_memory *m, int64_t classes, const row_result *row, const load_plan *p,
                              xent_stream stream, xent_transform transform, xent_form form, int hessian) {
-    enum { ABREAST = XENT_SIDE_BY_SIDE * LANES };
+    enum { ABREAST = XENT_SIDE_BY_SIDE * LANES, LINE = 64 / STORAGE_BYTES };
     const int backward = runs_backward(m);
-    const int64_t unaligned = m->non_temporal ? (int64_t)(-(uintptr_t)m->out % (LANES * STORAGE_BYTES)) / STORAGE_BYTES : 0;
-    const int64_t odd = backward ? (classes - unaligned) & (LANES - 1) : unaligned;
-    int64_t n = odd < classes ? odd : classes;
+    const int64_t unaligned = m->non_temporal ? (int64_t)(-(uintptr_t)m->out % 64) / STORAGE_BYTES : 0;
+    const int64_t begin = unaligned < classes ? unaligned : classes;
+    const int64_t end = m->non_temporal ? begin + ((classes - begin) & -(int64_t)LINE) : classes;
+    int64_t n = (backward ? classes - begin : begin) & (LANES - 1);
     for (int64_t done = 0; done < classes;) {
         const int64_t left = classes - done, k = backward ? left - ABREAST : done;
-        if (n == 0 && left >= ABREAST && (!may_be_indexed(stream) || (uint64_t)(m->target - k) >= ABREAST)) {
-            apply_vectors(m, k, XENT_SIDE_BY_SIDE, LANES, row, p, stream, transform, form, 0, hessian);
+        if (n == 0 && k >= begin && k + ABREAST <= end &&
+            (!may_be_indexed(stream) || (uint64_t)(m->target - k) >= ABREAST)) {
+            apply_vectors(m, k, XENT_SIDE_BY_SIDE, LANES, m->non_temporal, row, p, stream, transform, form, 0, hessian);
             done += ABREAST;
             continue;
         }
         n = n ? n : lanes_left(left);
-        apply_vectors(m, backward ? left - n : done, 1, (int)n, row, p, stream, transform, form, may_be_indexed(stream),
-                      hessian);
+        const int64_t at = backward ? left - n : done;
+        const int streams = m->non_temporal && at >= begin && at + n <= end;
+        apply_vectors(m, at, 1, (int)n, streams, row, p, stream, transform, form, may_be_indexed(stream), hessian);
         done += n;
         n = 0;
     }

@@ -64,14 +64,14 @@ static INLINE staged_rows stage_in(staging *to, const char *from, int64_t step, 
 static INLINE void stage_out(char *to, int64_t step, const staging *from, int64_t n, int64_t classes, int non_temporal) {
     const int whole = step == classes * STORAGE_BYTES;
     const int64_t rows = whole ? 1 : n, numbers = whole ? n * classes : classes;
-    const int streams = whole && non_temporal && (uintptr_t)to % (uintptr_t)(LANES * STORAGE_BYTES) == 0;
+    const int64_t lines = whole && non_temporal && (uintptr_t)to % 64 == 0 ? numbers & -(64 / STORAGE_BYTES) : 0;
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < numbers; i += LANES) {
             const vec a = v(load)(from->at + r * classes + i);
             char *at = to + r * step + i * STORAGE_BYTES;
             if (numbers - i < LANES)
                 store_stored_first(at, lanes_left(numbers - i), a);
-            else if (streams)
+            else if (i < lines)
                 stream_stored(at, a);
             else
                 store_stored(at, a);
@@ -164,11 +164,11 @@ static INLINE void columns_in(vec *to, const char *from, int64_t step, int64_t l
 
 static INLINE void columns_out(char *to, int64_t step, const vec *from, int64_t lanes, int64_t classes, int non_temporal) {
     const int64_t tile_bytes = LANES * STORAGE_BYTES;
-    non_temporal = non_temporal && step % tile_bytes == 0 && (uintptr_t)to % (uintptr_t)tile_bytes == 0;
+    const int64_t lines = non_temporal && ((uintptr_t)to | (uintptr_t)step) % 64 == 0 ? lanes & -(64 / STORAGE_BYTES) : 0;
     for (int64_t k = 0; k < classes; ++k, to += step)
         for (int w = 0; w < SIDE; ++w) {
             const int n = lanes_left(lanes - w * LANES);
-            if (n == LANES && non_temporal)
+            if (w * LANES < lines)
                 stream_stored(to + w * tile_bytes, from[w * classes + k]);
             else if (n)
                 store_stored_first(to + w * tile_bytes, n, from[w * classes + k]);
@@ -215,8 +215,8 @@ static void columns(const xent_plan *plan, const xent_rows *rows, rows_kernel *d
                                .out_step = plan->out_class_step,
                                .hess_step = plan->hess_class_step,
                                .lanes = LANES,
-                               .non_temporal =
-                                   plan->non_temporal && ((uintptr_t)out | (uintptr_t)plan->out_class_step) % vector == 0};
+                               .non_temporal = plan->non_temporal && vector == 64 &&
+                                               ((uintptr_t)out | (uintptr_t)plan->out_class_step) % 64 == 0};
         direct(&m, plan, rows, r, lanes_left(rows->count - r), &p);
     }
 }

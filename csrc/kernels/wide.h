@@ -33,7 +33,7 @@ static INLINE stream_source second_row(stream_source a, const xent_plan *plan, c
  * would wait for it (rows of 257 classes took a third longer). */
 static INLINE void fetch_seam(const xent_plan *plan, const char *rows, int64_t step, int64_t r) {
     const char *end = rows + r * step + plan->classes * STORAGE_BYTES;
-    if ((uintptr_t)end % (LANES * STORAGE_BYTES) != 0)
+    if ((uintptr_t)end % 64 != 0)
         xent_prefetch(end);
 }
 
@@ -122,7 +122,7 @@ static INLINE void wide_apply(const xent_plan *plan, const xent_rows *rows, int6
             from_lane(&sums->max, i),
             target < classes ? target : -1,
             streams,
-            streams && ((uintptr_t)hess - (uintptr_t)out) % (LANES * STORAGE_BYTES) == 0,
+            streams && ((uintptr_t)hess - (uintptr_t)out) % 64 == 0,
         };
         apply_row(&m, classes, &result, p, stream, transform, form, hessian);
     }
