@@ -13,7 +13,7 @@
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16 };
 /* Rows of so many classes are computed in transposed tiles: measured, it is there that long vectors win; later with a
- * gradient whose rows end inside a line. */
+ * gradient whose rows end inside a line (but of doubles). */
 enum { XENT_NARROW_LOSS = 256, XENT_NARROW_GRADIENT = 104, XENT_NARROW_ODD_GRADIENT = 152, XENT_FEW_COLUMNS = 64 };
 /* Classes that a vector of floats can number, for lanes that are rows. */
 enum { XENT_MOST_IN_LANES = 1 << 24 };

@@ -61,21 +61,29 @@ static INLINE staged_rows stage_in(staging *to, const char *from, int64_t step, 
     return (staged_rows){(const char *)to->at, classes * (int64_t)sizeof(real)};
 }
 
+static INLINE void store_numbers(char *to, const real *from, int64_t i, int64_t end) {
+    for (; i < end; i += LANES)
+        if (end - i < LANES)
+            store_stored_first(to + i * STORAGE_BYTES, lanes_left(end - i), v(load)(from + i));
+        else
+            store_stored(to + i * STORAGE_BYTES, v(load)(from + i));
+}
+
+/* n numbers next to each other: whole lines of them may be streamed. */
+static INLINE void write_out(char *to, const real *from, int64_t n, int non_temporal) {
+    const line_range lines = whole_lines(to, n, non_temporal);
+    store_numbers(to, from, 0, lines.begin);
+    for (int64_t i = lines.begin; i < lines.end; i += LANES)
+        stream_stored(to + i * STORAGE_BYTES, v(load)(from + i));
+    store_numbers(to, from, lines.end, n);
+}
+
 static INLINE void stage_out(char *to, int64_t step, const staging *from, int64_t n, int64_t classes, int non_temporal) {
-    const int whole = step == classes * STORAGE_BYTES;
-    const int64_t rows = whole ? 1 : n, numbers = whole ? n * classes : classes;
-    const int64_t lines = whole && non_temporal && (uintptr_t)to % 64 == 0 ? numbers & -(64 / STORAGE_BYTES) : 0;
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < numbers; i += LANES) {
-            const vec a = v(load)(from->at + r * classes + i);
-            char *at = to + r * step + i * STORAGE_BYTES;
-            if (numbers - i < LANES)
-                store_stored_first(at, lanes_left(numbers - i), a);
-            else if (i < lines)
-                stream_stored(at, a);
-            else
-                store_stored(at, a);
-        }
+    if (step == classes * STORAGE_BYTES)
+        write_out(to, from->at, n * classes, non_temporal);
+    else
+        for (int64_t r = 0; r < n; ++r)
+            write_out(to + r * step, from->at + r * classes, classes, 0);
 }
 
 static INLINE void transpose_in(vec *to, staged_rows from, int64_t r, int64_t classes) {
@@ -131,6 +139,10 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_in(t.soft + r / LANES * classes, second, r, classes);
         }
+        if (plan->non_temporal)
+            fetch_seam(rows->out + (at + n) * rows->out_step);
+        if (plan->non_temporal && rows->hess)
+            fetch_seam(rows->hess + (at + n) * rows->hess_step);
         staged(&m, plan, rows, at, n, &p);
         look_ahead(&m, most / LANES);
         if (plan->form != XENT_NO_OUTPUT) {
@@ -164,11 +176,11 @@ static INLINE void columns_in(vec *to, const char *from, int64_t step, int64_t l
 
 static INLINE void columns_out(char *to, int64_t step, const vec *from, int64_t lanes, int64_t classes, int non_temporal) {
     const int64_t tile_bytes = LANES * STORAGE_BYTES;
-    const int64_t lines = non_temporal && ((uintptr_t)to | (uintptr_t)step) % 64 == 0 ? lanes & -(64 / STORAGE_BYTES) : 0;
+    const int64_t streamed = non_temporal && ((uintptr_t)to | (uintptr_t)step) % 64 == 0 ? lanes & -(64 / STORAGE_BYTES) : 0;
     for (int64_t k = 0; k < classes; ++k, to += step)
         for (int w = 0; w < SIDE; ++w) {
             const int n = lanes_left(lanes - w * LANES);
-            if (w * LANES < lines)
+            if (w * LANES < streamed)
                 stream_stored(to + w * tile_bytes, from[w * classes + k]);
             else if (n)
                 store_stored_first(to + w * tile_bytes, n, from[w * classes + k]);
@@ -179,24 +191,31 @@ static inline fetch_ahead columns_ahead(const char *rows, int64_t step, int64_t 
     return (fetch_ahead){rows ? rows + r * step : NULL, class_step, LANES * step};
 }
 
+/* Of columns that are streamed, the first tiles end where a line does. */
+static INLINE int64_t columns_at_once(const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t most) {
+    const int64_t left = rows->count - r, odd = r == 0 && plan->non_temporal ? before_line(rows->out) : 0;
+    const int64_t n = odd && odd < most ? odd : most;
+    return left < n ? left : n;
+}
+
 static void few_columns(const xent_plan *plan, const xent_rows *rows, rows_kernel *staged) {
     const load_plan p = prepare_load(plan);
     const int64_t classes = plan->classes, most = SIDE * LANES;
     tiles t;
     tile_memory m = memory_of(&t, rows);
-    for (int64_t r = 0; r < rows->count; r += most) {
-        const int64_t left = rows->count - r, n = left < most ? left : most;
-        columns_in(t.x, rows->logits + r * rows->logits_step, plan->logits_class_step, left, classes, 0);
+    for (int64_t r = 0, n; r < rows->count; r += n) {
+        n = columns_at_once(plan, rows, r, most);
+        columns_in(t.x, rows->logits + r * rows->logits_step, plan->logits_class_step, n, classes, 0);
         if (has_second_row(plan->stream))
-            columns_in(t.soft, rows->soft + r * rows->soft_step, plan->soft_class_step, left, classes,
+            columns_in(t.soft, rows->soft + r * rows->soft_step, plan->soft_class_step, n, classes,
                        soft_in_compute_type(plan));
         m.x_ahead = columns_ahead(rows->logits, rows->logits_step, r + n, plan->logits_class_step);
         m.soft_ahead = columns_ahead(rows->soft, rows->soft_step, r + n, plan->soft_class_step);
         staged(&m, plan, rows, r, n, &p);
         if (plan->form != XENT_NO_OUTPUT)
-            columns_out(rows->out + r * rows->out_step, plan->out_class_step, t.out, left, classes, plan->non_temporal);
+            columns_out(rows->out + r * rows->out_step, plan->out_class_step, t.out, n, classes, plan->non_temporal);
         if (rows->hess)
-            columns_out(rows->hess + r * rows->hess_step, plan->hess_class_step, t.hess, left, classes, plan->non_temporal);
+            columns_out(rows->hess + r * rows->hess_step, plan->hess_class_step, t.hess, n, classes, plan->non_temporal);
     }
 }
 
@@ -204,7 +223,8 @@ static void few_columns(const xent_plan *plan, const xent_rows *rows, rows_kerne
 static void columns(const xent_plan *plan, const xent_rows *rows, rows_kernel *direct) {
     const load_plan p = prepare_load(plan);
     const uintptr_t vector = LANES * STORAGE_BYTES;
-    for (int64_t r = 0; r < rows->count; r += LANES) {
+    for (int64_t r = 0, n; r < rows->count; r += n) {
+        n = columns_at_once(plan, rows, r, LANES);
         char *out = rows->out ? rows->out + r * rows->out_step : NULL;
         const tile_memory m = {.x = rows->logits + r * rows->logits_step,
                                .soft = rows->soft ? rows->soft + r * rows->soft_step : NULL,
@@ -217,6 +237,6 @@ static void columns(const xent_plan *plan, const xent_rows *rows, rows_kernel *d
                                .lanes = LANES,
                                .non_temporal = plan->non_temporal && vector == 64 &&
                                                ((uintptr_t)out | (uintptr_t)plan->out_class_step) % 64 == 0};
-        direct(&m, plan, rows, r, lanes_left(rows->count - r), &p);
+        direct(&m, plan, rows, r, n, &p);
     }
 }

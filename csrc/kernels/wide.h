@@ -29,14 +29,6 @@ static INLINE stream_source second_row(stream_source a, const xent_plan *plan, c
     return a;
 }
 
-/* Where streamed rows meet inside a line, neither can stream it: it is asked for before it is written, or the stores behind
- * would wait for it (rows of 257 classes took a third longer). */
-static INLINE void fetch_seam(const xent_plan *plan, const char *rows, int64_t step, int64_t r) {
-    const char *end = rows + r * step + plan->classes * STORAGE_BYTES;
-    if ((uintptr_t)end % 64 != 0)
-        xent_prefetch(end);
-}
-
 /* Rows that do not count are left out, unless their log-sum-exp is asked for. */
 static INLINE row_sums wide_reduce(const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes, mask counts,
                                    const stream_source *s, const load_plan *p, xent_stream stream,
@@ -52,9 +44,9 @@ static INLINE row_sums wide_reduce(const xent_plan *plan, const xent_rows *rows,
         const char *next = r + i + 1 < rows->count ? x + rows->logits_step : x;
         const stream_source a = second_row(*s, plan, rows, r + i, 0);
         if (plan->non_temporal)
-            fetch_seam(plan, rows->out, rows->out_step, r + i);
+            fetch_seam(rows->out + (r + i) * rows->out_step + plan->classes * STORAGE_BYTES);
         if (plan->non_temporal && rows->hess)
-            fetch_seam(plan, rows->hess, rows->hess_step, r + i);
+            fetch_seam(rows->hess + (r + i) * rows->hess_step + plan->classes * STORAGE_BYTES);
         if (rows->stage == XENT_ALL_STAGES || rows->stage == XENT_REDUCE)
             reduce_row(x, &a, rows->begin, rows->end, next, &known, rows->chunks, plan, p, stream, transform);
         if (rows->stage == XENT_REDUCE)
