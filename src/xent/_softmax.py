@@ -55,7 +55,7 @@ def softmax_loss(
         if soft is not None and operation not in SOFT:
             raise TypeError(
                 f"targets: class probabilities, of the logits' shape {x.shape}, are not accepted by {operation}; "
-                f"expected class indices of shape {x.shape[:axis] + x.shape[axis + 1 :]}"
+                f"expected class indices of shape {soft.shape[:-1]}"
             )
     rows = Rows(operation, arguments.classes_last(x, axis), kind, index, soft)
     judge(
