@@ -228,8 +228,10 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
     const int distils = call->operation == XENT_DISTILLATION_LOSS, entropy = call->operation == XENT_ENTROPY;
     const int probabilities = call->operation == XENT_CATEGORICAL_CROSS_ENTROPY;
     const int given = probabilities || call->operation == XENT_NLL_LOSS;
-    const int odd = call->classes % XENT_MOST_LANES != 0 && call->dtype != XENT_F64;
-    const int64_t narrow = !call->out.data ? XENT_NARROW_LOSS : odd ? XENT_NARROW_ODD_GRADIENT : XENT_NARROW_GRADIENT;
+    const int64_t narrow = !call->out.data                   ? XENT_NARROW_LOSS
+                           : call->dtype == XENT_F64         ? XENT_NARROW_F64_GRADIENT
+                           : call->classes % XENT_MOST_LANES ? XENT_NARROW_ODD_GRADIENT
+                                                             : XENT_NARROW_GRADIENT;
     const double e = call->label_smoothing;
     xent_plan plan = {
         .layout = lanes >= 0                ? XENT_COLUMNS

@@ -8,8 +8,6 @@
 
 #include "call.h"
 
-enum { PIECE = 1024 };
-
 int xent_is_elementwise(const xent_call *call) {
     return call->operation >= XENT_BINARY_CROSS_ENTROPY && call->operation <= XENT_KL_DIV;
 }
@@ -115,23 +113,25 @@ static void compute_blocks(void *context, int64_t begin, int64_t end, int worker
     (void)worker;
     const element_work *w = context;
     const view *views = w->views;
-    _Alignas(64) char buffers[VIEWS][PIECE * 8];
+    _Alignas(64) char buffers[VIEWS][XENT_PIECE * 8];
     for (int k = 0; k < INPUTS; ++k)
         if (is_constant(&views[k]))
-            move(&views[k], begin, end - begin < PIECE ? end - begin : PIECE, buffers[k], GATHER);
+            move(&views[k], begin, end - begin < XENT_PIECE ? end - begin : XENT_PIECE, buffers[k], GATHER);
     double sums[XENT_MOST_LANES];
-    for (int64_t at = begin; at < end; at += PIECE) {
-        const int64_t n = end - at < PIECE ? end - at : PIECE;
+    for (int64_t at = begin; at < end; at += XENT_PIECE) {
+        const int64_t n = end - at < XENT_PIECE ? end - at : XENT_PIECE;
         char *place[VIEWS];
+        int non_temporal = w->non_temporal;
         for (int k = 0; k < VIEWS; ++k) {
             place[k] = NULL;
             if (!views[k].data)
                 continue;
-            if (k < INPUTS || !w->non_temporal)
-                place[k] = in_place(&views[k], at, n);
+            place[k] = in_place(&views[k], at, n);
             if (!place[k]) {
                 place[k] = buffers[k];
-                if (k < INPUTS && !is_constant(&views[k]))
+                if (k >= INPUTS)
+                    non_temporal = 0;
+                else if (!is_constant(&views[k]))
                     move(&views[k], at, n, buffers[k], GATHER);
             }
         }
@@ -148,17 +148,12 @@ static void compute_blocks(void *context, int64_t begin, int64_t end, int worker
             .out = place[OUT],
             .hess = place[HESS],
             .sums = sums,
+            .non_temporal = non_temporal,
         };
         w->kernels->elements(&w->plan, &elements);
-        for (int k = INPUTS; k < VIEWS; ++k) {
-            if (place[k] != buffers[k])
-                continue;
-            char *to = in_place(&views[k], at, n);
-            if (to)
-                w->kernels->copy(to, buffers[k], n * views[k].size);
-            else
+        for (int k = INPUTS; k < VIEWS; ++k)
+            if (place[k] == buffers[k])
                 move(&views[k], at, n, buffers[k], SCATTER);
-        }
         if (w->block_sums && ((at + n) % XENT_SUM_BLOCK == 0 || at + n == end)) {
             exact sum = {0, 0};
             for (int lane = 0; lane < XENT_MOST_LANES; ++lane)
@@ -183,9 +178,9 @@ xent_status xent_sum(const xent_call *call, const xent_array *array, exact *sum)
 
 /* The first element that is outside [0, 1], in a block that has one. */
 static int64_t find_outside(element_work *w, int64_t begin, int64_t n) {
-    char x[PIECE * 8], marks[PIECE * 8];
-    for (int64_t at = begin;; at += PIECE) {
-        const int64_t count = n - at < PIECE ? n - at : PIECE;
+    char x[XENT_PIECE * 8], marks[XENT_PIECE * 8];
+    for (int64_t at = begin;; at += XENT_PIECE) {
+        const int64_t count = n - at < XENT_PIECE ? n - at : XENT_PIECE;
         move(&w->views[X], at, count, x, GATHER);
         const xent_elements elements = {.count = count, .x = x, .loss = marks};
         w->kernels->elements(&w->plan, &elements);

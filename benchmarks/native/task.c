@@ -418,6 +418,10 @@ static void run_stages(const xent_plan *plan, xent_rows row, const xent_kernels 
     }
 }
 
+static char *element_from(const array *arrays, role which, int64_t i) {
+    return arrays[which].at ? element_at(&arrays[which], i, 0) : NULL;
+}
+
 void run(const task *t, const xent_kernels *kernels) {
     const array *a = t->arrays;
     const int64_t n = t->rows;
@@ -457,19 +461,23 @@ void run(const task *t, const xent_kernels *kernels) {
         else
             kernels->rows(&plan, &rows);
     } else if (t->operation->family == ELEMENTS) {
-        const xent_elements elements = {
-            .count = n,
-            .x = a[X].at,
-            .target = a[SECOND].at,
-            .weight = a[WEIGHT].at,
-            .pos_weight = a[POS_WEIGHT].at,
-            .upstream = a[UPSTREAM].at,
-            .loss = a[LOSS].at,
-            .out = a[OUT].at,
-            .hess = a[HESS].at,
-            .sums = (double *)(void *)a[SUMS].at,
-        };
-        kernels->elements(&t->element_plan, &elements);
+        const int64_t most = t->plan.non_temporal ? XENT_PIECE : n;
+        for (int64_t i = 0; i < n; i += most) {
+            const xent_elements elements = {
+                .count = n - i < most ? n - i : most,
+                .x = element_from(a, X, i),
+                .target = element_from(a, SECOND, i),
+                .weight = element_from(a, WEIGHT, i),
+                .pos_weight = element_from(a, POS_WEIGHT, i),
+                .upstream = element_from(a, UPSTREAM, i),
+                .loss = element_from(a, LOSS, i),
+                .out = element_from(a, OUT, i),
+                .hess = element_from(a, HESS, i),
+                .sums = (double *)(void *)a[SUMS].at,
+                .non_temporal = t->plan.non_temporal,
+            };
+            kernels->elements(&t->element_plan, &elements);
+        }
     } else if (t->operation->family == INDICES) {
         const xent_indices indices = {
             .index = a[INDEX].at,

@@ -80,11 +80,58 @@ static INLINE line_range whole_lines(const char *at, int64_t n, int non_temporal
     return may ? (line_range){begin, begin + ((n - begin) & -(int64_t)(64 / STORAGE_BYTES))} : (line_range){0, 0};
 }
 
-/* Where what is streamed ends inside a line, the rest of it comes later, and neither can stream it: it is asked for before
- * it is written, or the stores behind would wait for it (rows of 257 classes took a third longer). */
+/* Where what is streamed ends inside a line, and what comes next is not at hand, neither can stream it: it is asked for
+ * before it is written, or the stores behind would wait for it (rows of 257 classes took a third longer). */
 static INLINE void fetch_seam(const char *end) {
     if ((uintptr_t)end % 64 != 0)
         xent_prefetch(end);
+}
+
+/* Where rows lie next to each other, the line between two is put together of the end of one and the begin of the other,
+ * and then streamed like the rest: one line that is stored cost as much as eight (1025 classes). */
+typedef struct {
+    _Alignas(64) char lines[2][64]; /* before a row, and behind it: by turns */
+    int turn, joins;
+    int64_t open; /* bytes of lines[turn] that the row before has left */
+} seam;
+
+/* Rows of 128 bytes have a whole line, wherever they begin. */
+static INLINE int rows_join(const char *out, int64_t step, int64_t classes) {
+    return step == classes * STORAGE_BYTES && step >= 128 && (uintptr_t)out % STORAGE_BYTES == 0;
+}
+
+/* Before row r is written, the last that is or one of many. */
+static INLINE void fetch_row_end(const xent_plan *plan, const char *out, int64_t step, int64_t r, int last) {
+    if (plan->non_temporal && out && (last || !rows_join(out, step, plan->classes)))
+        fetch_seam(out + r * step + plan->classes * STORAGE_BYTES);
+}
+
+/* Where number k of a row is written. */
+static INLINE char *place_of(seam *s, char *row, int64_t k, const line_range *lines) {
+    if (s->joins && k < lines->begin)
+        return s->lines[s->turn] + (uintptr_t)row % 64 + k * STORAGE_BYTES;
+    if (s->joins && k >= lines->end)
+        return s->lines[!s->turn] + (k - lines->end) * STORAGE_BYTES;
+    return row + k * STORAGE_BYTES;
+}
+
+/* After the row before has been left open: its end goes where it belongs. */
+static INLINE void close_seam(seam *s, char *row) {
+    if (s->open)
+        memcpy(row - s->open, s->lines[s->turn], (size_t)s->open);
+    s->open = 0;
+}
+
+static INLINE void pass_seam(seam *s, char *row, int64_t classes, const line_range *lines) {
+    const int64_t begun = (int64_t)((uintptr_t)row % 64), first = lines->begin * STORAGE_BYTES;
+    char *line = s->lines[s->turn];
+    if (s->open)
+        for (int64_t byte = 0; byte < 64; byte += (int64_t)sizeof(vec))
+            v(stream)(row - begun + byte, v(load)(line + byte));
+    else
+        memcpy(row, line + begun, (size_t)first);
+    s->open = (classes - lines->end) * STORAGE_BYTES;
+    s->turn = !s->turn;
 }
 
 typedef struct {
@@ -94,6 +141,7 @@ typedef struct {
     vec max;
     int64_t target; /* -1: none */
     int non_temporal, hess_non_temporal;
+    seam *out_seam, *hess_seam;
 } row_memory;
 
 static INLINE void row_store(char *at, int n, vec value, int non_temporal) {
@@ -107,9 +155,9 @@ static INLINE void row_store(char *at, int n, vec value, int non_temporal) {
 
 /* `count` vectors of n classes each, from class k on. All are read before the first is written, which may be where the next
  * is read. */
-static INLINE void apply_vectors(const row_memory *m, int64_t k, int count, int n, int streams, const row_result *row,
-                                 const load_plan *p, xent_stream stream, xent_transform transform, xent_form form,
-                                 int at_target, int hessian) {
+static INLINE void apply_vectors(const row_memory *m, char *out, char *hess, int64_t k, int count, int n, int streams,
+                                 const row_result *row, const load_plan *p, xent_stream stream, xent_transform transform,
+                                 xent_form form, int at_target, int hessian) {
     vec z[XENT_SIDE_BY_SIDE], slope[XENT_SIDE_BY_SIDE], second[XENT_SIDE_BY_SIDE];
     applied r[XENT_SIDE_BY_SIDE];
     load_vectors(z, slope, second, m->x, m->a, k, count, n, p, stream, transform);
@@ -119,10 +167,10 @@ static INLINE void apply_vectors(const row_memory *m, int64_t k, int count, int 
                         transform, form, at_target, hessian);
     }
     for (int j = 0; j < count; ++j) {
-        const int64_t byte = (k + j * LANES) * STORAGE_BYTES;
-        row_store(m->out + byte, n, r[j].first, streams);
+        const int64_t byte = j * LANES * STORAGE_BYTES;
+        row_store(out + byte, n, r[j].first, streams);
         if (hessian)
-            row_store(m->hess + byte, n, r[j].hess, streams && m->hess_non_temporal);
+            row_store(hess + byte, n, r[j].hess, streams && m->hess_non_temporal);
     }
 }
 
@@ -147,15 +195,22 @@ static INLINE void apply_row(const row_memory *m, int64_t classes, const row_res
         const int64_t left = classes - done, k = backward ? left - ABREAST : done;
         if (n == 0 && k >= begin && k + ABREAST <= end &&
             (!may_be_indexed(stream) || (uint64_t)(m->target - k) >= ABREAST)) {
-            apply_vectors(m, k, XENT_SIDE_BY_SIDE, LANES, m->non_temporal, row, p, stream, transform, form, 0, hessian);
+            apply_vectors(m, m->out + k * STORAGE_BYTES, hessian ? m->hess + k * STORAGE_BYTES : NULL, k, XENT_SIDE_BY_SIDE,
+                          LANES, m->non_temporal, row, p, stream, transform, form, 0, hessian);
             done += ABREAST;
             continue;
         }
         n = n ? n : lanes_left(left);
         const int64_t at = backward ? left - n : done;
         const int streams = m->non_temporal && at >= begin && at + n <= end;
-        apply_vectors(m, at, 1, (int)n, streams, row, p, stream, transform, form, may_be_indexed(stream), hessian);
+        apply_vectors(m, place_of(m->out_seam, m->out, at, &lines),
+                      hessian ? place_of(m->hess_seam, m->hess, at, &lines) : NULL, at, 1, (int)n, streams, row, p, stream,
+                      transform, form, may_be_indexed(stream), hessian);
         done += n;
         n = 0;
     }
+    if (m->out_seam->joins)
+        pass_seam(m->out_seam, m->out, classes, &lines);
+    if (hessian && m->hess_seam->joins)
+        pass_seam(m->hess_seam, m->hess, classes, &lines);
 }

@@ -200,7 +200,32 @@ static inline void f64_add_to(f64_vec s[2], f64_vec x) {
     s[0] = t;
 }
 
-enum { PREFETCH_ELEMENTS = 1024 };
+enum { PREFETCH_ELEMENTS = 1024, MOST_OUTPUTS = 3 };
+
+/* What leaves a buffer for memory that the cache will not hold: whole lines are streamed. */
+typedef struct {
+    char *to;
+    const char *from;
+    int64_t first, next; /* bytes: where a line begins, and the next that has not left */
+} outflow;
+
+static INLINE outflow outflow_of(char *to, const char *from, int64_t bytes) {
+    const int64_t before = (int64_t)(-(uintptr_t)to % 64), first = before < bytes ? before : bytes;
+    fetch_seam(to + bytes);
+    return (outflow){to, from, first, first};
+}
+
+static INLINE void stream_lines(outflow *o, int64_t end) {
+    for (; o->next + 64 <= end; o->next += 64)
+        for (int64_t byte = 0; byte < 64; byte += (int64_t)sizeof(vec))
+            v(stream)(o->to + o->next + byte, v(load)(o->from + o->next + byte));
+}
+
+static INLINE void finish_outflow(outflow *o, int64_t end) {
+    stream_lines(o, end);
+    memcpy(o->to, o->from, (size_t)o->first);
+    memcpy(o->to + o->next, o->from + o->next, (size_t)(end - o->next));
+}
 
 /* `count` vectors of n elements each, from element i on. All are computed before the first is stored, which may be where
  * the next was read. */
@@ -244,14 +269,30 @@ static INLINE void elements(const xent_element_plan *the_plan, const xent_elemen
                             int derivatives) {
     /* Copies, which no store can change. */
     const xent_element_plan own_plan = *the_plan, *plan = &own_plan;
-    const xent_elements own_elements = *the_elements, *e = &own_elements;
+    xent_elements own_elements = *the_elements;
+    const xent_elements *e = &own_elements;
     enum { ABREAST = XENT_SIDE_BY_SIDE * LANES };
+    /* Streamed a few vectors behind the arithmetic: a burst of lines would wait for memory (gradient of binary cross-entropy
+     * with logits: 25 %), and what has just been written in vectors cannot be read in lines. */
+    _Alignas(64) char buffers[MOST_OUTPUTS][XENT_PIECE * sizeof(real)];
+    const int64_t sizes[MOST_OUTPUTS] = {sizeof(real), STORAGE_BYTES, STORAGE_BYTES};
+    char **const outputs[MOST_OUTPUTS] = {&own_elements.loss, &own_elements.out, &own_elements.hess};
+    outflow flows[MOST_OUTPUTS] = {{NULL, NULL, 0, 0}};
+    const int flowing = e->non_temporal ? derivatives + 1 : 0;
+    for (int k = 0; k < flowing; ++k)
+        if (*outputs[k]) {
+            flows[k] = outflow_of(*outputs[k], buffers[k], e->count * sizes[k]);
+            *outputs[k] = buffers[k];
+        }
     f64_vec sums[2] = {f64_set(0), f64_set(0)};
     if (e->sums)
         for (int k = 0; k < 2; ++k)
             sums[k] = f64_load(e->sums + k * f64_lanes);
     int64_t i = 0;
     for (; i + ABREAST <= e->count; i += ABREAST) {
+        for (int k = 0; k < flowing; ++k)
+            if (flows[k].to)
+                stream_lines(&flows[k], (i - ABREAST) * sizes[k]);
         if (what != XENT_ONE)
             for (int64_t byte = 0; byte < ABREAST * STORAGE_BYTES; byte += 64)
                 xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * STORAGE_BYTES + byte);
@@ -262,6 +303,9 @@ static INLINE void elements(const xent_element_plan *the_plan, const xent_elemen
     }
     for (; i < e->count; i += LANES)
         element_vectors(plan, e, i, 1, lanes_left(e->count - i), sums, what, derivatives);
+    for (int k = 0; k < flowing; ++k)
+        if (flows[k].to)
+            finish_outflow(&flows[k], e->count * sizes[k]);
     if (e->sums)
         for (int k = 0; k < 2; ++k)
             f64_store(e->sums + k * f64_lanes, sums[k]);

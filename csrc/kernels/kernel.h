@@ -12,9 +12,17 @@
 
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16 };
-/* Rows of so many classes are computed in transposed tiles: measured, it is there that long vectors win; later with a
- * gradient whose rows end inside a line (but of doubles). */
-enum { XENT_NARROW_LOSS = 256, XENT_NARROW_GRADIENT = 104, XENT_NARROW_ODD_GRADIENT = 152, XENT_FEW_COLUMNS = 64 };
+/* Elements that are computed before the next are, where they pass through a buffer. */
+enum { XENT_PIECE = 1024 };
+/* Rows of so many classes are computed in transposed tiles: measured, it is there that long vectors win; with a gradient,
+ * later where rows end inside a vector, sooner of doubles. */
+enum {
+    XENT_NARROW_LOSS = 352,
+    XENT_NARROW_GRADIENT = 112,
+    XENT_NARROW_ODD_GRADIENT = 152,
+    XENT_NARROW_F64_GRADIENT = 88,
+    XENT_FEW_COLUMNS = 64
+};
 /* Classes that a vector of floats can number, for lanes that are rows. */
 enum { XENT_MOST_IN_LANES = 1 << 24 };
 
@@ -120,7 +128,8 @@ typedef struct {
     int64_t count;
     const char *x, *target, *weight, *pos_weight, *upstream;
     char *loss, *out, *hess;
-    double *sums; /* XENT_MOST_LANES: added to; elementwise.h says how. Or NULL */
+    double *sums;     /* XENT_MOST_LANES: added to; elementwise.h says how. Or NULL */
+    int non_temporal; /* the outputs will not fit the cache; a piece at most, then */
 } xent_elements;
 
 /* Which rows have a diagonal Hessian to offer. */

@@ -1,11 +1,11 @@
 /* layouts: where rows lie → the rows that share vectors. */
 
 /* Tiles that are staged at once: four side by side as far as they fit, of the fewest classes more. */
-enum { SIDE = 4, MOST_TILES = 16, STAGED_VECTORS = SIDE * XENT_FEW_COLUMNS };
+enum { SIDE = 4, MOST_TILES = 16, STAGED_VECTORS = XENT_NARROW_LOSS };
 
 static inline int64_t tiles_at_once(int64_t classes) {
-    const int64_t n = classes < 1 ? 1 : classes, fit = STAGED_VECTORS / n, few = fit / 4;
-    return few > MOST_TILES ? MOST_TILES : few > SIDE ? few : fit < SIDE ? fit : SIDE;
+    const int64_t n = classes < 1 ? 1 : classes, fit = SIDE * XENT_FEW_COLUMNS / n, few = fit / 4;
+    return few > MOST_TILES ? MOST_TILES : few > SIDE ? few : fit > SIDE ? SIDE : fit > 1 ? fit : 1;
 }
 
 typedef void rows_kernel(const tile_memory *m, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t n,
@@ -139,10 +139,8 @@ static void narrow(const xent_plan *plan, const xent_rows *rows, rows_kernel *st
             for (int64_t r = 0; r < n; r += LANES)
                 transpose_in(t.soft + r / LANES * classes, second, r, classes);
         }
-        if (plan->non_temporal)
-            fetch_seam(rows->out + (at + n) * rows->out_step);
-        if (plan->non_temporal && rows->hess)
-            fetch_seam(rows->hess + (at + n) * rows->hess_step);
+        fetch_row_end(plan, rows->out, rows->out_step, at + n - 1, 1);
+        fetch_row_end(plan, rows->hess, rows->hess_step, at + n - 1, 1);
         staged(&m, plan, rows, at, n, &p);
         look_ahead(&m, most / LANES);
         if (plan->form != XENT_NO_OUTPUT) {
@@ -176,7 +174,7 @@ static INLINE void columns_in(vec *to, const char *from, int64_t step, int64_t l
 
 static INLINE void columns_out(char *to, int64_t step, const vec *from, int64_t lanes, int64_t classes, int non_temporal) {
     const int64_t tile_bytes = LANES * STORAGE_BYTES;
-    const int64_t streamed = non_temporal && ((uintptr_t)to | (uintptr_t)step) % 64 == 0 ? lanes & -(64 / STORAGE_BYTES) : 0;
+    const int64_t streamed = whole_lines(to, lanes, non_temporal && ((uintptr_t)to | (uintptr_t)step) % 64 == 0).end;
     for (int64_t k = 0; k < classes; ++k, to += step)
         for (int w = 0; w < SIDE; ++w) {
             const int n = lanes_left(lanes - w * LANES);

@@ -43,10 +43,8 @@ static INLINE row_sums wide_reduce(const xent_plan *plan, const xent_rows *rows,
         const char *x = rows->logits + (r + i) * rows->logits_step;
         const char *next = r + i + 1 < rows->count ? x + rows->logits_step : x;
         const stream_source a = second_row(*s, plan, rows, r + i, 0);
-        if (plan->non_temporal)
-            fetch_seam(rows->out + (r + i) * rows->out_step + plan->classes * STORAGE_BYTES);
-        if (plan->non_temporal && rows->hess)
-            fetch_seam(rows->hess + (r + i) * rows->hess_step + plan->classes * STORAGE_BYTES);
+        fetch_row_end(plan, rows->out, rows->out_step, r + i, i + 1 == lanes);
+        fetch_row_end(plan, rows->hess, rows->hess_step, r + i, i + 1 == lanes);
         if (rows->stage == XENT_ALL_STAGES || rows->stage == XENT_REDUCE)
             reduce_row(x, &a, rows->begin, rows->end, next, &known, rows->chunks, plan, p, stream, transform);
         if (rows->stage == XENT_REDUCE)
@@ -90,11 +88,17 @@ static INLINE void wide_apply(const xent_plan *plan, const xent_rows *rows, int6
                               xent_stream stream, xent_transform transform, xent_form form, int hessian) {
     const lane_numbers counting = lanes_of(v(keep)(own->counts, v(set)(1)));
     const int64_t begin = rows->begin, classes = rows->end - begin;
+    const int in_step = ((uintptr_t)rows->hess - (uintptr_t)rows->out) % 64 == 0;
+    seam out_seam = {.joins = lanes > 1 && plan->non_temporal && rows_join(rows->out, rows->out_step, classes)};
+    seam hess_seam = {.joins = hessian && out_seam.joins && in_step && rows_join(rows->hess, rows->hess_step, classes)};
     for (int i = 0; i < lanes; ++i) {
         const char *x = rows->logits + (r + i) * rows->logits_step + begin * STORAGE_BYTES;
         char *out = rows->out + (r + i) * rows->out_step + begin * STORAGE_BYTES;
         char *hess = hessian ? rows->hess + (r + i) * rows->hess_step + begin * STORAGE_BYTES : NULL;
         if (counting.at[i] == 0) {
+            close_seam(&out_seam, out);
+            if (hessian)
+                close_seam(&hess_seam, hess);
             memset(out, 0, (size_t)classes * STORAGE_BYTES);
             if (hessian)
                 memset(hess, 0, (size_t)classes * STORAGE_BYTES);
@@ -115,7 +119,12 @@ static INLINE void wide_apply(const xent_plan *plan, const xent_rows *rows, int6
             target < classes ? target : -1,
             streams,
             streams && ((uintptr_t)hess - (uintptr_t)out) % 64 == 0,
+            &out_seam,
+            &hess_seam,
         };
         apply_row(&m, classes, &result, p, stream, transform, form, hessian);
     }
+    close_seam(&out_seam, rows->out + (r + lanes) * rows->out_step);
+    if (hessian)
+        close_seam(&hess_seam, rows->hess + (r + lanes) * rows->hess_step);
 }
