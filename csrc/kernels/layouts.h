@@ -1,7 +1,7 @@
 /* layouts: where rows lie → the rows that share vectors. */
 
 /* Tiles that are staged at once: four side by side as far as they fit, of the fewest classes more. */
-enum { SIDE = 4, MOST_TILES = 16, STAGED_VECTORS = XENT_NARROW_LOSS };
+enum { SIDE = 4, STAGED_VECTORS = XENT_NARROW_LOSS };
 
 static inline int64_t tiles_at_once(int64_t classes) {
     const int64_t n = classes < 1 ? 1 : classes, fit = SIDE * XENT_FEW_COLUMNS / n, few = fit / 4;

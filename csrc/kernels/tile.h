@@ -2,6 +2,9 @@
  * arrays whose class axis is not the last come side by side if their classes are few, else as they lie. The order of
  * summation is that of reduce.h. */
 
+/* Tiles that are reduced before the first is given its loss. */
+enum { MOST_TILES = 16 };
+
 /* What is read after local tiles: a line of it for each of their classes. */
 typedef struct {
     const char *at;
