@@ -290,8 +290,6 @@ static xent_plan plan_of(const xent_call *call, int lanes) {
     return plan;
 }
 
-enum { MANY_RUNS = 8 /* for each thread */ };
-
 typedef struct {
     const axes *arrays;
     const xent_plan *plan;
@@ -369,14 +367,14 @@ static xent_status compute(xent_call *call) {
     }
     /* Of given probabilities the target's alone is read, a cache line. */
     const int one_of_each = plan.transform == XENT_GIVEN && plan.stream == XENT_NO_STREAM && plan.form == XENT_NO_OUTPUT;
-    const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call);
+    const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call), item_bytes = row_bytes + 16;
     /* Whole tiles; of columns whole runs, where these are short and many. */
+    enum { MANY_RUNS = 8 /* for each thread */ };
     const int64_t run = plan.layout == XENT_COLUMNS ? a.shape[a.ndim - 1] : n;
-    const int short_runs = run <= MOST_PIECE / (row_bytes + 16) && n / run >= MANY_RUNS * (int64_t)threads;
+    const int short_runs = run <= MOST_PIECE / item_bytes && n / run >= MANY_RUNS * (int64_t)threads;
     const int64_t whole = plan.layout == XENT_WIDE ? 1 : short_runs ? run : 64;
     const int shared = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS;
-    const int stopped =
-        shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, row_bytes + 16, whole, compute_rows, &w);
+    const int stopped = shared ? share_rows(call, &w, n, threads) : in_pieces(call, n, item_bytes, whole, compute_rows, &w);
     free(w.chunks);
     return stopped ? XENT_INTERRUPTED : XENT_OK;
 }

@@ -68,16 +68,19 @@ typedef struct {
     int64_t begin, end;
 } line_range;
 
+/* Lines begin between numbers, not in one. */
+static INLINE int meets_lines(const char *at) { return (uintptr_t)at % STORAGE_BYTES == 0; }
+
 /* Numbers until the next line begins; 0, too, if none begins there. */
 static INLINE int64_t before_line(const char *at) {
-    return (uintptr_t)at % STORAGE_BYTES == 0 ? (int64_t)(-(uintptr_t)at % 64) / STORAGE_BYTES : 0;
+    return meets_lines(at) ? (int64_t)(-(uintptr_t)at % 64) / STORAGE_BYTES : 0;
 }
 
 /* Those of n numbers that fill lines, if they may be streamed; else 0..0. */
 static INLINE line_range whole_lines(const char *at, int64_t n, int non_temporal) {
     const int64_t before = before_line(at), begin = before < n ? before : n;
-    const int may = non_temporal && (uintptr_t)at % STORAGE_BYTES == 0;
-    return may ? (line_range){begin, begin + ((n - begin) & -(int64_t)(64 / STORAGE_BYTES))} : (line_range){0, 0};
+    return non_temporal && meets_lines(at) ? (line_range){begin, begin + ((n - begin) & -(int64_t)(64 / STORAGE_BYTES))}
+                                           : (line_range){0, 0};
 }
 
 /* Where what is streamed ends inside a line, and what comes next is not at hand, neither can stream it: it is asked for
@@ -97,7 +100,7 @@ typedef struct {
 
 /* Rows of 128 bytes have a whole line, wherever they begin. */
 static INLINE int rows_join(const char *out, int64_t step, int64_t classes) {
-    return step == classes * STORAGE_BYTES && step >= 128 && (uintptr_t)out % STORAGE_BYTES == 0;
+    return step == classes * STORAGE_BYTES && step >= 128 && meets_lines(out);
 }
 
 /* Before row r is written, the last that is or one of many. */

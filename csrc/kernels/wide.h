@@ -109,7 +109,7 @@ static INLINE void wide_apply(const xent_plan *plan, const xent_rows *rows, int6
         a.teacher_max = from_lane(&sums->teacher_max, i);
         a.teacher_share = result.teacher_share;
         const int64_t target = own->target[i] - begin;
-        const int streams = plan->non_temporal && (uintptr_t)out % STORAGE_BYTES == 0;
+        const int streams = plan->non_temporal && meets_lines(out);
         const row_memory m = {
             x,
             out,
