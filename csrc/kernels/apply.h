@@ -103,7 +103,7 @@ static INLINE int rows_join(const char *out, int64_t step, int64_t classes) {
     return step == classes * STORAGE_BYTES && step >= 128 && meets_lines(out);
 }
 
-/* Before row r is written, the last that is or one of many. */
+/* Asks for the line in which row r ends, unless the next row will complete it; `last`: no next row is at hand. */
 static INLINE void fetch_row_end(const xent_plan *plan, const char *out, int64_t step, int64_t r, int last) {
     if (plan->non_temporal && out && (last || !rows_join(out, step, plan->classes)))
         fetch_seam(out + r * step + plan->classes * STORAGE_BYTES);

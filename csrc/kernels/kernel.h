@@ -12,7 +12,7 @@
 
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16 };
-/* Elements that are computed before the next are, where they pass through a buffer. */
+/* Elements that pass through a buffer at a time. */
 enum { XENT_PIECE = 1024 };
 /* Rows of so many classes are computed in transposed tiles: measured, it is there that long vectors win; with a gradient,
  * later where rows end inside a vector, sooner of doubles. */

@@ -2,6 +2,10 @@
 
 /* Tiles that are staged at once: four side by side as far as they fit, of the fewest classes more. */
 enum { SIDE = 4, STAGED_VECTORS = XENT_NARROW_LOSS };
+_Static_assert(STAGED_VECTORS >= SIDE * XENT_FEW_COLUMNS && STAGED_VECTORS >= XENT_NARROW_GRADIENT &&
+                   STAGED_VECTORS >= XENT_NARROW_ODD_GRADIENT && STAGED_VECTORS >= XENT_NARROW_F64_GRADIENT &&
+                   STAGED_VECTORS % 4 == 0,
+               "what is staged fits");
 
 static inline int64_t tiles_at_once(int64_t classes) {
     const int64_t n = classes < 1 ? 1 : classes, fit = SIDE * XENT_FEW_COLUMNS / n, few = fit / 4;
