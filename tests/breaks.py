@@ -337,7 +337,7 @@ BREAKS = (
         "tests/test_layout.py -k outgrow",
     ),
     Break(
-        "and of its Hessian",
+        "the end of the last row that shares a head is written, of the Hessian too",
         "csrc/kernels/wide.h",
         "        close_seam(&hess_seam, rows->hess + (r + lanes) * rows->hess_step);\n",
         "        ;\n",
