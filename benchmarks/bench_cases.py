@@ -6,7 +6,7 @@ Usage::
     pytest benchmarks --benchmark-only -k llm           a workload
     pytest benchmarks --benchmark-only -k loss-256      the cases so named
 
-One group per case. Answers are asserted equal first; ``--benchmark-disable`` stops there.
+One group per case. Results are asserted equal first; ``--benchmark-disable`` stops there.
 `extra_info` has the bandwidth and its share of the memory's speed, measured in the same run.
 ``XENT_NUM_THREADS`` and ``XENT_ISA`` choose threads and instruction set. Libraries run one after
 the other here; for ratios that a drifting machine cannot spoil, the command interleaves them.
@@ -26,13 +26,13 @@ import xent
 from xent.cli.bench.case import Case
 from xent.cli.bench.data import Data, draw
 from xent.cli.bench.measure import MemorySpeed, is_in_memory, memory_speed
-from xent.cli.bench.rivals import answer, assert_equal, available, pin, prepare
+from xent.cli.bench.rivals import assert_equal, available, pin, prepare, results
 from xent.cli.bench.workloads import CASES
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A case, its data, and the answer that `xent` gives."""
+    """A case, its data, and the results that `xent` gives."""
 
     case: Case
     data: Data
@@ -59,7 +59,7 @@ def speed(threads: int) -> MemorySpeed:
 def problem(request: pytest.FixtureRequest, threads: int) -> Problem:
     case = request.param
     data = draw(case)
-    return Problem(case, data, answer(prepare("xent", case, data, threads)()))
+    return Problem(case, data, results(prepare("xent", case, data, threads)()))
 
 
 @pytest.mark.benchmark(max_time=0.5, warmup=True, warmup_iterations=1, disable_gc=True)

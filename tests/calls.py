@@ -1,4 +1,4 @@
-"""The calls that many tests make: every option, everything that reads logits."""
+"""The calls that many tests share: every option, every function that reads logits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import xent
 from xent import _core
 
 FAMILY = ("logsumexp", "softmax", "log_softmax")
-# The other losses over class indices, with a strength each and with what they return.
-LINKED: dict[str, dict[str, Any]] = {
+# Modulated losses over class indices: a strength for each, and which results to return.
+MODULATED: dict[str, dict[str, Any]] = {
     "focal_loss": {"gamma": 1.5, "return_grad": True, "return_hess": True},
     "poly1_loss": {"epsilon": 1.5, "return_grad": True},
 }
-# The elementwise losses, with what asks for all they can return.
+# The elementwise losses, with the options that return all of their results.
 ELEMENTWISE: dict[str, dict[str, Any]] = {
     "binary_cross_entropy": {"return_grad": True},
     "binary_cross_entropy_with_logits": {"return_hess": True},
@@ -30,7 +30,7 @@ REDUCTIONS = ("none", "sum", "mean")
 
 
 class RowCall(NamedTuple):
-    """A loss over rows that is no cross-entropy of logits: its arrays and its options.
+    """A loss over rows other than the cross-entropies of logits: its arrays and its options.
 
     `first` and `second` make the arrays from shape and dtype; what is `aligned` has the classes
     of the first, on the same axis. `options` are those it takes besides weights and reductions.
@@ -144,7 +144,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 
 def on_every_isa(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Return what the call gives, which is the same to the bit on every instruction set."""
+    """Return the result of a call, and assert that it has the same bits on every instruction set."""
     first, *others = _core.isas()
     with using(first, xent.get_num_threads()):
         expected = call(*arguments, **options)
@@ -155,13 +155,13 @@ def on_every_isa(call: Callable[..., Any], *arguments: Any, **options: Any) -> A
 
 
 def results(logits: np.ndarray, targets: np.ndarray, **options: Any) -> list[Any]:
-    """Everything that reads logits: losses, gradients, Hessians, the softmax family."""
+    """The results of every function that reads logits: losses, gradients, Hessians, the softmax family."""
     both = {"return_grad": True, "return_lse": True} | options
     found = [
         xent.cross_entropy(logits, targets, reduction=reduction, **both)
         for reduction in ("none", "mean")
     ]
     found.append(xent.cross_entropy(logits, targets, return_hess=True, **options))
-    for name, call in LINKED.items():
+    for name, call in MODULATED.items():
         found.append(getattr(xent, name)(logits, targets, **call, **options))
     return found + [getattr(xent, name)(logits, axis=-1) for name in FAMILY]

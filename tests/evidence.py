@@ -1,11 +1,11 @@
-"""How far results are off the exact ones, measured against the bounds that are promised.
+"""Measured errors of the results, in units of the guaranteed bounds.
 
     python tests/evidence.py                    100,000 rows for each result: minutes
     python tests/evidence.py --rows 2000        a sample
     python tests/evidence.py softmax entropy    results with one of the words
 
 A table: for each result and dtype the largest error of xent in units of its bound (docs/accuracy.md;
-1 is what is promised), and the same for NumPy, SciPy, PyTorch and JAX as far as they are installed,
+up to 1 the guarantee holds), and the same for NumPy, SciPy, PyTorch and JAX as far as they are installed,
 with the share of their numbers that the bound does not hold. "inf" is a number that should have
 been finite, or the other way round. The exit status is 1 if xent is outside a bound.
 

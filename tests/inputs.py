@@ -1,4 +1,4 @@
-"""Rows that break naive code, and the class counts at which kernels change their step."""
+"""Rows that break naive code, and class counts around the sizes of vectors, blocks and chunks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _confident(rng: np.random.Generator, classes: int, dtype: np.dtype) -> np.nd
 
 
 def _sure(rng: np.random.Generator, classes: int, dtype: np.dtype) -> np.ndarray:
-    """A loss around 1e-8, where 1 - p is still something in neither dtype's p."""
+    """A loss around 1e-8: p rounds to 1 in float32."""
     row = rng.normal(0, 1, classes) - 18 - np.log(classes)
     row[-1] = 0.3
     return row
@@ -54,7 +54,7 @@ def _ties(rng: np.random.Generator, classes: int, dtype: np.dtype) -> np.ndarray
 
 
 def _level_rest(rng: np.random.Generator, classes: int, dtype: np.dtype) -> np.ndarray:
-    """One class above equal others: every lane of a sum makes the same errors."""
+    """One class above equal others, so that every lane of a sum has the same rounding errors."""
     row = np.full(classes, -3.3)
     row[classes // 3] = 7.7
     return row

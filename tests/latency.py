@@ -1,9 +1,9 @@
-"""How long it takes: calls to answer Ctrl-C, a thread to guard its floating-point environment.
+"""Latencies: from Ctrl-C to the exception, and of saving and restoring the floating-point environment.
 
     python tests/latency.py [TIMES]
 
 For calls of seconds, of every kind of loop, the longest time of TIMES (10) from the signal to the
-exception, in milliseconds. Then what `csrc/environment.h` costs in each parallel region.
+exception, in milliseconds. Then what `csrc/call/environment.h` costs in each parallel region.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """Independent oracles: every public operation by its formula, in exact or in extended arithmetic.
 
-Two forms. `exact_row` computes one row with mpmath and is the last word. `SoftmaxLoss` and its
-kin are vectorised over rows in `numpy.longdouble`, whose 64 (or 113) bits leave an error far
-below the bounds they are compared under; `test_reference.py` holds them to `exact_row`.
+There are two forms. `exact_row` computes one row with mpmath. `SoftmaxLoss` and its relatives are vectorised over rows in
+`numpy.longdouble`, whose 64 (or 113) bits leave an error far below the bounds that they are compared under;
+`test_reference.py` compares them with `exact_row`.
 
-A cross-entropy of any kind pulls on the classes with some strength: one-hot times a weight for
-an index target, a smoothed distribution for the others. With a_c that strength (`attract`) and
-A = Σ a_c, the loss is Σ a_c (lse - x_c) and its gradient (A - a_c) p_c - a_c (1 - p_c), which
-never cancels when the a_c are not negative. Nothing here has to know the kinds apart.
+Every cross-entropy weights the negative log-likelihood lse - x_c of each class by some a_c (`nll_weight`): one-hot times a
+weight for an index target, a smoothed distribution otherwise. With A = Σ a_c, the loss is Σ a_c (lse - x_c) and its
+gradient is (A - a_c) p_c - a_c (1 - p_c), which never cancels if no a_c is negative. So the kinds of targets need no
+distinction here.
 
-Losses that put a function F between the likelihood and the loss, Σ a_c F(lse - x_c), pull with
-the strength a_c F' instead, and bend the Hessian by a_c F'' besides: see `Link`.
+A modulated loss applies a function F to each likelihood, Σ a_c F(lse - x_c). Its gradient has a_c F' (`nll_coef`) in place
+of a_c, and its Hessian has terms in a_c F'' (`nll_curve`): see `Modulation`.
 
-A new loss adds a subclass and its entry in `ORACLES`. Oracles divide by zero and take infinities
-apart at leisure: evaluate them through `tolerance.expect`, which keeps NumPy quiet about it.
+A new loss adds a subclass and its entry in `ORACLES`. Oracles divide by zero and subtract infinities: evaluate them through
+`tolerance.expect`, which silences NumPy's warnings.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def exact_row(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
-    link: Callable[[Any], Any] | None = None,
+    modulation: Callable[[Any], Any] | None = None,
 ) -> ExactRow:
     """Cross-entropy of one row, its derivatives, log-sum-exp and softmax, in 60 digits.
 
-    `link` takes each lse - x_c on its way into the loss; it is differentiated numerically.
+    `modulation` takes each lse - x_c on its way into the loss; it is differentiated numerically.
     """
     classes = len(logits)
     z = [mp.mpf(v) for v in logits]
@@ -99,41 +99,47 @@ def exact_row(
     if any(mp.isnan(v) or v == mp.inf for v in z) or all(v == -mp.inf for v in z):
         lse = -mp.inf if all(v == -mp.inf for v in z) else mp.nan
         return ExactRow(mp.nan, *([mp.nan] * classes,) * 2, lse, [mp.nan] * classes)
-    x, slope, bend = [v / t for v in z], [1 / t] * classes, [mp.zero] * classes
+    x, slope, curvature = [v / t for v in z], [1 / t] * classes, [mp.zero] * classes
     if softcap is not None:
         cap = mp.mpf(softcap)
         x = [cap * mp.tanh(v / cap) / t if mp.isfinite(v) else v for v in z]
         slope = [mp.sech(v / cap) ** 2 / t if mp.isfinite(v) else mp.zero for v in z]
-        bend = [-2 * mp.tanh(v / cap) / cap * s if s else s for v, s in zip(z, slope, strict=True)]
+        curvature = [
+            -2 * mp.tanh(v / cap) / cap * s if s else s for v, s in zip(z, slope, strict=True)
+        ]
     top, e, total, others = _exact_exponentials(x)
-    nll = [mp.log1p(o / v) if v else mp.inf for o, v in zip(others, e, strict=True)]
     lse = top + mp.log(total)
     weight = [mp.mpf(float(w)) for w in class_weight or [1] * classes]
     smooth = mp.mpf(label_smoothing)
     if isinstance(target, Sequence):
-        aim = [mp.mpf(float(v)) for v in target]
+        probabilities = [mp.mpf(float(v)) for v in target]
     else:
-        aim = [mp.mpf(c == target) for c in range(classes)]
-    attract = [w * (a * (1 - smooth) + smooth / classes) for w, a in zip(weight, aim, strict=True)]
+        probabilities = [mp.mpf(c == target) for c in range(classes)]
+    nll_weight = [
+        w * (a * (1 - smooth) + smooth / classes)
+        for w, a in zip(weight, probabilities, strict=True)
+    ]
     loss = z_loss * lse**2
-    pull, twist = [mp.zero] * classes, [mp.zero] * classes
-    for c, a in enumerate(attract):
+    nll_coef, nll_curve = [mp.zero] * classes, [mp.zero] * classes
+    for c, a in enumerate(nll_weight):
         if not a:
             continue
-        loss += a * (nll[c] if link is None else link(nll[c]))
+        nll = mp.log1p(others[c] / e[c]) if e[c] else mp.inf
+        loss += a * (nll if modulation is None else modulation(nll))
         first, second = mp.one, mp.zero
-        if link is not None and mp.isfinite(nll[c]) and nll[c]:
-            first, second = differences(link, nll[c])
-        pull[c], twist[c] = a * first, a * second
+        if modulation is not None and mp.isfinite(nll) and nll:
+            first, second = differences(modulation, nll)
+        nll_coef[c], nll_curve[c] = a * first, a * second
     p, q = [v / total for v in e], [v / total for v in others]
-    z_pull = 2 * mp.mpf(z_loss) * lse
+    z_grad = 2 * mp.mpf(z_loss) * lse
+    all_coef, all_curve = mp.fsum(nll_coef), mp.fsum(nll_curve)
     grad, hess = [], []
     for c in range(classes):
-        first = (mp.fsum(pull) - pull[c]) * p[c] - pull[c] * q[c] + z_pull * p[c]
-        second = (mp.fsum(pull) + z_pull) * p[c] * q[c] + 2 * z_loss * p[c] ** 2
-        second += (mp.fsum(twist) - twist[c]) * p[c] ** 2 + twist[c] * q[c] ** 2
+        first = (all_coef - nll_coef[c]) * p[c] - nll_coef[c] * q[c] + z_grad * p[c]
+        second = (all_coef + z_grad) * p[c] * q[c] + 2 * z_loss * p[c] ** 2
+        second += (all_curve - nll_curve[c]) * p[c] ** 2 + nll_curve[c] * q[c] ** 2
         grad.append(first * slope[c])
-        hess.append(second * slope[c] ** 2 + first * bend[c])
+        hess.append(second * slope[c] ** 2 + first * curvature[c])
     return ExactRow(loss, grad, hess, lse, p)
 
 
@@ -214,11 +220,11 @@ class Elementwise:
         self.upstream = np.broadcast_to(upstream, x.shape)
 
     def computed(self, values: Any) -> np.ndarray:
-        """Return numbers as the call takes them: rounded to the compute dtype."""
+        """Return numbers rounded to the compute dtype, as the call uses them."""
         return np.asarray(values).astype(self.dtype).astype(WIDE)
 
     def flushed(self, exponentials: np.ndarray) -> np.ndarray:
-        """Return 0 in place of what is below the smallest normal number, as the call has it."""
+        """Return 0 in place of numbers below the smallest normal one, as the call does."""
         return np.where(exponentials < np.finfo(self.dtype).tiny, 0, exponentials)
 
     element: np.ndarray
@@ -287,11 +293,11 @@ class BinaryCrossEntropy(Elementwise):
     @cached_property
     def slope(self) -> np.ndarray:
         """(p - t) / (p (1 - p)), bounded (PyTorch) or 0 outside (Keras)."""
-        bend = self.p * (1 - self.p)
+        variance = self.p * (1 - self.p)
         if self.eps is None:
-            return (self.p - self.t) / np.maximum(bend, self.computed(1e-12))
-        lone = (self.p == self.t) & (bend == 0)
-        slope = np.where(lone, 1 - 2 * self.t, (self.p - self.t) / np.where(lone, 1, bend))
+            return (self.p - self.t) / np.maximum(variance, self.computed(1e-12))
+        lone = (self.p == self.t) & (variance == 0)
+        slope = np.where(lone, 1 - 2 * self.t, (self.p - self.t) / np.where(lone, 1, variance))
         return np.where(self.inside, slope, 0)
 
 
@@ -317,7 +323,7 @@ class BinaryLogits(Elementwise):
 
     @cached_property
     def element(self) -> np.ndarray:
-        """The two terms, of which a factor of 0 leaves nothing."""
+        """The two terms; a factor of 0 makes its term 0."""
         return self.ce
 
     @cached_property
@@ -402,19 +408,19 @@ class KlDiv(Elementwise):
 
 
 class Rows:
-    """Softmax of rows (the last axis) and what its bounds are made of, in extended precision.
+    """Softmax of rows (the last axis) and the terms of its error bounds, in extended precision.
 
     Attributes
     ----------
     x : logits after soft-cap and temperature
-    slope, bend : dx/dz, d²x/dz²
+    slope, curvature : dx/dz, d²x/dz²
     top : the position of one maximum
     d : x - max
     e, rest, log1p_rest : exp(d), its sum without the one maximum, and log1p of that
     p, others : softmax, and 1 - softmax without cancellation
     lse : log-sum-exp
-    spoilt : rows with +inf or NaN, or nothing but -inf
-    of_z : how far off the logits may be where they are themselves computed
+    spoilt : rows with +inf or NaN, or nothing but -inf: their results are NaN
+    of_z : error bound of the logits, for losses that compute them
     """
 
     of_z: Any = 0
@@ -423,17 +429,17 @@ class Rows:
         z = np.asarray(logits).astype(WIDE)
         self.softcap, self.temperature = softcap, temperature
         finite, heat = np.isfinite(z), WIDE(temperature)
-        self.slope, self.bend = np.full_like(z, 1 / heat), np.zeros_like(z)
+        self.slope, self.curvature = np.full_like(z, 1 / heat), np.zeros_like(z)
         if softcap is not None:
             capped = WIDE(softcap) * np.tanh(z / WIDE(softcap))
             self.slope = np.where(finite, np.cosh(z / WIDE(softcap)) ** -2.0, 0) / heat
             fraction = np.where(finite, capped, 0) / WIDE(softcap)
-            self.bend = -2 * fraction / WIDE(softcap) * self.slope
+            self.curvature = -2 * fraction / WIDE(softcap) * self.slope
             z = np.where(finite, capped, z)
         self.x, largest = z / heat, z.max(axis=-1)
-        # One +inf or NaN spoils its row, as does the want of a finite logit.
+        # A row is NaN if it has a +inf or NaN, or no finite logit.
         self.spoilt = ~np.isfinite(largest)
-        # A distant offset is gone before the division rounds.
+        # The maximum is subtracted first, so that a large common offset does not enter the rounding of the division.
         self.d = np.where(self.spoilt[..., None], np.nan, (z - largest[..., None]) / heat)
         self.e = np.exp(self.d)
         self.top = z.argmax(axis=-1)
@@ -446,7 +452,7 @@ class Rows:
         self.lse = largest / heat + np.where(self.spoilt, 0, self.log1p_rest)
 
 
-class Link(NamedTuple):
+class Modulation(NamedTuple):
     """F(l) of every class's l = lse - x_c, and its first and second derivatives."""
 
     value: np.ndarray
@@ -457,8 +463,8 @@ class Link(NamedTuple):
 class RowLoss:
     """What losses over rows share: targets, weights, reductions, upstream gradients.
 
-    A kind of loss adds `cost` of every row and `slopes` with respect to its classes, as they are
-    before sample weights, reduction and upstream gradient. Without targets every row counts.
+    Subclasses define `cost`, the loss of every row, and `slopes`, its gradient, before sample weights, reduction and
+    upstream gradient. Without targets every row counts.
     """
 
     def __init__(
@@ -501,26 +507,26 @@ class RowLoss:
         return np.asarray(values).astype(self.dtype).astype(WIDE)
 
     @cached_property
-    def attract(self) -> np.ndarray:
-        """How strongly a row pulls on each class."""
-        aim = self.targets
+    def nll_weight(self) -> np.ndarray:
+        """The weight a_c of each class's negative log-likelihood in the loss."""
+        probabilities = self.targets
         if self.index:
-            aim = (np.arange(self.classes) == self.targets[..., None]).astype(WIDE)
+            probabilities = (np.arange(self.classes) == self.targets[..., None]).astype(WIDE)
         smooth = self.label_smoothing
-        return self.class_weight * (aim * (1 - smooth) + smooth / self.classes)
+        return self.class_weight * (probabilities * (1 - smooth) + smooth / self.classes)
 
     def weighted(self, per_class: np.ndarray) -> np.ndarray:
-        """Return Σ attract_c · per_class_c with 0 · inf = 0."""
-        return np.where(self.attract == 0, 0, self.attract * per_class).sum(axis=-1)
+        """Return Σ a_c · per_class_c with 0 · inf = 0."""
+        return np.where(self.nll_weight == 0, 0, self.nll_weight * per_class).sum(axis=-1)
 
     def count(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows that count as they are, and zeros for the others."""
+        """Return the values of rows that count, and zeros for the others."""
         counts = self.counts if rows.ndim == len(self.shape) else self.counts[..., None]
         return np.where(counts, rows, 0)
 
     @property
     def cost(self) -> np.ndarray:
-        """What every row costs."""
+        """The loss of every row, before sample weights."""
         raise NotImplementedError
 
     @property
@@ -602,55 +608,55 @@ class SoftmaxLoss(RowLoss):
         return self.rows.log1p_rest[..., None] - self.rows.d
 
     @cached_property
-    def link(self) -> Link:
+    def modulation(self) -> Modulation:
         """The identity."""
-        return Link(self.nll, np.ones_like(self.nll), np.zeros_like(self.nll))
+        return Modulation(self.nll, np.ones_like(self.nll), np.zeros_like(self.nll))
 
     @cached_property
-    def pull(self) -> np.ndarray:
-        """How strongly each class's likelihood is pulled on, the link's slope included."""
-        return np.where(self.attract == 0, 0, self.attract * self.link.slope)
+    def nll_coef(self) -> np.ndarray:
+        """a_c F'(lse - x_c): the coefficient of each class's likelihood in the gradient."""
+        return np.where(self.nll_weight == 0, 0, self.nll_weight * self.modulation.slope)
 
     @cached_property
-    def twist(self) -> np.ndarray:
-        """The same with the link's curve."""
-        return np.where(self.attract == 0, 0, self.attract * self.link.curve)
+    def nll_curve(self) -> np.ndarray:
+        """a_c F''(lse - x_c): the coefficient of each class's likelihood in the Hessian."""
+        return np.where(self.nll_weight == 0, 0, self.nll_weight * self.modulation.curve)
 
     @cached_property
     def cost(self) -> np.ndarray:
-        """The linked likelihoods and the z-loss."""
-        return self.weighted(self.link.value) + self.z_loss * self.rows.lse**2
+        """The modulated likelihoods and the z-loss."""
+        return self.weighted(self.modulation.value) + self.z_loss * self.rows.lse**2
 
     @cached_property
     def grad_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The three parts of the gradient of a row: pushed down, pulled up, and the z-loss's."""
-        rows, pull = self.rows, self.pull
-        mass = pull.sum(axis=-1, keepdims=True)
-        z_pull = 2 * self.z_loss * rows.lse[..., None] * rows.p
-        return (mass - pull) * rows.p, pull * rows.others, z_pull
+        """The parts of the gradient that come from the other classes' likelihoods, the class's own, and the z-loss."""
+        rows, nll_coef = self.rows, self.nll_coef
+        mass = nll_coef.sum(axis=-1, keepdims=True)
+        z_grad = 2 * self.z_loss * rows.lse[..., None] * rows.p
+        return (mass - nll_coef) * rows.p, nll_coef * rows.others, z_grad
 
     @cached_property
     def hess_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The three parts of the Hessian over x: the softmax's own, the z-loss's, the link's."""
-        rows, twist = self.rows, self.twist
-        coefficient = self.pull.sum(axis=-1, keepdims=True)
+        """The parts of the Hessian over x that come from the softmax, the z-loss and the modulation."""
+        rows, nll_curve = self.rows, self.nll_curve
+        coefficient = self.nll_coef.sum(axis=-1, keepdims=True)
         coefficient = coefficient + 2 * self.z_loss * rows.lse[..., None]
-        others = twist.sum(axis=-1, keepdims=True) - twist
-        bent = others * rows.p**2 + twist * rows.others**2
-        return coefficient * rows.p * rows.others, 2 * self.z_loss * rows.p**2, bent
+        others = nll_curve.sum(axis=-1, keepdims=True) - nll_curve
+        modulated = others * rows.p**2 + nll_curve * rows.others**2
+        return coefficient * rows.p * rows.others, 2 * self.z_loss * rows.p**2, modulated
 
     @property
     def slopes(self) -> np.ndarray:
-        """The three parts together, through the transform."""
-        push, pull, z_pull = self.grad_terms
-        return (push - pull + z_pull) * self.rows.slope
+        """The sum of the three parts, multiplied by dx/dz."""
+        others_grad, own_grad, z_grad = self.grad_terms
+        return (others_grad - own_grad + z_grad) * self.rows.slope
 
     @property
     def hess(self) -> np.ndarray:
         """d²(Σ grad_output · loss)/d(logits)², the diagonal."""
-        push, pull, z_pull = self.grad_terms
+        others_grad, own_grad, z_grad = self.grad_terms
         hess = sum(self.hess_terms) * self.rows.slope**2
-        return self._per_class(hess + (push - pull + z_pull) * self.rows.bend)
+        return self._per_class(hess + (others_grad - own_grad + z_grad) * self.rows.curvature)
 
     @property
     def lse(self) -> np.ndarray:
@@ -661,8 +667,8 @@ class SoftmaxLoss(RowLoss):
 class LinearLoss(SoftmaxLoss):
     """Cross-entropy of hidden @ weight.T + bias: `grad` is the tuple of its gradients.
 
-    Bits of bfloat16 are for the caller to widen. A row that does not count adds nothing to the
-    gradient of the weight, whatever is in it.
+    Callers pass bfloat16 as wider numbers. A row that does not count adds nothing to the gradient of the weight, whatever it
+    holds.
     """
 
     def __init__(self, hidden: Any, weight: Any, targets: Any, *, bias: Any = None, **options: Any):
@@ -720,12 +726,12 @@ class FocalLoss(SoftmaxLoss):
         return np.where(p == 0, 0, p * np.where(q == 0, 1, self.nll / q))
 
     @cached_property
-    def link(self) -> Link:
+    def modulation(self) -> Modulation:
         """The derivatives by the rule for products: dq/dl = p, dp/dl = -p."""
         g, p, q, nll = self.gamma, self.rows.p, self.rows.others, self.nll
         slope = q**g * (1 + g * self.share)
         curve = g * q ** (g - 1) * p * (2 - nll + (g - 1) * self.share)
-        return Link(q**g * nll, slope, np.where((p == 0) | (q == 0), 0, curve))
+        return Modulation(q**g * nll, slope, np.where((p == 0) | (q == 0), 0, curve))
 
 
 class Poly1Loss(SoftmaxLoss):
@@ -736,10 +742,10 @@ class Poly1Loss(SoftmaxLoss):
         self.epsilon = WIDE(epsilon)
 
     @cached_property
-    def link(self) -> Link:
+    def modulation(self) -> Modulation:
         """Its derivatives."""
         p, q = self.rows.p, self.rows.others
-        return Link(self.nll + self.epsilon * q, 1 + self.epsilon * p, -self.epsilon * p)
+        return Modulation(self.nll + self.epsilon * q, 1 + self.epsilon * p, -self.epsilon * p)
 
 
 class NllLoss(RowLoss):
@@ -747,7 +753,7 @@ class NllLoss(RowLoss):
 
     @cached_property
     def log_p(self) -> np.ndarray:
-        """As they came."""
+        """The log-probabilities as they were given."""
         return self.given.astype(WIDE)
 
     @cached_property
@@ -758,7 +764,7 @@ class NllLoss(RowLoss):
     @property
     def slopes(self) -> np.ndarray:
         """Whatever x is."""
-        return -self.attract
+        return -self.nll_weight
 
 
 class CategoricalCrossEntropy(RowLoss):
@@ -784,9 +790,9 @@ class CategoricalCrossEntropy(RowLoss):
 
     @property
     def slopes(self) -> np.ndarray:
-        """0 where p was moved, or nothing pulls."""
+        """0 where p was clipped, or where the class has weight 0."""
         moved = ~(self.moves | np.isnan(self.p))
-        return np.where(moved | (self.attract == 0), 0, -self.attract / abs(self.p))
+        return np.where(moved | (self.nll_weight == 0), 0, -self.nll_weight / abs(self.p))
 
 
 class Entropy(RowLoss):

@@ -1,4 +1,4 @@
-"""Every function on rows that break naive code, within the promised bounds, on every ISA."""
+"""Every function on rows that break naive code, within the guaranteed bounds, on every instruction set."""
 
 from __future__ import annotations
 
@@ -126,6 +126,20 @@ def test_probabilities_below_the_smallest_normal_number_flush_to_zero(isa, dtype
             rows, targets = np.repeat(first, 3, axis=0), np.full(3, classes // 2)
             grads = xent.cross_entropy(rows, targets, return_grad=True)[1]
             assert ((grads == 0) == ((p < 1) & (np.arange(classes) != classes // 2))).all()
+
+
+def test_derivatives_under_a_cap_flush_to_zero(isa, dtype):
+    """The cap's slope, about 3/4 there, takes a probability below the smallest normal number."""
+    tiny = float(np.finfo(dtype).tiny)
+    edge = np.log(tiny)
+    cap = -2 * edge
+    for classes in (3, 400):
+        logits = np.full((1, classes), -np.inf, dtype)
+        logits[0, :3] = cap * np.arctanh([0, (edge + 0.1) / cap, (edge + 1) / cap])
+        _, *derivatives = xent.cross_entropy(logits, [0], softcap=cap, return_hess=True)
+        for derivative in derivatives:
+            assert derivative[0, 1] == 0
+            assert derivative[0, 2] >= tiny
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

@@ -1,4 +1,4 @@
-"""The judge of arguments by itself: what it lets through and in which form, and each message to the letter."""
+"""Argument validation by itself: what it accepts and in which form, and the text of every message."""
 
 from __future__ import annotations
 
@@ -166,13 +166,13 @@ MESSAGES = [
         "teacher_logits: expected uint16, as student_logits, for dtype='bfloat16'",
     ),
     (
-        arguments.ignore,
+        arguments.ignore_bits,
         (1.5, INDEX),
         TypeError,
         "ignore_index: expected an integer or None, got 1.5",
     ),
     (
-        arguments.ignore,
+        arguments.ignore_bits,
         (0, None),
         ValueError,
         "ignore_index: 0 needs class indices; with class probabilities use sample_weight",
@@ -289,12 +289,12 @@ MESSAGES = [
         "weight: shape (2,) does not broadcast to that of the loss, (4,)",
     ),
     (
-        arguments.like,
+        arguments.same_shape,
         (1j, "t", (), "x"),
         TypeError,
         "t: dtype complex128 is not accepted; expected real numbers of at most 64 bits",
     ),
-    (arguments.like, ([1], "t", (), "x"), ValueError, "t: shape (1,) is not that of x, ()"),
+    (arguments.same_shape, ([1], "t", (), "x"), ValueError, "t: shape (1,) is not that of x, ()"),
     (
         arguments.grad_output,
         (1j, "sum", (), F64),
@@ -332,31 +332,31 @@ MESSAGES = [
         "keepdims: expected True or False, got an array of shape (4,) and dtype int64",
     ),
     (
-        arguments.asked,
+        arguments.requested_outputs,
         (INDEX, False, None, None, None),
         TypeError,
         "return_grad: expected True or False, got an array of shape (4,) and dtype int64",
     ),
     (
-        arguments.asked,
+        arguments.requested_outputs,
         (False, INDEX, None, None, None),
         TypeError,
         "return_hess: expected True or False, got an array of shape (4,) and dtype int64",
     ),
     (
-        arguments.asked,
+        arguments.requested_outputs,
         (False, False, 1.0, None, None),
         ValueError,
         "grad_output: given, but return_grad is False",
     ),
     (
-        arguments.asked,
+        arguments.requested_outputs,
         (False, False, None, LOGITS, None),
         ValueError,
         "grad_out: given, but return_grad is False",
     ),
     (
-        arguments.asked,
+        arguments.requested_outputs,
         (True, False, None, None, LOGITS),
         ValueError,
         "hess_out: given, but return_hess is False",
@@ -393,13 +393,13 @@ MESSAGES = [
         "out: elements of the array share memory (strides (4,))",
     ),
     (
-        arguments.separate,
+        arguments.check_no_overlap,
         ({"out": LOGITS}, {"x": LOGITS}),
         ValueError,
         "out: the array overlaps the memory of x",
     ),
     (
-        arguments.separate,
+        arguments.check_no_overlap,
         ({"out": LOGITS, "hess_out": LOGITS}, {}),
         ValueError,
         "hess_out: the array overlaps the memory of out",
@@ -437,9 +437,9 @@ def test_a_bfloat16_tensor_is_told_to_give_its_bits():
 
 
 def test_how_arguments_are_named():
-    assert arguments.given(LOGITS) == "an array of shape (4, 3) and dtype float64"
-    assert arguments.given("x" * 58) == repr("x" * 58)
-    assert arguments.given("x" * 59) == f"'{'x' * 56}..."
+    assert arguments.described(LOGITS) == "an array of shape (4, 3) and dtype float64"
+    assert arguments.described("x" * 58) == repr("x" * 58)
+    assert arguments.described("x" * 59) == f"'{'x' * 56}..."
 
 
 def test_arrays_of_other_kinds():
@@ -468,10 +468,10 @@ def test_dtypes():
         swapped = np.zeros(1, dtype.newbyteorder())
         kind = arguments.Precision(dtype, max(dtype, F32), dtype)
         assert arguments.logits(swapped, "x") == (swapped, kind)
-    for given, dtype, answer in ((BITS, "bfloat16", BITS), (BFLOAT16, None, BFLOAT16)):
+    for given, dtype, result_dtype in ((BITS, "bfloat16", BITS), (BFLOAT16, None, BFLOAT16)):
         found, kind = arguments.logits(np.ones(1, given), "x", dtype)
         assert found.dtype == BITS
-        assert kind == arguments.Precision(BITS, F32, answer, True)
+        assert kind == arguments.Precision(BITS, F32, result_dtype, True)
     swapped = np.ones(1, BITS.newbyteorder())
     assert arguments.logits(swapped, "x", "bfloat16") == (swapped, AS_BITS)
     assert not HALF.bfloat16
@@ -515,7 +515,7 @@ def test_teacher_and_student_are_computed_in_the_wider_dtype(student, teacher, s
     *found, wide = arguments.teacher(np.zeros((4, 3), teacher), x, kind, None)
     assert tuple(a.dtype for a in found) == read
     assert wide == arguments.Precision(
-        storage, F32 if storage == BITS else storage, kind.answer, storage == BITS
+        storage, F32 if storage == BITS else storage, kind.result_dtype, storage == BITS
     )
 
 
@@ -560,12 +560,12 @@ def test_what_is_wrong_with_values():
     ],
 )
 def test_ignore_index_is_the_bits_of_the_dtype(value, dtype, bits):
-    assert arguments.ignore(value, np.zeros(1, dtype)) == bits
+    assert arguments.ignore_bits(value, np.zeros(1, dtype)) == bits
 
 
 def test_ignore_index_without_class_indices():
-    assert arguments.ignore(-1, None) is None
-    assert arguments.ignore(None, None) is None
+    assert arguments.ignore_bits(-1, None) is None
+    assert arguments.ignore_bits(None, None) is None
 
 
 def test_numbers_at_the_ends_of_their_ranges():
@@ -591,7 +591,7 @@ def test_weights():
         found = arguments.broadcast(INDEX, "x", (2, 4), dtype)
         assert (found.shape, found.dtype) == ((2, 4), kept)
     assert arguments.broadcast([1e300], "x", (1,), F32) == [np.inf]
-    assert arguments.like(LOGITS, "x", (4, 3), "logits") is LOGITS
+    assert arguments.same_shape(LOGITS, "x", (4, 3), "logits") is LOGITS
     assert arguments.factors(None, LOGITS) == (LOGITS, None)
     a, b = arguments.factors(np.ones((2, 1, 1)), LOGITS)
     assert (a.shape, b.shape) == ((2, 4, 3), (2, 4, 3))
@@ -611,10 +611,10 @@ def test_upstream_gradients():
 
 
 def test_what_is_asked_for():
-    assert arguments.asked(False, False, None, None, None) == (False, False)
-    assert arguments.asked(True, False, 1.0, LOGITS, None) == (True, False)
-    assert arguments.asked(False, True, 1.0, LOGITS, LOGITS) == (True, True)
-    assert arguments.asked(1, np.bool_(True), None, None, None) == (True, True)
+    assert arguments.requested_outputs(False, False, None, None, None) == (False, False)
+    assert arguments.requested_outputs(True, False, 1.0, LOGITS, None) == (True, False)
+    assert arguments.requested_outputs(False, True, 1.0, LOGITS, LOGITS) == (True, True)
+    assert arguments.requested_outputs(1, np.bool_(True), None, None, None) == (True, True)
 
 
 def test_numbers_of_bits():
@@ -681,10 +681,12 @@ def test_same_memory():
 
 def test_buffers_apart_from_each_other_and_in_place():
     x, y = np.zeros((2, 4))
-    arguments.separate({"out": x, "grad_out": None}, {"x": y, "targets": None})
-    arguments.separate({"grad_out": x}, {"x": x}, ("grad_out", "x"))
-    arguments.separate({"out": x[:0], "grad_out": x}, {"x": x[:0]})
-    arguments.separate({"grad_out": x, "out": y}, {"x": x, "w": np.ones(1)}, ("grad_out", "x"))
+    arguments.check_no_overlap({"out": x, "grad_out": None}, {"x": y, "targets": None})
+    arguments.check_no_overlap({"grad_out": x}, {"x": x}, ("grad_out", "x"))
+    arguments.check_no_overlap({"out": x[:0], "grad_out": x}, {"x": x[:0]})
+    arguments.check_no_overlap(
+        {"grad_out": x, "out": y}, {"x": x, "w": np.ones(1)}, ("grad_out", "x")
+    )
     for buffers, read in (
         ({"grad_out": x}, {"x": x[::-1]}),
         ({"grad_out": x}, {"x": x, "w": x}),
@@ -693,4 +695,4 @@ def test_buffers_apart_from_each_other_and_in_place():
         ({"a": None, "b": y, "out": x[:1], "c": x}, {}),
     ):
         with pytest.raises(ValueError, match="overlaps"):
-            arguments.separate(buffers, read, ("grad_out", "x"))
+            arguments.check_no_overlap(buffers, read, ("grad_out", "x"))

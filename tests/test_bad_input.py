@@ -1,4 +1,4 @@
-"""Every argument of every public function, given something it cannot take.
+"""Every argument of every public function with values that it does not accept.
 
 The error is of the documented type, its message names the argument, shows what was given, and no
 buffer has been written to.
@@ -28,7 +28,7 @@ LIKELIHOODS = (
     "nll_loss",
     "categorical_cross_entropy",
 )
-# What takes its gradient's buffers in a tuple, for hidden states and weight.
+# The function whose gradients, of hidden states and weight, are written to a tuple of buffers.
 IN_TUPLES = ("linear_cross_entropy",)
 
 
@@ -53,7 +53,7 @@ def _read_only(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _bad_dtypes(shape: tuple[int, ...]) -> list[Bad]:
-    """What no array argument of this shape takes."""
+    """Values that no array argument of this shape accepts."""
     return [
         Bad(np.zeros(shape, np.complex128), TypeError, ("complex128",)),
         Bad(np.zeros(shape, np.longdouble), TypeError, (str(np.dtype(np.longdouble)),)),
@@ -66,12 +66,12 @@ def _bad_dtypes(shape: tuple[int, ...]) -> list[Bad]:
 
 
 def _foreign(package: str) -> Any:
-    """Return something that says it is an array of this package."""
+    """Return an object whose type claims to come from this package."""
     return type("Array", (), {"__module__": f"{package}.core"})()
 
 
 def _bad_arrays() -> list[Bad]:
-    """What no array of classes takes."""
+    """Values that no array with a class axis accepts."""
     return [
         *_bad_dtypes(SHAPE),
         Bad(_foreign("dask"), TypeError, ("Dask", "compute()")),
@@ -83,14 +83,14 @@ def _bad_arrays() -> list[Bad]:
 
 
 def _bad_numbers(*values: float) -> list[Bad]:
-    """What no number takes, and these values out of its range."""
+    """Values that no numeric argument accepts, and these values outside its range."""
     wrong = [Bad("1", TypeError, ("1",)), Bad(1j, TypeError, ("1j",))]
     wrong += [Bad([1.0, 2.0], TypeError, ())]
     return wrong + [Bad(value, ValueError, (str(value),)) for value in values]
 
 
 def _bad_buffers(shape: tuple[int, ...]) -> list[Bad]:
-    """What no output of this shape, float64, takes."""
+    """Values that no float64 output buffer of this shape accepts."""
     longer = (*shape[:-1], shape[-1] + 1)
     return [
         Bad(np.zeros(longer), ValueError, (str(longer), str(shape))),
@@ -204,7 +204,7 @@ BAD: dict[str, list[Bad]] = {
         Bad(3, (TypeError, ValueError), ("3",)),
     ],
 }
-# Options that take anything with a truth value, which arrays have not.
+# Flags, which accept anything that has a truth value; arrays have none.
 for flag in ("keepdims", "return_grad", "return_hess", "return_lse", "return_sign"):
     BAD[flag] = [Bad(np.ones(2), TypeError, ("True or False", "(2,)"))]
 BUFFERS = ("out", "grad_out", "hess_out")

@@ -1,6 +1,6 @@
-"""``python -m xent bench``: it compares like with like, and reports all that it measured.
+"""``python -m xent bench`` compares equal computations and reports everything that it measured.
 
-At a size that takes no time, all answers agree. No time is asserted.
+At a size that takes no time, the results of all libraries agree. No time is asserted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is in the binaries: what hardens them, what they export, and each instruction where the processor may have it."""
+"""The binaries: hardening, exported symbols, and no instruction that the processor may lack."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def show(*command: str | Path) -> str:
 
 
 def by_object(*command: str) -> list[str]:
-    """What a tool says of each object of the library, in the library's order."""
+    """Return the output of a tool for each object of the library, in the library's order."""
     heading = r"^(?:File: .*\(\S+\.o\)|\S+\.o:(?: +file format \S+)?)$"
     texts = re.split(heading, show(*command, LIBRARY), flags=re.MULTILINE)[1:]
     assert len(texts) > 4
@@ -74,7 +74,8 @@ def test_indirect_branches_land_where_they_may() -> None:
     # The linker marks the extension only if the C library's own start-up objects are marked too.
     assert all("x86 feature: IBT, SHSTK" in notes for notes in by_object("readelf", "-Wn"))
     (start,) = re.findall(r"(\w+) T PyInit__core", show("nm", "-D", EXTENSION))
-    code = show("objdump", "-d", f"--start-address=0x{start}", EXTENSION)
+    here = (f"--start-address=0x{start}", f"--stop-address=0x{int(start, 16) + 16:x}")
+    code = show("objdump", "-d", *here, EXTENSION)
     assert "endbr64" in code[code.index(":\t") :].splitlines()[0]
 
 
@@ -122,7 +123,7 @@ def instructions() -> dict[str, set[str]]:
 
 
 def rejected(code: set[str], features: list[str]) -> list[str]:
-    """What the assembler says of instructions that a plain x86-64 with these features lacks."""
+    """Return the assembler's errors for instructions that a plain x86-64 with these features lacks."""
     march = "+".join(["-march=generic64", "ibt", *features])
     done = subprocess.run(
         ["as", march, "-o", "/dev/null", "-"],

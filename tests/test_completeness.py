@@ -1,4 +1,4 @@
-"""Nothing public goes without an oracle, a tolerance, a benchmark case and documentation."""
+"""Every public function has an oracle, a tolerance, a benchmark case and recorded bits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RUNTIME = {
 OPERATIONS = sorted(
     name for name in xent.__all__ if name not in RUNTIME and not name.startswith("__")
 )
-# What BLAS computes has the last bits that BLAS gives it, on each machine its own: none to record. Where its
-# sums are exact, test_linear.py holds the loss and the gradient of the logits to the bits of cross_entropy.
+# The last bits of products depend on BLAS and the machine, so none are recorded. test_linear.py compares the loss and the
+# gradient of the logits with the bits of cross_entropy on inputs whose products and sums are exact.
 OF_BLAS = {"linear_cross_entropy"}
 BENCHMARKED = {case.function for case in CASES}
 

@@ -1,4 +1,4 @@
-"""`distillation_loss`: bounds on rows that break naive code, its edges, what it must satisfy."""
+"""`distillation_loss`: error bounds on rows that break naive code, edge cases, identities."""
 
 from __future__ import annotations
 

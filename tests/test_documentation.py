@@ -1,4 +1,4 @@
-"""Every code block of the README and the manual runs, and what they list is there."""
+"""Every code block of the README and the manual runs, and every file and name that they list exists."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_readme_has_the_two_commands() -> None:
     assert all(re.fullmatch(r"pip install '\.\[\w+\]' && .+\n", command) for command in commands)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
@@ -104,8 +104,33 @@ def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
     assert {name for name in usual if f">{name}</text>" not in figure} == set()
 
 
-@pytest.mark.parametrize("folder", ["src/xent", "src/xent/cli/bench", "csrc", "csrc/kernels"])
+@pytest.mark.parametrize(
+    "folder", ["src/xent", "src/xent/cli/bench", "csrc", "csrc/call", "csrc/kernels"]
+)
 def test_architecture_lists_every_file(folder: str) -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     files = {file.name for file in ROOT.glob(f"{folder}/*") if file.is_file()} - {"__init__.py"}
     assert {name for name in files if f"{name}`" not in text} == set()
+
+
+def test_architecture_names_what_exists() -> None:
+    """Files and names of the source, and the function of each step of a call in the file where it is said to be."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    sources = {
+        str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
+        for folder in ("csrc", "src", "tests", "benchmarks", "docs")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in {".c", ".h", ".def", ".txt", ".py", ".pyx", ".pxd", ".pyi"}
+    }
+    quoted = set(re.findall(r"`([\w./]+)`", text)) - {"csrc/simd/NAME.h"}
+    files = {name for name in quoted if re.search(r"\.(c|h|def|txt|py|pyx|pxd|pyi)$", name)}
+    assert {f for f in files if not any(f"/{path}".endswith(f"/{f}") for path in sources)} == set()
+    everything = "\n".join(sources.values())
+    names = {name for name in quoted if re.fullmatch(r"\w+_\w+", name)}
+    assert {name for name in names if not re.search(rf"\b(XENT_)?{name}\b", everything)} == set()
+    steps = re.findall(r"^\d\. `(\S+)`, `(\w+)`", text, re.MULTILINE)
+    assert len(steps) == 9
+    for file, function in steps:
+        (source,) = (sources[path] for path in sources if path.endswith(f"/{file}"))
+        defined = rf"(def {function}|\w+ \*?{function}|v\({function}\))\("
+        assert re.search(defined, source), (file, function)

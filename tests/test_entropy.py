@@ -1,4 +1,4 @@
-"""`entropy`: bounds on rows that break naive code, its edges, what it must satisfy."""
+"""`entropy`: error bounds on rows that break naive code, edge cases, identities."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_sure_rows_keep_their_digits(dtype, classes):
     surplus = np.linspace(0, 69, 1000 if classes < 100 else 200)
     logits = np.repeat(-surplus[:, None] - np.log(classes - 1), classes, axis=1).astype(dtype)
     logits[:, 0] = 0
-    entropy = check(logits, "sure rows")
+    entropy = check(logits, "confident rows")
     assert 0 < entropy.min() < 1e-28
     # The bound itself leaves no room for a loss of digits.
     expected = expect("entropy", logits)

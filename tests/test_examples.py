@@ -1,4 +1,4 @@
-"""The examples run, and reach what they promise."""
+"""The examples run, and reach the accuracy that they state."""
 
 import re
 import subprocess

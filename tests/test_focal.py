@@ -1,4 +1,4 @@
-"""Focal and poly-1 loss: bounds, edges, and what they are at strength 0."""
+"""Focal and poly-1 loss: error bounds, edge cases, and equality with cross-entropy at strength 0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import inputs
 import xent
-from calls import LINKED, OPTIONS, REDUCTIONS, assert_same, using
+from calls import MODULATED, OPTIONS, REDUCTIONS, assert_same, using
 from reference import exact_row, focal, poly1, wide
 from tolerance import assert_within, expect
 from xent import _core
@@ -30,14 +30,14 @@ STRENGTHS: list[tuple[str, dict[str, float]]] = [
     *(("focal_loss", {"gamma": gamma}) for gamma in (0.0, 0.3, 1.0, 2.0, 5.0)),
     *(("poly1_loss", {"epsilon": epsilon}) for epsilon in (-1.0, 0.0, 2.0)),
 ]
-LINKS = pytest.mark.parametrize(
+MODULATIONS = pytest.mark.parametrize(
     ("name", "strength"), STRENGTHS, ids=lambda it: it if isinstance(it, str) else str(it)[1:-1]
 )
 
 
 def derivatives(name: str) -> dict[str, bool]:
-    """What to ask of the function for all it can return."""
-    return {key: value for key, value in LINKED[name].items() if key.startswith("return")}
+    """The options that make the function return all of its results."""
+    return {key: value for key, value in MODULATED[name].items() if key.startswith("return")}
 
 
 def check(name: str, logits: Any, targets: Any, what: str = "", **options: Any) -> None:
@@ -60,7 +60,7 @@ def certain_rows(classes: int, dtype: np.dtype, surplus: np.ndarray) -> tuple[An
     return logits, targets
 
 
-@LINKS
+@MODULATIONS
 @pytest.mark.parametrize("options", UNSMOOTHED.values(), ids=UNSMOOTHED)
 def test_option(isa, dtype, name, strength, options):
     for shape in SHAPES:
@@ -70,7 +70,7 @@ def test_option(isa, dtype, name, strength, options):
             check(name, logits, targets, f"{shape}, {reduction}", **given)
 
 
-@LINKS
+@MODULATIONS
 def test_grad_output_and_ignored_rows(dtype, name, strength):
     logits, targets = inputs.batch((40, 10), dtype)
     targets[::3] = -100
@@ -80,7 +80,7 @@ def test_grad_output_and_ignored_rows(dtype, name, strength):
     check(name, logits, targets, grad_output=-1.75, **weights, **strength)
 
 
-@LINKS
+@MODULATIONS
 def test_every_kind_of_row(isa, dtype, name, strength):
     for classes in (*inputs.SMALL[::9], 1023, 1025, 16385):
         logits = inputs.adversarial(classes, dtype)
@@ -90,22 +90,22 @@ def test_every_kind_of_row(isa, dtype, name, strength):
             check(name, logits, targets, what, reduction="none", **strength)
 
 
-@LINKS
+@MODULATIONS
 def test_sixty_digits(isa, dtype, name, strength):
-    link = focal(*strength.values()) if name == "focal_loss" else poly1(*strength.values())
+    modulation = focal(*strength.values()) if name == "focal_loss" else poly1(*strength.values())
     logits = inputs.adversarial(9, dtype)
     targets = inputs.telling_targets(logits)[:, 0]
     expected = expect(name, logits, targets, reduction="none", **strength)
     actual = getattr(xent, name)(logits, targets, reduction="none", **strength, **derivatives(name))
     bounds = expected.value_bound, expected.grad_bound, expected.hess_bound
     for i, kind in enumerate(inputs.KINDS):
-        exact = exact_row(logits[i].tolist(), int(targets[i]), link=link)
+        exact = exact_row(logits[i].tolist(), int(targets[i]), modulation=modulation)
         numbers = wide([exact.loss])[0], wide(exact.grad), wide(exact.hess)
         for one, other, bound in zip(actual, numbers, bounds, strict=False):
             assert_within(one[i], other, bound[i], kind)
 
 
-@LINKS
+@MODULATIONS
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("case", ["plain", "weights", "z_loss", "softcap", "temperature"])
 def test_derivatives_are_difference_quotients(name, strength, reduction, case):
@@ -177,7 +177,7 @@ def test_strength_zero_is_cross_entropy_to_the_bit(isa, dtype, name):
             assert_same(actual, expected[:2])
 
 
-@LINKS
+@MODULATIONS
 def test_huge_logits(isa, dtype, name, strength):
     logits = np.array([[1e4, -1e4, 0], [-1e4, 1e4, 1e4], [1e4, 1e4, 1e4]], dtype)
     for target in range(3):
@@ -186,7 +186,7 @@ def test_huge_logits(isa, dtype, name, strength):
         check(name, logits, targets, reduction="none", softcap=50.0, temperature=2.0, **strength)
 
 
-@LINKS
+@MODULATIONS
 def test_masked_classes(isa, dtype, name, strength):
     logits = np.array([[0.5, -INF, 1.5, -INF]], dtype)
     for target in (0, 2):
@@ -200,7 +200,7 @@ def test_masked_classes(isa, dtype, name, strength):
         assert_same(hess[0], expected[2])
 
 
-@LINKS
+@MODULATIONS
 def test_bits_on_every_isa_and_thread_count(dtype, name, strength):
     for shape in ((1, 1), (70, 10), (33, 64), (40, 65), (9, 1025), (3, 17000)):
         logits, targets = inputs.batch(shape, dtype)

@@ -1,4 +1,4 @@
-"""Any arguments at all: the right answer, or a documented error and untouched buffers.
+"""Any arguments: the correct result, or a documented error and untouched buffers.
 
 pytest tests/test_fuzz.py                                   the same examples every time
 pytest tests/test_fuzz.py --hypothesis-profile=thorough     others every time, for ten minutes
@@ -205,14 +205,14 @@ def calls(draw: Any, function: Callable[..., Any]) -> tuple[np.ndarray, dict[str
     kind = _arguments.logits(np.empty(0, dtype), "", bits)[1]
     options = {**OPTIONS, "axis": st.just(axis), "dtype": st.just(bits)}
     weights, factors, one = (rows, REALS), (shape, REALS), ([], REALS)
-    answer = (shape, st.just(kind.answer))
+    result = (shape, st.just(kind.result_dtype))
     fitting = {
         "targets": ((rows, INTEGERS), factors),
         "class_weight": (([classes], REALS),),
         **dict.fromkeys(("sample_weight", "grad_output"), (weights, one)),
         **dict.fromkeys(("b", "pos_weight"), (factors, one)),
-        **dict.fromkeys(("grad_out", "hess_out"), (answer,)),
-        "out": ((rows, st.just(kind.answer)), answer),
+        **dict.fromkeys(("grad_out", "hess_out"), (result,)),
+        "out": ((rows, st.just(kind.result_dtype)), result),
     }
     anything = draw(st.sets(st.sampled_from(list(parameters)), max_size=2))
     given: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Gradients against differences of the loss itself, and what every gradient must satisfy."""
+"""Gradients against finite differences of the loss, and identities that every gradient satisfies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_gradient_is_the_difference_quotient_of_the_loss(name, kind, reduction):
 
 @pytest.mark.parametrize("sizes", [inputs.SMALL[::7], inputs.EDGES[::4]], ids=("small", "edges"))
 def test_gradients_of_a_row_sum_to_zero(isa, dtype, sizes):
-    """The forward and the backward use one log-sum-exp, or this is off by their difference."""
+    """A row's gradient sums to zero, because loss and gradient use the same log-sum-exp."""
     for classes in sizes:
         logits = inputs.adversarial(classes, dtype)
         targets = inputs.telling_targets(logits)[:, 0]

@@ -11,7 +11,7 @@ import pytest
 
 import inputs
 import xent
-from calls import FAMILY, LINKED, OPTIONS, REDUCTIONS
+from calls import FAMILY, MODULATED, OPTIONS, REDUCTIONS
 from test_layout import LAYOUTS
 
 SHAPES = ((1, 1), (7, 10), (33, 16), (40, 64), (5, 130), (3, 4, 65), (4, 1025), (2, 17000))
@@ -31,7 +31,7 @@ def _from_bits(a: np.ndarray) -> np.ndarray:
 
 
 class Half(NamedTuple):
-    """A 16-bit type: how to round to it and widen from it, and what calls need to be told."""
+    """A 16-bit type: how to round to it and widen from it, and the arguments that calls need for it."""
 
     name: str
     dtype: np.dtype
@@ -154,13 +154,13 @@ def test_gradients_below_the_smallest_normal_half_are_kept(isa):
     np.testing.assert_array_equal(grad, _cast(exact, np.float16))
 
 
-@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("name", MODULATED)
 def test_losses_that_are_linked_to_the_likelihood(isa, half, name):
     for shape in SHAPES:
         logits, targets = inputs.batch(shape, np.float32)
         logits = half.narrow(logits)
-        loss, *derivatives = getattr(xent, name)(logits, targets, **LINKED[name], **half.told)
-        expected = getattr(xent, name)(half.wide(logits), targets, **LINKED[name])
+        loss, *derivatives = getattr(xent, name)(logits, targets, **MODULATED[name], **half.told)
+        expected = getattr(xent, name)(half.wide(logits), targets, **MODULATED[name])
         assert loss == expected[0]
         for actual, exact in zip(derivatives, expected[1:], strict=True):
             assert_rounded(actual, exact, half)

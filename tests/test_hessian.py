@@ -1,4 +1,4 @@
-"""The diagonal of the Hessian: its bounds, its derivation from the gradient, its edges."""
+"""The diagonal of the Hessian: error bounds, finite differences of the gradient, edge cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More rows, classes and elements than 31 bits count: broadcast, or the same memory mapped again and again."""
+"""More than 2^31 rows, classes and elements: broadcast, or the same memory mapped repeatedly."""
 
 from __future__ import annotations
 

@@ -13,24 +13,24 @@ import pytest
 
 import inputs
 import xent
-from calls import FAMILY, LINKED, assert_same, results
+from calls import FAMILY, MODULATED, assert_same, results
 from xent._core import Call
 
 Layout = Callable[[np.ndarray], np.ndarray]
 
 
 def _poison(a: np.ndarray) -> Any:
-    """Return what spoils any result it gets into."""
+    """Return a value that makes every result wrong that depends on it."""
     return np.iinfo(a.dtype).max if a.dtype.kind in "iu" else np.nan
 
 
 def _strided_rows(a: np.ndarray) -> np.ndarray:
-    """Return the like of `logits[:, :-1]`."""
+    """Return the same array as a view like `logits[:, :-1]`."""
     return np.concatenate([a, np.full_like(a[..., :1], _poison(a))], axis=-1)[..., :-1]
 
 
 def _shifted(a: np.ndarray) -> np.ndarray:
-    """Return the like of `logits[:, 1:]`."""
+    """Return the same array as a view like `logits[:, 1:]`."""
     return np.concatenate([np.full_like(a[..., :1], _poison(a)), a], axis=-1)[..., 1:]
 
 
@@ -98,7 +98,7 @@ SHAPES = ((1, 1), (7, 10), (33, 16), (5, 130), (3, 4, 65), (4, 1025), (2, 17000)
 
 
 def soft_results(logits: np.ndarray, targets: np.ndarray) -> list[Any]:
-    """What reads two arrays of classes."""
+    """Functions that read two arrays with a class axis."""
     return [xent.cross_entropy(logits, targets, reduction="none", return_hess=True)]
 
 
@@ -140,7 +140,7 @@ def test_class_axis(isa, dtype, axis):
     for shape in ((4, 5, 12), (3, 2, 130), (2, 3, 1025)):
         logits, targets = inputs.batch(shape, dtype)
         moved = np.ascontiguousarray(np.moveaxis(logits, -1, axis))
-        for name, call in {"cross_entropy": {"return_hess": True}, **LINKED}.items():
+        for name, call in {"cross_entropy": {"return_hess": True}, **MODULATED}.items():
             loss, *derivatives = getattr(xent, name)(
                 moved, targets, axis=axis, reduction="none", **call
             )
@@ -263,7 +263,7 @@ def test_nothing_around_a_buffer_is_written(isa, dtype):
 @pytest.mark.parametrize("classes", [130, 513, 1025])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_gradients_that_outgrow_the_cache(isa, dtype, classes, apart):
-    """Rows meet inside lines that are streamed, of both outputs if lines begin alike there; some do not count."""
+    """Rows share partial cache lines, which are streamed, in both outputs if they are aligned alike; some do not count."""
     size = (33 << 20) // np.dtype(dtype).itemsize
     shape = (-(-size // classes), classes)
     logits = (np.random.default_rng(1).integers(-40, 40, shape, np.int8) / np.float32(8)).astype(
@@ -314,7 +314,7 @@ GUARDS = {"linux": ("end", "start"), "darwin": ("end", "start")}.get(sys.platfor
 def test_nothing_beyond_an_array_is_read(isa, dtype, side):
     """Reading one byte too many ends the process here."""
     at_end = side == "end"
-    for rows in (1, 3, 17):
+    for rows in (1, 3, 16, 17):
         for classes in (*range(1, 70), 127, 128, 129, 130, 1023, 1025):
             logits, targets = inputs.batch((rows, classes), dtype)
             guarded = _guarded(logits, at_end), _guarded(targets, at_end)
@@ -331,6 +331,30 @@ def test_nothing_beyond_an_array_is_read(isa, dtype, side):
             xent.cross_entropy(guarded[0], soft, return_grad=True, grad_out=grad_out)
             xent.softmax(guarded[0], axis=-1, out=grad_out)
             xent.logsumexp(guarded[0], axis=-1)
+
+
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize("side", GUARDS)
+def test_targets_are_checked_again_where_they_are_used(isa, dtype, side, columns):
+    """Another thread may have changed them since they were validated: such rows count for nothing."""
+    limits = np.iinfo(np.int64)
+    for classes in (1, 10, 40, 500):
+        bad = [limits.min, -5, classes, 2**31, 2**32, 2**40, limits.max]
+        logits, targets = inputs.batch((24, classes), dtype)
+        expected = xent.cross_entropy(logits, targets, reduction="none", return_grad=True)
+        spoilt = np.r_[: len(bad), -len(bad) : 0]
+        targets[spoilt] = [*bad, *bad]
+        for a in expected:
+            a[spoilt] = 0
+        order = "F" if columns else "C"
+        guarded, grad = (
+            _guarded(a.ravel(order), side == "end").reshape(a.shape, order=order)
+            for a in (logits, np.ones_like(logits))
+        )
+        loss = np.ones(24, dtype)
+        call = Call("cross_entropy", (24,), classes, guarded, False)
+        call.arrays(index=targets, loss=loss, out=grad).numbers().compute()
+        assert_same((loss, grad), expected)
 
 
 def test_classes_beside_axes_of_one_element(isa, dtype):
@@ -353,10 +377,10 @@ def test_the_core_by_itself_refuses_what_it_cannot_read():
     for step in ("run", "compute"):
         logits = np.zeros((4, 6))[:, ::2]
         call = Call("logsumexp", (4,), 3, logits, False).arrays(lse=np.zeros(4)).numbers()
-        assert not call.readable()
+        assert not call.layout_supported()
         with pytest.raises(ValueError, match="no axis is contiguous"):
             getattr(call, step)()
-    assert Call("kl_div", (4, 3), 1, logits, False).readable()
+    assert Call("kl_div", (4, 3), 1, logits, False).layout_supported()
     with pytest.raises(ValueError, match="1 axes for a loss of 2"):
         Call("kl_div", (4, 3), 1, logits[0], False)
 

@@ -1,4 +1,4 @@
-"""linear_cross_entropy: cross-entropy of hidden @ weight.T + bias, whose logits nobody sees."""
+"""`linear_cross_entropy`: cross-entropy of hidden @ weight.T + bias, whose logits are never all in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same bits from C: each vector operation and whole calls, on this machine and emulated.
+"""The same bits from C, for each vector operation and for whole calls, on this machine and on emulated ones.
 
 `.ci/aarch64` runs the same programs on aarch64.
 """
@@ -23,7 +23,7 @@ CSRC = HERE.parent / "csrc"
 FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-ffp-contract=off")
 DIGESTS = (NATIVE / "digest.txt").read_text()
 # What divides calls among threads, compiled to divide even small ones.
-DIVIDING = ("call", "elementwise", "parallel")
+DIVIDING = [file for file in CSRC.glob("call/*.c") if '#include "call.h"' in file.read_text()]
 # The features that kernels are compiled for.
 BUILD = (HERE.parent / "csrc" / "CMakeLists.txt").read_text()
 FEATURES = {name: words.split() for name, words in re.findall(r"xent_isa\((\w+)([\w ]*)\)", BUILD)}
@@ -39,7 +39,7 @@ def run(*command: str | Path, **environment: str) -> str:
 def digest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the digests of whole calls, with the kernels that are installed."""
     program = tmp_path_factory.mktemp("native") / "digest"
-    sources = (NATIVE / "digest.c", *(CSRC / f"{name}.c" for name in DIVIDING))
+    sources = (NATIVE / "digest.c", *DIVIDING)
     run(*COMPILER, *FLAGS, "-DXENT_TEST_PIECES", f"-I{CSRC}", *sources, *LINK, "-o", program)
     return program
 
@@ -72,11 +72,10 @@ def test_every_vector_operation_is_digested():
 
 
 def test_every_operation_has_a_digest():
-    header = (CSRC / "xent.h").read_text()
-    (enum,) = re.findall(r"typedef enum \{([^}]*)\} xent_operation;", header)
-    names = set(re.findall(r"XENT_\w+(?=,|\s)", re.sub(r"/\*.*?\*/", "", enum, flags=re.S)))
-    assert "XENT_LOG_SOFTMAX" in names
-    assert names - set(re.findall(r"XENT_\w+", (NATIVE / "calls.h").read_text())) == set()
+    rows = (CSRC / "operations.def").read_text()
+    names = re.findall(r"^XENT_OPERATION\(\w+, (\w+),", rows, re.MULTILINE)
+    assert "log_softmax" in names
+    assert re.findall(r"  (\w+), float32$", DIGESTS, re.MULTILINE) == [*names, "functions"]
 
 
 @pytest.mark.parametrize("way", ["", "disturbed", "nested", "apart", "callers"])

@@ -1,4 +1,4 @@
-"""Every line of docs/mapping.md: the call of the other library and that of xent give the same.
+"""Every line of docs/mapping.md: the other library's call and that of xent give the same result.
 
 The page is the list of tests. A line is run against the library itself where it is installed; Keras,
 TensorFlow, torchvision and Liger else by their published formulas (`published.py`).

@@ -1,8 +1,8 @@
 """The kernels' elementary functions by themselves, in units of the last place of the exact result.
 
-The bounds are those stated in csrc/kernels/math.h. `ulp.py` looks at every float of each domain; here every 1,009th is
-looked at (a prime, so that all mantissa bits vary). For float64, random arguments and the seams of the range reduction
-against mpmath.
+The bounds are those stated in csrc/kernels/math.h. `ulp.py` checks every float of each domain; this file checks
+every 1,009th (a prime, so that all mantissa bits vary). For float64, random arguments and the breakpoints of the range
+reduction are compared with mpmath.
 """
 
 import numpy as np
@@ -26,8 +26,8 @@ def test_float64_within_its_bound(isa, domain):
     with np.errstate(under="ignore"):
         spread = np.exp(rng.uniform(np.log(low), np.log(high), 500))
     near = rng.uniform(0, min(high, 40.0), 500)
-    seams = ulp.seams(min(high, 140.0))
-    x = domain.sign * np.clip(np.concatenate([spread, near, seams]), low, high)
+    breakpoints = ulp.breakpoints(min(high, 140.0))
+    x = domain.sign * np.clip(np.concatenate([spread, near, breakpoints]), low, high)
     error = [ulp.exact_error(domain.function, float(v)) for v in x]
     assert max(error) <= domain.bound[ulp.F64], x[int(np.argmax(error))]
 

@@ -1,5 +1,5 @@
-"""Extra memory is a few numbers for each row, whatever the layout: logits are never copied, or a
-block at a time where the kernels cannot read them.
+"""Extra memory is a few values for each row, whatever the layout: logits are not copied, except a block at a
+time if the kernels cannot read them.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ if sys.platform == "linux":
         assert int(output(script)) < 1 << 20
 
     def test_too_little_memory_is_an_error():
-        """Row losses nobody asked for are the core's own to allocate, outputs NumPy's."""
+        """The core allocates row losses that are not returned, NumPy outputs: both failures are a MemoryError."""
         script = """
             import resource, numpy as np, xent
             limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (256 << 20)
@@ -260,8 +260,9 @@ if sys.platform == "linux":
 
 
 def test_failed_allocations(tmp_path: Path):
-    """The core's, one after the other: told, nothing written, nothing kept."""
-    program = compiled("allocations.c", tmp_path, "-Wl,--wrap=malloc,--wrap=free")
+    """The core's, one after the other: told, nothing written, nothing kept but a workspace for each thread."""
+    wrapped = "-Wl,--wrap=malloc,--wrap=aligned_alloc,--wrap=free"
+    program = compiled("allocations.c", tmp_path, wrapped)
     assert printed(program).count("failed") == 5
 
 

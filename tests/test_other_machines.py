@@ -1,4 +1,4 @@
-"""Machines that are not this one, as a process sees them: CPUs, quotas of control groups, caches."""
+"""Simulated machines, as a process sees them: CPUs, quotas of control groups, caches."""
 
 from __future__ import annotations
 

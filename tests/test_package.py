@@ -1,4 +1,4 @@
-"""What is installed, what the source distribution holds, and what a build says that cannot go on."""
+"""Installed files, the contents of the source distribution, and the messages of builds that fail."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ def test_numpy_is_the_only_dependency() -> None:
 def test_installed_files() -> None:
     files = {PurePath(file) for file in metadata.files("xent") or []}
     inside = {file.relative_to("xent") for file in files if file.parts[0] == "xent"}
-    wanted = ("py.typed", "_core.pyi", "xent.pxd", "include/xent.h", "lib/libxent.a")
-    wanted += ("cli/check.json",)
+    headers = {"xent.h", "operations.def", "xent_capi.h"}
+    wanted = ("py.typed", "_core.pyi", "xent.pxd", "capi.pxd", "operations.pxi", "lib/libxent.a")
+    wanted += ("cli/check.json", *(f"include/{name}" for name in headers))
     assert inside >= {PurePath(name) for name in wanted}
     assert {file.suffix for file in inside} <= {
         ".py",
         ".pyc",
         ".pyi",
         ".pxd",
+        ".pxi",
+        ".def",
         ".h",
         ".a",
         ".so",
@@ -54,7 +57,7 @@ def test_installed_files() -> None:
         ".json",
     }
     assert sum(file.suffix == ".so" for file in inside) == 1
-    assert {file.name for file in inside if file.suffix == ".h"} == {"xent.h"}
+    assert {file.name for file in inside if file.suffix in (".h", ".def")} == headers
     # The second is the OpenMP runtime, in a wheel that was repaired.
     outside = {file.parts[0] for file in files} - {"xent", "xent.libs"}
     assert all(name.endswith(".dist-info") for name in outside), outside
@@ -69,7 +72,14 @@ def test_source_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folders = ("benchmarks", "cmake", "csrc", "docs", "examples", "src", "tests")
     paths = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*") if path.is_file()]
     tracked = {path.relative_to(ROOT) for path in paths if path.suffix not in {".pyc", ".so"}}
-    documents = ("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "CMakeLists.txt")
+    documents = (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "pyproject.toml",
+        "CMakeLists.txt",
+    )
     assert files >= tracked | {PurePath(name) for name in documents}
     assert not {file.parts[0] for file in files if file.parts} & {"build", ".ci", ".git", ".github"}
     assert not [file for file in files if file.suffix in {".so", ".o", ".a", ".pyc"}]

@@ -1,4 +1,4 @@
-"""`nll_loss` and `categorical_cross_entropy`: what is theirs alone."""
+"""`nll_loss` and `categorical_cross_entropy`: tests beyond those of all losses over rows."""
 
 from __future__ import annotations
 

@@ -77,15 +77,19 @@ def test_bulk_agrees_with_sixty_digits_under_every_option(options, soft):
         np.testing.assert_allclose(bulk.hess[i], wide(exact.hess), rtol=2.0**-50, atol=2.0**-58)
 
 
-LINKS: dict[str, tuple[Any, dict[str, float], Any]] = {
+MODULATIONS: dict[str, tuple[Any, dict[str, float], Any]] = {
     **{f"gamma={g}": (FocalLoss, {"gamma": g}, focal(g)) for g in (0.0, 0.25, 1.0, 2.0, 5.5)},
     **{f"epsilon={e}": (Poly1Loss, {"epsilon": e}, poly1(e)) for e in (-1.0, 0.0, 2.0)},
 }
 UNSMOOTHED = {name: it for name, it in OPTIONS.items() if "label_smoothing" not in it}
 
 
-@pytest.mark.parametrize(("oracle", "strength", "link"), LINKS.values(), ids=LINKS)
-def test_links_agree_with_sixty_digits_on_every_kind_of_row(oracle, strength, link, dtype):
+@pytest.mark.parametrize(
+    ("oracle", "strength", "modulation"), MODULATIONS.values(), ids=MODULATIONS
+)
+def test_modulations_agree_with_sixty_digits_on_every_kind_of_row(
+    oracle, strength, modulation, dtype
+):
     logits = inputs.adversarial(7, dtype)
     targets = inputs.telling_targets(logits)
     for column in range(targets.shape[-1]):
@@ -93,7 +97,7 @@ def test_links_agree_with_sixty_digits_on_every_kind_of_row(oracle, strength, li
             bulk = oracle(logits, targets[:, column], reduction="none", **strength)
             grad, hess, row_loss = bulk.grad, bulk.hess, bulk.row_loss
         for i in range(len(logits)):
-            exact = exact_row(logits[i].tolist(), int(targets[i, column]), link=link)
+            exact = exact_row(logits[i].tolist(), int(targets[i, column]), modulation=modulation)
             reach = np.abs(bulk.rows.d[i][np.isfinite(bulk.rows.d[i])])
             reach = float(reach[reach < 2e4].max())
             # The power multiplies the relative error of 1 - p; parts of the Hessian cancel.
@@ -105,7 +109,7 @@ def test_links_agree_with_sixty_digits_on_every_kind_of_row(oracle, strength, li
             at_target = np.arange(7) == targets[i, column]
             with np.errstate(all="ignore"):
                 size = sum(abs(term[i]) for term in bulk.hess_terms)
-                # Differences of the link lose what is below 1e-80 in its curve.
+                # Differences of the modulation lose what is below 1e-80 in its curve.
                 reach = np.where(at_target, bulk.rows.others[i], bulk.rows.p[i])
                 bound = slack * size + WIDE("1e-70") * reach**2 + WIDE("1e-4800")
                 error = abs(hess[i] - wide(exact.hess))
@@ -113,27 +117,33 @@ def test_links_agree_with_sixty_digits_on_every_kind_of_row(oracle, strength, li
 
 
 @pytest.mark.parametrize("options", UNSMOOTHED.values(), ids=UNSMOOTHED)
-@pytest.mark.parametrize(("oracle", "strength", "link"), LINKS.values(), ids=LINKS)
-def test_links_agree_with_sixty_digits_under_every_option(oracle, strength, link, options):
+@pytest.mark.parametrize(
+    ("oracle", "strength", "modulation"), MODULATIONS.values(), ids=MODULATIONS
+)
+def test_modulations_agree_with_sixty_digits_under_every_option(
+    oracle, strength, modulation, options
+):
     logits, targets = inputs.batch((6, 7), np.float64)
     bulk = oracle(logits, targets, reduction="none", **strength, **options)
     for i in range(len(logits)):
-        exact = exact_row(logits[i].tolist(), targets[i].tolist(), link=link, **options)
+        exact = exact_row(logits[i].tolist(), targets[i].tolist(), modulation=modulation, **options)
         for actual, expected in ((bulk.grad[i], exact.grad), (bulk.hess[i], exact.hess)):
             np.testing.assert_allclose(actual, wide(expected), rtol=2.0**-50, atol=2.0**-58)
 
 
-@pytest.mark.parametrize("link", [None, focal(2), focal(0.25), poly1(-1)])
+@pytest.mark.parametrize("modulation", [None, focal(2), focal(0.25), poly1(-1)])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_exact_derivatives_are_those_of_the_exact_loss(options, link):
+def test_exact_derivatives_are_those_of_the_exact_loss(options, modulation):
     logits = inputs.batch((1, 7), np.float64)[0][0].tolist()
     step = mp.mpf(10) ** -15
     for target in (2, [0.5, 0.25, 0.0, 0.25, 0.125, 0.0, 0.0]):
-        exact = exact_row(logits, target, link=link, **options)
+        exact = exact_row(logits, target, modulation=modulation, **options)
         for c in range(len(logits)):
             up = [mp.mpf(v) + step * (k == c) for k, v in enumerate(logits)]
             down = [mp.mpf(v) - step * (k == c) for k, v in enumerate(logits)]
-            above, below = (exact_row(row, target, link=link, **options) for row in (up, down))
+            above, below = (
+                exact_row(row, target, modulation=modulation, **options) for row in (up, down)
+            )
             slope = (above.loss - below.loss) / (2 * step)
             assert mp.almosteq(slope, exact.grad[c], abs_eps=mp.mpf(10) ** -26)
             slope = (above.grad[c] - below.grad[c]) / (2 * step)
@@ -226,17 +236,17 @@ def test_losses_from_probabilities_agree_with_sixty_digits(soft, smoothing, dtyp
     for i in range(6):
         aim = targets[i].tolist() if soft else [float(c == targets[i]) for c in range(7)]
         e = mp.mpf(smoothing)
-        pull = [
+        nll_coef = [
             mp.mpf(float(w)) * ((1 - e) * mp.mpf(t) + e / 7)
             for w, t in zip(weight, aim, strict=True)
         ]
         x = [mp.mpf(float(v)) for v in p[i]]
-        pairs = [(a, v) for a, v in zip(pull, x, strict=True) if a]
+        pairs = [(a, v) for a, v in zip(nll_coef, x, strict=True) if a]
         assert_close(losses[1][[i]], [-mp.fsum(a * v for a, v in pairs)], 2.0**-60)
         cost = mp.fsum(-a * mp.log(v) if v else mp.inf for a, v in pairs)
         assert_close(losses[0][[i]], [cost], 2.0**-60)
-        assert_close(grads[1][i], [-a for a in pull], 2.0**-60)
+        assert_close(grads[1][i], [-a for a in nll_coef], 2.0**-60)
         slopes = [
-            (-a / v if v else -mp.inf) if a else mp.zero for a, v in zip(pull, x, strict=True)
+            (-a / v if v else -mp.inf) if a else mp.zero for a, v in zip(nll_coef, x, strict=True)
         ]
         assert_close(grads[0][i], slopes, 2.0**-60)

@@ -1,4 +1,4 @@
-"""The same calls in torch, where it is installed: PyTorch's semantics are the ones promised."""
+"""The same calls in PyTorch, if it is installed: the contract is its semantics."""
 
 from __future__ import annotations
 
@@ -341,10 +341,10 @@ def test_categorical_cross_entropy(smoothing, kind, eps):
         if kind == "soft":
             targets = soft = inputs.soft_targets(shape, np.float64)
         weight = np.linspace(0.25, 2, shape[1])
-        pull = torch.tensor(weight * (soft * (1 - smoothing) + smoothing / shape[1]))
+        weighted = torch.tensor(weight * (soft * (1 - smoothing) + smoothing / shape[1]))
 
-        def function(p: Any, pull: Any = pull) -> Any:
-            return -(pull * (p if eps is None else p.clip(eps, 1 - eps)).log()).sum(1)
+        def function(p: Any, weighted: Any = weighted) -> Any:
+            return -(weighted * (p if eps is None else p.clip(eps, 1 - eps)).log()).sum(1)
 
         upstream = np.linspace(-1, 2, shape[0])
         options = {"class_weight": weight, "label_smoothing": smoothing, "eps": eps}

@@ -1,4 +1,4 @@
-"""What holds for every loss over rows beside the cross-entropies of logits: see `ROW_CALLS`."""
+"""Tests of all losses over rows other than the cross-entropies of logits: see `ROW_CALLS`."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_reductions_are_the_exact_ones_of_the_row_losses_to_one_ulp(isa, dtype, 
         arrays = call.arrays((rows, 7), dtype)
         losses = call(*arrays, reduction="none", return_grad=False)
         if call.function == "nll_loss":
-            # The promise is for losses of one sign.
+            # The guarantee is for losses of one sign.
             arrays = -abs(arrays[0]), *arrays[1:]
             losses = call(*arrays, reduction="none", return_grad=False)
         exact = losses.astype(np.longdouble).sum() / (rows if reduction == "mean" else 1)

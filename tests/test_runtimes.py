@@ -1,5 +1,5 @@
-"""Several OpenMP runtimes in one process: whatever brings its own, in whatever order, everyone computes, xent in a
-forked child too.
+"""Several OpenMP runtimes in one process: libraries that bring their own compute beside xent, whatever the order of
+imports, and in a forked child too.
 """
 
 from __future__ import annotations

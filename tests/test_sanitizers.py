@@ -1,4 +1,4 @@
-"""Short runs of `tests/sanitize`: all but the kernels, which are those installed, is compiled with sanitizers."""
+"""Short runs of `tests/sanitize`: everything but the kernels, which are those installed, is compiled with sanitizers."""
 
 from __future__ import annotations
 

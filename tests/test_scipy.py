@@ -203,7 +203,7 @@ def test_factors_that_broadcast(dtype, shape, of_factors, return_sign):
 @pytest.mark.parametrize("row", SPECIAL_ROWS, ids=lambda row: f"{row[:3]} {len(row)}")
 @pytest.mark.parametrize("factors", [[1.0], [2.0, 0.5], [-1.0], [0.0], [0.0, 3.0], [3.0, 0.0]])
 def test_factors_of_infinities_and_nan(isa, dtype, row, factors, return_sign):
-    """A factor of 0 leaves out whatever it multiplies, as SciPy's comments promise."""
+    """A factor of 0 leaves out whatever it multiplies, as SciPy's comments state."""
     x, b = np.array(row, dtype), np.resize(factors, len(row)).astype(dtype)
     expected = by_scipy("logsumexp", np.where(b == 0, -INF, x), b=b, return_sign=return_sign)
     actual = xent.logsumexp(x, b=b, return_sign=return_sign)

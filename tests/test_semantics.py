@@ -1,8 +1,8 @@
-"""What happens at the edges: the lines of docs/semantics.md, on every function they are about.
+"""Edge cases: the lines of the tables in docs/semantics.md, for every function that they apply to.
 
-A line is one row: its numbers, its target, what must come of it. It is computed among ordinary
-rows, which must not notice it, and among as many more classes as make it a narrow or a wide row,
-one of several blocks or of several chunks; in every layout, dtype and instruction set.
+A line is one row of logits: its numbers, its target and the expected results. It is computed among ordinary rows, whose
+results it must not change, and with so many other classes that it is a narrow row, a wide one, or one of several blocks or
+chunks; in every layout, dtype and instruction set.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WEIGHED = {"z_loss": 0.5, "class_weight": [7, 3], "sample_weight": 2.0}
 
 
 class Line(NamedTuple):
-    """One row of one function.
+    """One row of logits and the expected results of one function.
 
     `second` is its target: a class, a share of each class, or the teacher's logits. `gives` are
     loss, gradient and Hessian, as far as the line is about them, or the softmax.
@@ -138,7 +138,7 @@ LINES: dict[str, tuple[Line, ...]] = {
         line("softmax",         [0, 0, MASK], None,            [0.5, 0.5, 0]),
         line("log_softmax",     [0, 0, MASK], None,            [-LN2, -LN2, -INF]),
     ),
-    "a masked target costs infinity: -1 there, the softmax elsewhere": (
+    "a masked target makes the loss +inf, the gradient -1 there and the softmax elsewhere": (
         line(CE,      [0, MASK],       1,             INF,     [1, -1],             [0, 0]),
         line(CE,      [1, 1, MASK],    2,             INF,     [0.5, 0.5, -1],      [0.25, 0.25, 0]),
         line(CE,      [0, MASK],       [0.5, 0.5],    INF,     [0.5, -0.5],         [0, 0]),
@@ -153,7 +153,7 @@ LINES: dict[str, tuple[Line, ...]] = {
         line("token_log_probs", [0, MASK], 1,         -INF),
         line("perplexity",      [0, MASK], 1,         INF),
     ),
-    "smoothing asks for every class, a masked one too": (
+    "label smoothing makes the loss of a row with a masked class +inf": (
         line(CE,      [0, 0, MASK],    0,             INF,     SMOOTH),
         line(CE,      [0, 0, MASK],    [1, 0, 0],     INF,     SMOOTH),
         line(CE,      [0, 0, MASK],    0,             INF,     SMOOTH | CAPPED),
@@ -161,7 +161,7 @@ LINES: dict[str, tuple[Line, ...]] = {
         line(NLL,     [-1, MASK],      0,             INF,     SMOOTH),
         line(PROBS,   [1, 0],          [1, 0],        INF,     SMOOTH),
     ),
-    "of nothing but masked classes there is no loss": (
+    "a row whose classes are all masked has loss NaN": (
         *_spoilt(MASK, MASK),
         line("logsumexp",       [MASK, MASK], None,   -INF),
         line("softmax",         [MASK, MASK], None,            [NAN, NAN]),
@@ -192,7 +192,7 @@ LINES: dict[str, tuple[Line, ...]] = {
         line(PROBS,   [0, 0.5],        [0, 0],        0,       [0, 0]),
         line(PROBS,   [0.25, 1],       0,             2 * LN2, [-4, 0]),
     ),
-    "large logits cost what they differ by": (
+    "large logits lose no digit of their difference": (
         line(CE,      [8192, -8192],   0,             0,       [0, 0],              [0, 0]),
         line(CE,      [8192, -8192],   1,             16384,   [1, -1],             [0, 0]),
         line(ENTROPY, [8192, -8192],   None,          0,       [0, 0]),
@@ -204,7 +204,7 @@ LINES: dict[str, tuple[Line, ...]] = {
         line(ENTROPY, [-0.0, 0.0],     None,          LN2,     [0, 0]),
         line(PROBS,   [-0.0, 1],       0,             INF,     [-INF, 0]),
     ),
-    "a log-probability is taken as it is": (
+    "log-probabilities are not normalised": (
         line(NLL,     [3, -1],         0,             -3,      [-1, 0]),
         line(NLL,     [MASK, 0],       0,             INF,     [-1, 0]),
         line(NLL,     [MASK, -1],      1,             1,       [0, -1]),
@@ -226,12 +226,12 @@ LINES: dict[str, tuple[Line, ...]] = {
         line(PROBS,   [NAN, 0.5],      HALF,          NAN,     [NAN, -1]),
         line(PROBS,   [0.5, 0.5],      [NAN, 1],      NAN,     [NAN, -2]),
     ),
-    "an ignored row counts for nothing": (
+    "an ignored row does not count": (
         *_counts_for_nothing(-100),
         *_counts_for_nothing(1, ignore_index=1),
         *_counts_for_nothing(1000, ignore_index=1000),
     ),
-    "a row of weight 0 counts for nothing": (
+    "a row of weight 0 does not count": (
         *_counts_for_nothing(0, sample_weight=0.0),
     ),
     "an ignored class stays in the denominator": (
@@ -248,7 +248,7 @@ LINES: dict[str, tuple[Line, ...]] = {
 }
 # ------------------- x -- target -- loss -- gradient -- Hessian
 ELEMENTS: dict[str, tuple[tuple[Any, ...], ...]] = {
-    "sure and right costs nothing": (
+    "a certain and correct probability has loss 0": (
         (BINARY,          1,      1,      0,     0),
         (BINARY,          0,      0,      0,     0),
         (LOGITS,          INF,    1,      0,     0,    0),
@@ -257,7 +257,7 @@ ELEMENTS: dict[str, tuple[tuple[Any, ...], ...]] = {
         (SIGMOID,         -INF,   0,      0,     0,    0),
         (KL,              0,      1,      0,     -1),
     ),
-    "sure and wrong costs infinity, or torch's 100": (
+    "a certain and wrong probability has loss +inf, or torch's 100": (
         (BINARY,          0,      1,      100,   -1e12),
         (BINARY,          1,      0,      100,   1e12),
         (LOGITS,          INF,    0,      INF,   1,    0),
@@ -266,7 +266,7 @@ ELEMENTS: dict[str, tuple[tuple[Any, ...], ...]] = {
         (SIGMOID,         -INF,   1,      INF,   -0.25, 0),
         (KL,              -INF,   1,      INF,   -1),
     ),
-    "a target of 0 costs nothing": (
+    "a target of 0 adds nothing": (
         (KL,              -INF,   0,      0,     0),
         (KL,              3,      0,      0,     0),
     ),
@@ -285,7 +285,7 @@ ELEMENTS: dict[str, tuple[tuple[Any, ...], ...]] = {
 
 
 def call(function: str, first: np.ndarray, second: Any, **options: Any) -> tuple[Any, ...]:
-    """All that the function has to say about rows whose classes are on the last axis."""
+    """Return all results of the function for rows whose classes are on the last axis."""
     if function in FAMILY:
         return (getattr(xent, function)(first, axis=-1),)
     if function == "perplexity":  # of each row alone
@@ -305,7 +305,7 @@ def ordinary(shape: tuple[int, int]) -> np.ndarray:
 
 
 class Batch(NamedTuple):
-    """The rows of a call, of which one is the line's; and where in it the line is."""
+    """The rows of a call; row `at` is that of the line, whose classes are at `place`."""
 
     first: np.ndarray
     second: np.ndarray | None
@@ -356,7 +356,7 @@ def batch(line: Line, classes: int, before: int, dtype: np.dtype) -> Batch:
 
 
 def around(line: Line, numbers: list[float]) -> float:
-    """What a gradient or a softmax is at the classes that a line does not name."""
+    """Return the gradient or softmax at the classes that a line does not list."""
     if np.isnan(numbers).all() and line.function not in GIVEN:
         return NAN
     return -INF if line.function == "log_softmax" else 0.0
@@ -372,7 +372,7 @@ def assert_close(found: Any, expected: Any, slack: int) -> None:
 
 @np.errstate(all="ignore")
 def assert_holds(line: Line, given: Batch, results: tuple[Any, ...]) -> None:
-    """Compare the row of the line with what it promises."""
+    """Compare the results of the row with those that the line states."""
     assert len(line.gives) <= len(results)
     for found, expected in zip(results, line.gives, strict=False):
         numbers: Any = expected
@@ -390,7 +390,7 @@ def rest(results: tuple[Any, ...], at: int) -> tuple[Any, ...]:
 
 
 def check(line: Line, classes: int, before: int, dtype: np.dtype, layouts: tuple[str, ...]) -> None:
-    """Hold one line, in one width, to its promise; other layouts give the same."""
+    """Check one line among so many classes; other layouts must give the same bits."""
     given = batch(line, classes, before, dtype)
     results = call(line.function, given.first, given.second, **given.options)
     assert_holds(line, given, results)
@@ -432,7 +432,7 @@ def test_a_spoilt_row_spoils_its_sum_but_no_gradient_of_another(isa, dtype, redu
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_a_row_that_counts_for_nothing_changes_no_sum(isa, dtype, reduction):
-    for name in ("an ignored row counts for nothing", "a row of weight 0 counts for nothing"):
+    for name in ("an ignored row does not count", "a row of weight 0 does not count"):
         for line in LINES[name]:
             if line.function in SCORES:
                 continue
@@ -448,7 +448,7 @@ def test_a_row_that_counts_for_nothing_changes_no_sum(isa, dtype, reduction):
 
 
 def payloads(dtype, n):
-    """NaN as others leave them, with something in the lower bits."""
+    """NaNs with a payload in their lower bits, as other programs produce them."""
     bits = np.full(n, NAN, dtype).view(f"u{dtype.itemsize}")
     return (bits | (np.arange(1, n + 1) * 40_503 % (1 << 22)).astype(bits.dtype)).view(dtype)
 
@@ -565,7 +565,7 @@ NOTHINGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 def assert_nothing(results: tuple[Any, ...], reduction: str, dtype: np.dtype) -> None:
-    """The mean of nothing is NaN, its sum 0; the derivatives are zeros, so nothing is poisoned."""
+    """The mean of nothing is NaN, its sum 0; the derivatives are zeros, so that no sum of gradients becomes NaN."""
     loss, *slopes = results
     np.testing.assert_array_equal(loss, NAN if reduction == "mean" else 0)
     assert loss.dtype == dtype
@@ -588,7 +588,7 @@ def test_nothing(isa, dtype, name, function, reduction):
         if function in INDEXED:
             soft = function in SOFT and "sample_weight" in options
             seconds = [[1, 1, 1]] + [first] * soft
-        # Smoothing gives a row of a class of weight 0 something to pull on.
+        # With smoothing, a row whose class has weight 0 still has a loss.
         smoothed = [SMOOTH] if function in SOFT and "class_weight" not in options else []
         for x in (first, np.asfortranarray(first)):
             for second in seconds:

@@ -1,4 +1,4 @@
-"""Threads: the same bits from any number, from many callers at once, and settings that stay put."""
+"""Threads: the same bits for any number of threads and of callers at once, and settings with the documented scope."""
 
 from __future__ import annotations
 
@@ -60,6 +60,21 @@ def test_very_long_rows_on_several_threads(isa, dtype, rows):
     for n in (2, 3):
         with xent.num_threads(n):
             assert_same(xent.logsumexp(logits, axis=-1), expected)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_derivatives_of_very_long_rows_on_several_threads(isa, dtype, soft):
+    """Each piece of a row has its part of the weights, of the targets and of both outputs."""
+    shape = (4, 1_050_000)
+    logits, targets = inputs.batch(shape, dtype)
+    if soft:
+        targets = inputs.soft_targets(shape, dtype)
+    weight = np.linspace(0.5, 2, shape[1])
+    options = {"class_weight": weight, "label_smoothing": 0.1, "return_hess": True}
+    with xent.num_threads(1):
+        expected = xent.cross_entropy(logits, targets, **options)
+    with xent.num_threads(2):
+        assert_same(xent.cross_entropy(logits, targets, **options), expected)
 
 
 def test_many_callers_at_once(dtype):

@@ -9,7 +9,7 @@ the bound stated in csrc/kernels/math.h. The exit status is 1 if one is exceeded
 
 float32 is compared with NumPy in float64, whose own error is below 1e-8 ulp of float32. float64 is
 compared with C's long double (64 bits or more), and the largest thousand errors once more with
-mpmath; random arguments, the seams of the range reductions, and the neighbours of the worst of
+mpmath; random arguments, the breakpoints of the range reductions, and the neighbours of the worst of
 them, where errors of polynomials gather.
 """
 
@@ -119,7 +119,7 @@ def floats_between(domain: Domain, first: int, last: int, every: int) -> Array:
     return np.float32(domain.sign) * magnitudes
 
 
-def seams(high: float) -> Array:
+def breakpoints(high: float) -> Array:
     """Where the rounded quotient by log 2 jumps, of x and of 2 x; and just before."""
     of_exp = (np.arange(1, 1100) - 0.5) * np.log(2.0)
     x = np.concatenate([of_exp / 2, of_exp, np.nextafter(of_exp, 0)])
@@ -127,13 +127,13 @@ def seams(high: float) -> Array:
 
 
 def doubles(domain: Domain, count: int, seed: int) -> Array:
-    """Magnitudes of every size, those of a few units more often, and the seams."""
+    """Magnitudes of every size, those of a few units more often, and the breakpoints."""
     rng = np.random.default_rng(seed)
     low, high = domain.magnitudes[F64]
     with np.errstate(under="ignore"):
         spread = np.exp(rng.uniform(np.log(low), np.log(high), count // 2))
     near = rng.uniform(0, min(high, 40.0), count // 2)
-    return domain.sign * np.clip(np.concatenate([spread, near, seams(high)]), low, high)
+    return domain.sign * np.clip(np.concatenate([spread, near, breakpoints(high)]), low, high)
 
 
 def doubles_around(domain: Domain, x: float) -> Array:

@@ -1,9 +1,11 @@
-/* The benchmark: each kernel by itself on one thread, in the first two caches and from memory.
+/* Times each kernel by itself, on one thread, with its arrays in the first cache, in the second and in memory.
  *
- * Cycles are of the core's own clock, which is measured in every round by a chain of additions of which each waits for the
- * one before: time-stamp counters tick at a rate of their own, and turbo clocks change. What a kernel could at best do is
- * measured in the same rounds too, by the table's own `read` and `copy` at the same place. */
+ * Cycles are those of the core's own clock, which every round measures with a chain of dependent instructions: time-stamp
+ * counters tick at another rate, and turbo clocks change. The same rounds measure the speed of reading and copying memory,
+ * with the table's own `read` and `copy` at the same place, as the limit that a kernel is compared with. */
 #define _GNU_SOURCE
+#include "bench.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,10 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "native.h"
+#include "inputs.h"
 
 enum { LINKS = 1 << 16, ROUNDS = 9, FEWEST_ROUNDS = 3, PLACES = 3 };
-static const double TURN = 0.5e-3, BUDGET = 0.3; /* seconds of one turn at least, of all of a kernel's about */
+static const double TURN = 0.5e-3, BUDGET = 0.3; /* seconds: least of one turn, approximate of all turns of a kernel */
 
 static double seconds(void) {
     struct timespec t;
@@ -23,8 +25,8 @@ static double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Seconds of one cycle: an exclusive or takes one everywhere, and the empty statement keeps the compiler from joining them.
- */
+/* The seconds of one cycle. An exclusive or takes one cycle on every processor; the empty statement keeps the compiler from
+ * joining two of them. */
 static double cycle(void) {
     uint64_t x = 1, y = 3;
     __asm__ volatile("" : "+r"(y));
@@ -49,7 +51,7 @@ static double median(double *x, int n) {
     return x[n / 2];
 }
 
-/* Where the arrays are: all of a kernel's together take half of the cache, or far more than the last. */
+/* Where the arrays of a kernel lie: together they take half of a cache, or far more than the last one. */
 typedef struct {
     const char *name;
     int64_t bytes;
@@ -78,21 +80,21 @@ static int64_t bytes_of(const task *t, int begin, int end) {
     return bytes;
 }
 
-/* What must be read: of given log-probabilities without a second stream, the target's alone. */
+/* The bytes that a kernel must read: of log-probabilities without a second stream, those of the targets alone. */
 static int64_t bytes_to_read(const task *t) {
     const int target_alone =
-        t->operation->family == ROWS && t->plan.transform == XENT_GIVEN && t->plan.stream == XENT_NO_STREAM;
+        t->operation->family == ROWS && t->plan.transform == XENT_LOG_PROBS && t->plan.stream == XENT_NO_STREAM;
     return bytes_of(t, 0, INPUTS) - (target_alone ? t->rows * (t->classes - 1) * t->arrays[X].size : 0);
 }
 
-static int64_t classes_of(const operation *o, int64_t asked) {
-    static const int64_t usual[] = {1000, 10, 10, 100, 1};
-    return o->layout != FLAT && least_classes(o) <= asked && asked <= most_classes(o) ? asked : usual[o->layout];
+static int64_t classes_of(const operation *o, int64_t requested) {
+    static const int64_t usual[] = {1000, 10, 21, 1};
+    return o->layout != FLAT && requested > 0 && requested <= most_classes(o) ? requested : usual[o->layout];
 }
 
-/* The task that takes about so many bytes, in whole tiles if it can. */
-static task sized(const operation *o, xent_dtype dtype, int64_t asked, int64_t bytes) {
-    const int64_t classes = classes_of(o, asked);
+/* A task whose arrays take about so many bytes, with whole tiles of rows if possible. */
+static task sized(const operation *o, xent_dtype dtype, int64_t requested, int64_t bytes) {
+    const int64_t classes = classes_of(o, requested);
     const task few = make_task(o, dtype, 64, classes, NULL);
     const int64_t each = (bytes_of(&few, 0, OUTPUTS) + 63) / 64, fit = bytes / each;
     const int64_t rows = fit >= 64 ? fit / 64 * 64 : fit >= XENT_MOST_LANES ? XENT_MOST_LANES : fit > 0 ? fit : 1;
@@ -100,7 +102,7 @@ static task sized(const operation *o, xent_dtype dtype, int64_t asked, int64_t b
 }
 
 typedef struct {
-    double seconds, read, copy, cycle; /* of a run; of reading and of copying a byte; of a cycle */
+    double seconds, read, copy, cycle; /* seconds of a run, of reading a byte, of copying a byte, of a cycle */
 } timing;
 
 static double run_many(const task *t, const xent_kernels *kernels, int64_t times) {
@@ -145,7 +147,7 @@ static timing measure(const task *t, const xent_kernels *kernels, char *plain, c
     return (timing){median(runs, n), median(reads, n), median(copies, n), median(cycles, n)};
 }
 
-/* Large pages, as NumPy has them. */
+/* Maps memory with large pages, as NumPy does. */
 static char *map(int64_t bytes) {
     char *at = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) {
@@ -180,7 +182,7 @@ static void measure_at(const operation *o, xent_dtype dtype, const char *isa, co
     const timing time = measure(&t, table_of(isa, dtype), a->plain, place);
 
     const double read = (double)bytes_to_read(&t), written = (double)bytes_of(&t, INPUTS, OUTPUTS);
-    const double write = time.copy > time.read ? time.copy - time.read : 0; /* seconds of a byte */
+    const double write = time.copy > time.read ? time.copy - time.read : 0; /* seconds of writing a byte */
     const double share = (read * time.read + written * write) / time.seconds;
     const double cycles = time.seconds / time.cycle / ((double)t.rows * (double)t.classes);
     const double speed = (read + written) / time.seconds * 1e-9;

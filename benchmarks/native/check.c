@@ -1,10 +1,12 @@
-/* The check: every kernel against the scalar one, to the bit.
+/* Checks every kernel against the scalar one, to the bit.
  *
- * The reference is the scalar table working on plain arrays, row by row where there are rows (XENT_WIDE). What is tested
- * gets the same numbers in another place: any layout, gaps between rows, rows backward, odd addresses, results in the place
- * of the logits. None of that may change a bit of a result; only NaNs are all alike. Arrays begin or end where a page ends
- * that may not be touched, and what lies around results must stay as it was. */
+ * The reference is the scalar kernel for wide rows (XENT_WIDE), on contiguous arrays. The kernel under test gets the same
+ * numbers elsewhere in memory: in its own layout, with gaps between rows, rows backward, at odd addresses, with results in
+ * place of the logits. None of that may change a bit of a result, except that any NaN equals any other. Arrays begin or end
+ * at a guard page, and the bytes around results must stay as they were. */
 #define _GNU_SOURCE
+#include "check.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -14,22 +16,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "native.h"
+#include "inputs.h"
 
-enum { ROOM = 8 << 20, AROUND = 64, MOST_ELEMENTS = 1 << 16, UNTOUCHED = 0xa5 };
+enum { REGION_BYTES = 8 << 20, MARGIN = 64, MOST_ELEMENTS = 1 << 16, UNTOUCHED = 0xa5 };
 
-/* What runs, for messages. */
+/* The task that runs, for messages. */
 static struct {
     const task *task;
     const char *isa;
     int draw;
     uint64_t seed;
-} now;
+} running;
 
 static void describe(char *to, size_t size) {
-    const task *t = now.task;
-    snprintf(to, size, "%s, %s, %s, %" PRId64 " x %" PRId64 " (draw %d of seed %" PRIu64 ")", t->operation->name, now.isa,
-             dtype_names[t->dtype], t->rows, t->classes, now.draw, now.seed);
+    const task *t = running.task;
+    snprintf(to, size, "%s, %s, %s, %" PRId64 " x %" PRId64 " (draw %d of seed %" PRIu64 ")", t->operation->name,
+             running.isa, dtype_names[t->dtype], t->rows, t->classes, running.draw, running.seed);
 }
 
 static void on_fault(int signal) {
@@ -42,9 +44,9 @@ static void on_fault(int signal) {
     _exit(written < 0 ? 2 : 1);
 }
 
-/* Rooms: memory between two pages that may not be touched, one for each array. */
+/* One region of memory for each array, between two guard pages. */
 
-static char *rooms[ARRAYS];
+static char *regions[ARRAYS];
 
 static char *map(int64_t bytes) {
     char *at = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -55,12 +57,12 @@ static char *map(int64_t bytes) {
     return at;
 }
 
-static void make_rooms(void) {
+static void make_regions(void) {
     const int64_t page = sysconf(_SC_PAGESIZE);
     for (int k = 0; k < ARRAYS; ++k) {
-        rooms[k] = map(ROOM + 2 * page) + page;
-        mprotect(rooms[k] - page, (size_t)page, PROT_NONE);
-        mprotect(rooms[k] + ROOM, (size_t)page, PROT_NONE);
+        regions[k] = map(REGION_BYTES + 2 * page) + page;
+        mprotect(regions[k] - page, (size_t)page, PROT_NONE);
+        mprotect(regions[k] + REGION_BYTES, (size_t)page, PROT_NONE);
     }
 }
 
@@ -73,24 +75,24 @@ static extent extent_of(const array *a) {
     return (extent){(row < 0 ? row : 0) + (class < 0 ? class : 0), (row > 0 ? row : 0) + (class > 0 ? class : 0) + a->size};
 }
 
-/* The bytes of a room that are an array's or near it. */
-static extent around(const array *a, const char *room) {
+/* The bytes of a region that an array occupies, and a margin on both sides. */
+static extent with_margin(const array *a, const char *region) {
     const extent e = extent_of(a);
-    const int64_t first = a->at + e.first - room - AROUND, end = a->at + e.end - room + AROUND;
-    return (extent){first < 0 ? 0 : first, end > ROOM ? ROOM : end};
+    const int64_t first = a->at + e.first - region - MARGIN, end = a->at + e.end - region + MARGIN;
+    return (extent){first < 0 ? 0 : first, end > REGION_BYTES ? REGION_BYTES : end};
 }
 
-/* Whether an array has a number for each row and class. */
+/* Whether an array has an element for each row and class. */
 static int is_table(role which) { return which == X || which == SECOND || which == OUT || which == HESS; }
 
-/* Steps that nothing obliges to be what they are, and a place: against the end, against the start, or near the end at any
- * address. */
-static void place(array *a, const task *t, role which, generator *g) {
-    const int rigid = which == CLASS_WEIGHT || which == CHUNKS || (t->operation->family != ROWS && which != INDEX);
-    const int across = is_table(which) && (t->layout == COLUMNS || t->layout == FEW_COLUMNS);
-    const int64_t gap = rigid || pick(g, 2) ? 0 : pick(g, 3) ? a->size * pick(g, 20) : pick(g, 40);
-    const int64_t sign = rigid || pick(g, 4) ? 1 : -1;
-    if (across) {
+/* Gives an array random strides, where kernels take any, and a random address: against either guard page, or near the end of
+ * its region. */
+static void place_array(array *a, const task *t, role which, generator *g) {
+    const int fixed = which == CLASS_WEIGHT || which == CHUNKS || (t->operation->family != ROWS && which != INDEX);
+    const int is_column = is_table(which) && t->layout == COLUMNS;
+    const int64_t gap = fixed || pick(g, 2) ? 0 : pick(g, 3) ? a->size * pick(g, 20) : pick(g, 40);
+    const int64_t sign = fixed || pick(g, 4) ? 1 : -1;
+    if (is_column) {
         a->row_step = a->size;
         a->class_step = sign * (a->size * a->rows + gap);
     } else {
@@ -99,9 +101,9 @@ static void place(array *a, const task *t, role which, generator *g) {
     }
     const extent e = extent_of(a);
     const int64_t least = which == CLASS_WEIGHT || which == CHUNKS || which == SUMS ? 8 : 1;
-    const int64_t from_end = pick(g, 2) ? 0 : 1 + pick(g, AROUND - 1);
-    const int64_t at = pick(g, 4) ? ROOM - e.end - from_end / least * least : -e.first;
-    a->at = rooms[which] + at;
+    const int64_t from_end = pick(g, 2) ? 0 : 1 + pick(g, MARGIN - 1);
+    const int64_t at = pick(g, 4) ? REGION_BYTES - e.end - from_end / least * least : -e.first;
+    a->at = regions[which] + at;
 }
 
 static void copy_elements(const array *to, const array *from) {
@@ -110,8 +112,8 @@ static void copy_elements(const array *to, const array *from) {
             memcpy(element_at(to, r, c), element_at(from, r, c), (size_t)from->size);
 }
 
-/* The same task elsewhere. */
-static task move(const task *reference, generator *g) {
+/* The same task, its arrays elsewhere. */
+static task relocate(const task *reference, generator *g) {
     task t = *reference;
     const int in_place = t.operation->family != COPY && t.arrays[OUT].size == t.arrays[X].size && pick(g, 4) == 0;
     t.layout = t.operation->layout;
@@ -127,18 +129,18 @@ static task move(const task *reference, generator *g) {
         if (k == OUT && in_place)
             *a = t.arrays[X];
         else
-            place(a, &t, (role)k, g);
+            place_array(a, &t, (role)k, g);
     }
     return t;
 }
 
-static void bring_in(const task *t, const task *reference) {
+static void copy_inputs(const task *t, const task *reference) {
     for (int k = 0; k < ARRAYS; ++k) {
         const array *a = &t->arrays[k];
         if (!a->size || (k == OUT && a->at == t->arrays[X].at))
             continue;
-        const extent e = around(a, rooms[k]);
-        memset(rooms[k] + e.first, UNTOUCHED, (size_t)(e.end - e.first));
+        const extent e = with_margin(a, regions[k]);
+        memset(regions[k] + e.first, UNTOUCHED, (size_t)(e.end - e.first));
         if (k < INPUTS)
             copy_elements(a, &reference->arrays[k]);
         else if (k == SUMS)
@@ -157,7 +159,7 @@ static void print_element(const char *at, const array *of) {
     fprintf(stderr, ")");
 }
 
-/* Whether an output has the reference's bits and nothing around it has been touched; says so if not. */
+/* Whether an output has the bits of the reference and nothing around it has changed; prints what is wrong. */
 static int is_right(const task *t, const task *reference, role which) {
     const array *got = &t->arrays[which], *wanted = &reference->arrays[which];
     char what[256];
@@ -176,20 +178,20 @@ static int is_right(const task *t, const task *reference, role which) {
             }
             memset(at, UNTOUCHED, (size_t)got->size);
         }
-    const char *room = rooms[which == OUT && got->at == t->arrays[X].at ? X : which];
-    const extent e = around(got, room);
+    const char *region = regions[which == OUT && got->at == t->arrays[X].at ? X : which];
+    const extent e = with_margin(got, region);
     for (int64_t i = e.first; i < e.end; ++i)
-        if ((unsigned char)room[i] != UNTOUCHED) {
+        if ((unsigned char)region[i] != UNTOUCHED) {
             describe(what, sizeof what);
             fprintf(stderr, "%s: writes beside %s, at %+" PRId64 " bytes from its start\n", what, role_names[which],
-                    room + i - got->at);
+                    region + i - got->at);
             return 0;
         }
     return 1;
 }
 
-/* Every size up to two groups of 64 lanes, then what lies about the edges of vectors, blocks and chunks; 0 after the last.
- */
+/* The next size to check, 0 after the last: all up to two groups of 64 lanes, then those around the ends of vectors, blocks
+ * and chunks. */
 static int64_t next_size(int64_t n, int64_t most) {
     static const int64_t edges[] = {255, 256, 257, 1023, 1024, 1025, 2047, 2048, 2049, 16383, 16384, 16385, 33000};
     int64_t next = n < 130 ? n + 1 : 0;
@@ -199,39 +201,39 @@ static int64_t next_size(int64_t n, int64_t most) {
     return next <= most ? next : n < most ? most : 0;
 }
 
-/* Mostly few rows, sometimes more than a tile or several tiles side by side. */
-static int64_t some_rows(int64_t classes, layout layout, generator *g) {
+/* A random number of rows: usually few, sometimes more than one tile or than several that share a head. */
+static int64_t row_count(int64_t classes, layout layout, generator *g) {
     static const int64_t most[] = {4, 40, 150, 40};
     const int64_t fit = 1 + 4000 / classes;
     return 1 + pick(g, 1 + pick(g, fit < most[layout] ? fit : most[layout]));
 }
 
-/* Number of instruction sets that fail. */
+/* Returns the number of instruction sets that fail. */
 static int check_operation(const operation *o, xent_dtype dtype, const selection *s, int64_t *cases) {
     static char *memory = NULL;
     if (!memory)
         memory = map((int64_t)ARRAYS * MOST_ELEMENTS * 8);
     int failed[16] = {0}, failures = 0;
-    for (int64_t n = least_classes(o); n; n = next_size(n, most_classes(o)))
+    for (int64_t n = 1; n; n = next_size(n, most_classes(o)))
         for (int d = 0; d < (n < XENT_CHUNK / 2 ? s->draws : 1); ++d) {
             generator g = {s->seed};
             for (const char *c = o->name; *c; ++c)
                 g.state = draw(&g) ^ (uint64_t)(unsigned char)*c;
             g.state = draw(&g) ^ (uint64_t)dtype << 48 ^ (uint64_t)n << 16 ^ (uint64_t)d;
             const int flat = o->layout == FLAT;
-            task reference = make_task(o, dtype, flat ? n : some_rows(n, o->layout, &g), flat ? 1 : n, &g);
+            task reference = make_task(o, dtype, flat ? n : row_count(n, o->layout, &g), flat ? 1 : n, &g);
             lay_out(&reference, flat ? FLAT : WIDE, memory);
             fill(&reference, &g);
-            now.task = &reference, now.isa = "scalar", now.draw = d, now.seed = s->seed;
+            running.task = &reference, running.isa = "scalar", running.draw = d, running.seed = s->seed;
             run(&reference, table_of("scalar", dtype));
-            const task t = move(&reference, &g);
-            now.task = &t;
+            const task t = relocate(&reference, &g);
+            running.task = &t;
             for (int i = 0; i < s->isa_count; ++i) {
                 if (failed[i])
                     continue;
-                now.isa = s->isas[i];
-                bring_in(&t, &reference);
-                run(&t, table_of(now.isa, dtype));
+                running.isa = s->isas[i];
+                copy_inputs(&t, &reference);
+                run(&t, table_of(running.isa, dtype));
                 int right = 1;
                 for (int k = INPUTS; k < OUTPUTS && right; ++k)
                     if (t.arrays[k].size)
@@ -249,7 +251,7 @@ int check(const selection *s) {
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGILL, &action, NULL);
-    make_rooms();
+    make_regions();
     int failures = 0;
     for (int d = 0; d < s->dtype_count; ++d) {
         int64_t cases = 0;

@@ -1,4 +1,4 @@
-/* xent-native: the command line. */
+/* The command line of xent-native, which checks and times each kernel by itself. */
 #define _GNU_SOURCE
 #include <fnmatch.h>
 #include <getopt.h>
@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "native.h"
+#include "bench.h"
+#include "check.h"
 
 static const char usage[] =
     "usage: xent-native [options] [pattern...]\n"
@@ -17,10 +18,10 @@ static const char usage[] =
     "\n"
     "  --check         check alone; the exit status is 1 if a kernel fails\n"
     "  --bench         time alone\n"
-    "  --isa NAME      one instruction set, or `all`; else the check is of all, the timing of the best\n"
+    "  --isa NAME      one instruction set, or `all`; by default all are checked and the best is timed\n"
     "  --dtype NAME    f32, f64, f16 or bf16; else all\n"
     "  --draws N       check: how many random tasks of each size (3)\n"
-    "  --seed N        check: others of them (1)\n"
+    "  --seed N        check: other random tasks (1)\n"
     "  --classes N     time: rows of so many classes, where the layout takes them\n"
     "  --json          time: one JSON object in each line\n"
     "  --list          names of the kernels\n"

@@ -17,6 +17,10 @@ typedef struct {
     vec loss, grad, hess;
 } element;
 
+static INLINE vec load_reals(const char *from, int64_t i, int n) {
+    return load_up_to(from + i * (int64_t)sizeof(real), n, 0);
+}
+
 static INLINE vec times(vec factor, vec a) { return v(keep)(v(ne)(factor, v(set)(0)), v(mul)(factor, a)); }
 
 static INLINE int is_soft(vec t, mask is_one) { return v(any)(v(but)(v(ne)(t, v(set)(0)), is_one)); }
@@ -156,18 +160,17 @@ static INLINE void read_elements(element_inputs *in, const xent_element_plan *pl
     if (what == XENT_ONE)
         return;
     for (int j = 0; j < count; ++j) {
-        const char *at = e->x + (i + j * LANES) * STORAGE_BYTES;
-        in[j].x = n == LANES ? stored(at) : stored_first(at, n, v(set)(0));
+        in[j].x = load_reals(e->x, i + j * LANES, n);
         if (what == XENT_OUTSIDE)
             continue;
-        in[j].t = load_reals((const real *)e->target, i + j * LANES, n);
+        in[j].t = load_reals(e->target, i + j * LANES, n);
         if (what == XENT_BINARY || what == XENT_BINARY_LOGITS)
             in[j].t = v(fma)(in[j].t, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add));
         in[j].tp = in[j].t;
     }
     if (what == XENT_BINARY_LOGITS && e->pos_weight)
         for (int j = 0; j < count; ++j)
-            in[j].tp = times(in[j].t, load_reals((const real *)e->pos_weight, i + j * LANES, n));
+            in[j].tp = times(in[j].t, load_reals(e->pos_weight, i + j * LANES, n));
 }
 
 static INLINE element element_of(const xent_element_plan *plan, element_inputs in, xent_element what, int derivatives) {
@@ -202,31 +205,6 @@ static inline void f64_add_to(f64_vec s[2], f64_vec x) {
 
 enum { PREFETCH_ELEMENTS = 1024, MOST_OUTPUTS = 3 };
 
-/* What leaves a buffer for memory that the cache will not hold: whole lines are streamed. */
-typedef struct {
-    char *to;
-    const char *from;
-    int64_t first, next; /* bytes: where a line begins, and the next that has not left */
-} outflow;
-
-static INLINE outflow outflow_of(char *to, const char *from, int64_t bytes) {
-    const int64_t before = (int64_t)(-(uintptr_t)to % 64), first = before < bytes ? before : bytes;
-    fetch_seam(to + bytes);
-    return (outflow){to, from, first, first};
-}
-
-static INLINE void stream_lines(outflow *o, int64_t end) {
-    for (; o->next + 64 <= end; o->next += 64)
-        for (int64_t byte = 0; byte < 64; byte += (int64_t)sizeof(vec))
-            v(stream)(o->to + o->next + byte, v(load)(o->from + o->next + byte));
-}
-
-static INLINE void finish_outflow(outflow *o, int64_t end) {
-    stream_lines(o, end);
-    memcpy(o->to, o->from, (size_t)o->first);
-    memcpy(o->to + o->next, o->from + o->next, (size_t)(end - o->next));
-}
-
 /* `count` vectors of n elements each, from element i on. All are computed before the first is stored, which may be where
  * the next was read. */
 static INLINE void element_vectors(const xent_element_plan *plan, const xent_elements *e, int64_t i, int count, int n,
@@ -241,9 +219,9 @@ static INLINE void element_vectors(const xent_element_plan *plan, const xent_ele
         vec factor = scale, loss = r[j].loss;
         mask counts = v(first)(n);
         if (e->upstream)
-            factor = v(mul)(factor, load_reals((const real *)e->upstream, i, n));
+            factor = v(mul)(factor, load_reals(e->upstream, i, n));
         if (e->weight) {
-            const vec w = load_reals((const real *)e->weight, i, n);
+            const vec w = load_reals(e->weight, i, n);
             counts = v(both)(counts, v(ne)(w, zero));
             loss = v(mul)(w, loss);
             factor = v(mul)(factor, w);
@@ -252,74 +230,106 @@ static INLINE void element_vectors(const xent_element_plan *plan, const xent_ele
             loss = v(keep)(counts, loss);
         v(add_to)(sums, loss);
         if (e->loss)
-            v(store_first)(e->loss + i * (int64_t)sizeof(real), n, loss);
+            store_range(e->loss + i * (int64_t)sizeof(real), n, loss, 0);
         for (int d = 0; d < derivatives; ++d) {
             const vec a = v(mul)(d ? r[j].hess : r[j].grad, factor);
             const vec kept = v(keep)(v(both)(counts, v(nlt)(v(abs)(a), tiny)), a);
-            char *at = (d ? e->hess : e->out) + i * STORAGE_BYTES;
-            if (n == LANES)
-                store_stored(at, kept);
-            else
-                store_stored_first(at, n, kept);
+            store_range((d ? e->hess : e->out) + i * (int64_t)sizeof(real), n, kept, 0);
         }
     }
 }
 
-static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, xent_element what,
-                            int derivatives) {
+/* Elements in the compute type; `flows`: outputs that leave their buffers for memory, or none. */
+static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, stream_buffer *flows,
+                            xent_element what, int derivatives) {
     /* Copies, which no store can change. */
     const xent_element_plan own_plan = *the_plan, *plan = &own_plan;
-    xent_elements own_elements = *the_elements;
-    const xent_elements *e = &own_elements;
+    const xent_elements own_elements = *the_elements, *e = &own_elements;
     enum { ABREAST = XENT_SIDE_BY_SIDE * LANES };
-    /* Streamed a few vectors behind the arithmetic: a burst of lines would wait for memory (gradient of binary cross-entropy
-     * with logits: 25 %), and what has just been written in vectors cannot be read in lines. */
-    _Alignas(64) char buffers[MOST_OUTPUTS][XENT_PIECE * sizeof(real)];
-    const int64_t sizes[MOST_OUTPUTS] = {sizeof(real), STORAGE_BYTES, STORAGE_BYTES};
-    char **const outputs[MOST_OUTPUTS] = {&own_elements.loss, &own_elements.out, &own_elements.hess};
-    outflow flows[MOST_OUTPUTS] = {{NULL, NULL, 0, 0}};
-    const int flowing = e->non_temporal ? derivatives + 1 : 0;
-    for (int k = 0; k < flowing; ++k)
-        if (*outputs[k]) {
-            flows[k] = outflow_of(*outputs[k], buffers[k], e->count * sizes[k]);
-            *outputs[k] = buffers[k];
-        }
     f64_vec sums[2] = {f64_set(0), f64_set(0)};
     if (e->sums)
         for (int k = 0; k < 2; ++k)
             sums[k] = f64_load(e->sums + k * f64_lanes);
     int64_t i = 0;
     for (; i + ABREAST <= e->count; i += ABREAST) {
-        for (int k = 0; k < flowing; ++k)
+        /* A few vectors behind: what has just been written in vectors cannot be read in lines. */
+        for (int k = 0; flows && k < derivatives + 1; ++k)
             if (flows[k].to)
-                stream_lines(&flows[k], (i - ABREAST) * sizes[k]);
+                stream_filled(&flows[k], (i - ABREAST) * (int64_t)sizeof(real));
         if (what != XENT_ONE)
-            for (int64_t byte = 0; byte < ABREAST * STORAGE_BYTES; byte += 64)
-                xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * STORAGE_BYTES + byte);
+            for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
+                xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
         if (what < XENT_ONE)
-            for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += 64)
+            for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
                 xent_prefetch(e->target + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
         element_vectors(plan, e, i, XENT_SIDE_BY_SIDE, LANES, sums, what, derivatives);
     }
     for (; i < e->count; i += LANES)
         element_vectors(plan, e, i, 1, lanes_left(e->count - i), sums, what, derivatives);
-    for (int k = 0; k < flowing; ++k)
-        if (flows[k].to)
-            finish_outflow(&flows[k], e->count * sizes[k]);
     if (e->sums)
         for (int k = 0; k < 2; ++k)
             f64_store(e->sums + k * f64_lanes, sums[k]);
 }
 
 #define XENT_DEFINE(E, D)                                                                                                   \
-    static void elements_##E##_##D(const xent_element_plan *plan, const xent_elements *e) { elements(plan, e, E, D); }
+    static void elements_##E##_##D(const xent_element_plan *plan, const xent_elements *e, stream_buffer *flows) {           \
+        elements(plan, e, flows, E, D);                                                                                     \
+    }
 XENT_ELEMENT_KERNELS(XENT_DEFINE)
 #undef XENT_DEFINE
 
+typedef void elements_kernel(const xent_element_plan *plan, const xent_elements *e, stream_buffer *flows);
+
+static const char *moved(const char *from, int64_t i, int64_t bytes) { return from ? from + i * bytes : NULL; }
+
+/* Elements i..i+n-1 by way of the workspace: half types are converted, what is streamed is gathered into cache lines. */
+static void buffered_piece(const xent_element_plan *plan, const xent_elements *all, int64_t i, int64_t n,
+                           elements_kernel *kernel) {
+    const storage *stored = storage_of(plan->dtype);
+    const int converts = stored != own_storage;
+    const int64_t bytes = (int64_t)sizeof(real);
+    workspace *w = all->workspace;
+    xent_elements e = *all;
+    e.count = n;
+    e.x = moved(all->x, i, stored->bytes);
+    e.target = moved(all->target, i, bytes);
+    e.weight = moved(all->weight, i, bytes);
+    e.pos_weight = moved(all->pos_weight, i, bytes);
+    e.upstream = moved(all->upstream, i, bytes);
+    if (converts && e.x) {
+        stored->gather_run((real *)w->x, e.x, n);
+        e.x = (const char *)w->x;
+    }
+    char *to[MOST_OUTPUTS] = {(char *)moved(all->loss, i, bytes), (char *)moved(all->out, i, stored->bytes),
+                              (char *)moved(all->hess, i, stored->bytes)};
+    char **const into[MOST_OUTPUTS] = {&e.loss, &e.out, &e.hess};
+    stream_buffer flows[MOST_OUTPUTS] = {{NULL, NULL, 0, 0}};
+    for (int k = 0; k < MOST_OUTPUTS; ++k) {
+        const int is_half = converts && k > 0;
+        *into[k] = to[k];
+        if (!to[k] || (!is_half && !all->non_temporal))
+            continue;
+        *into[k] = (char *)w->buffers[k];
+        if (!is_half)
+            flows[k] = begin_stream(to[k], *into[k], n * bytes);
+    }
+    kernel(plan, &e, all->non_temporal ? flows : NULL);
+    for (int k = 0; k < MOST_OUTPUTS; ++k)
+        if (flows[k].to)
+            finish_stream(&flows[k], n * bytes);
+        else if (to[k] && converts && k > 0)
+            stored->scatter_run(to[k], (const real *)w->buffers[k], n, all->non_temporal);
+}
+
 static void all_elements(const xent_element_plan *plan, const xent_elements *e) {
 #define XENT_ENTRY(E, D) [E][D] = elements_##E##_##D,
-    static void (*const variants[XENT_ELEMENTS][3])(const xent_element_plan *,
-                                                    const xent_elements *) = {XENT_ELEMENT_KERNELS(XENT_ENTRY)};
+    static elements_kernel *const kernels[XENT_ELEMENTS][3] = {XENT_ELEMENT_KERNELS(XENT_ENTRY)};
 #undef XENT_ENTRY
-    variants[plan->element][plan->derivatives](plan, e);
+    elements_kernel *const kernel = kernels[plan->element][plan->derivatives];
+    if (storage_of(plan->dtype) == own_storage && !e->non_temporal) {
+        kernel(plan, e, NULL);
+        return;
+    }
+    for (int64_t i = 0; i < e->count; i += XENT_PIECE)
+        buffered_piece(plan, e, i, e->count - i < XENT_PIECE ? e->count - i : XENT_PIECE, kernel);
 }

@@ -1,7 +1,8 @@
-/* What the driver (call.c) and the kernels say to each other: plain C, no vectors.
+/* The interface between the call (csrc/call) and the kernels: plain C, no vectors.
  *
- * A kernel works on a run of rows, alone and without allocating. `xent_plan` is the same for a whole call,
- * `xent_rows` is one run of it. One table per instruction set and dtype. */
+ * A kernel works on a run of rows, on one thread and without allocating: its scratch is a workspace that the caller hands
+ * in. `xent_plan` is the same for a whole call, `xent_rows` is one run of it. There is one table of functions for each
+ * instruction set and compute type; how the logits are stored is a field of the plan. */
 #ifndef XENT_KERNEL_H
 #define XENT_KERNEL_H
 
@@ -10,53 +11,40 @@
 
 #include "../xent.h"
 
-/* One order of summation in every layout: classes in blocks, blocks in chunks; see reduce.h. */
+/* One order of summation in every layout: classes in blocks, blocks in chunks; see sums.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16 };
 /* Elements that pass through a buffer at a time. */
 enum { XENT_PIECE = 1024 };
-/* Rows of so many classes are computed in transposed tiles: measured, it is there that long vectors win; with a gradient,
- * later where rows end inside a vector, sooner of doubles. */
-enum {
-    XENT_NARROW_LOSS = 352,
-    XENT_NARROW_GRADIENT = 112,
-    XENT_NARROW_ODD_GRADIENT = 152,
-    XENT_NARROW_F64_GRADIENT = 88,
-    XENT_FEW_COLUMNS = 64
-};
+/* Rows of so many classes are computed in tiles: measured, it is there that long vectors win; with a gradient, later where
+ * rows end inside a vector, sooner of doubles. */
+enum { XENT_NARROW_LOSS = 352, XENT_NARROW_GRADIENT = 112, XENT_NARROW_ODD_GRADIENT = 152, XENT_NARROW_F64_GRADIENT = 88 };
 /* Classes that a vector of floats can number, for lanes that are rows. */
 enum { XENT_MOST_IN_LANES = 1 << 24 };
 
-/* Where the second stream a_c of a row comes from: nowhere, class weights, soft targets, the row's own exponentials
- * (entropy), or those of another row, the teacher's (distillation). What it adds is in heads.h. */
-typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_OWN, XENT_TEACHER, XENT_STREAMS } xent_stream;
-/* What happens to a logit on its way in: nothing, a temperature, a cap and a temperature, or it is a log-probability (or a
- * probability) and no softmax is taken. */
-typedef enum { XENT_PLAIN, XENT_HEATED, XENT_CAPPED, XENT_GIVEN, XENT_TRANSFORMS } xent_transform;
+/* The second stream a_c of a row: none, class weights, soft targets, the row's own exponentials (entropy), or those of
+ * another row, the teacher's (distillation). What it adds to the loss is in head.h. */
+typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_SELF, XENT_TEACHER, XENT_STREAMS } xent_stream;
+/* What happens to a logit on its way in: nothing, a temperature, a soft cap and a temperature, or it is a log-probability
+ * (or a probability) and no softmax is taken. */
+typedef enum { XENT_PLAIN, XENT_TEMPERATURE, XENT_SOFTCAP, XENT_LOG_PROBS, XENT_TRANSFORMS } xent_transform;
 /* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), or log_softmax. */
 typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
-/* What becomes of the negative log-likelihood of the target: itself, (1 - p)^strength times it, or strength (1 - p) more. */
-typedef enum { XENT_LIKELIHOOD, XENT_FOCAL, XENT_POLY } xent_link;
+/* The modulation of the negative log-likelihood of the target: none, (1 - p)^strength times it, strength (1 - p) more. */
+typedef enum { XENT_UNMODULATED, XENT_FOCAL, XENT_POLY1 } xent_modulation;
 /* How rows lie in memory: classes contiguous, many or few, or lanes along another axis. */
 typedef enum { XENT_WIDE, XENT_NARROW, XENT_COLUMNS, XENT_LAYOUTS } xent_layout;
 
-/* Sums over the classes of one chunk, relative to its own maximum; chunks merge in any order of computation, always from
- * left to right. */
 typedef struct {
-    double max, rest, hits; /* sum of exp(z - max) where z < max, and how often z == max */
-    double mass,
-        moment; /* sum of a_c, sum of a_c (z_c - max); with a teacher, of exp(z' - max') ((z' - max') - (z - max)) */
-    double teacher_max, teacher_rest, teacher_hits;
-    double at_target; /* of a row in stages: the target's logit, which its own gradient may replace */
-} xent_chunk;
-
-typedef struct {
-    int64_t classes;
+    xent_operation operation;
+    xent_dtype dtype;                  /* of the logits and outputs as stored */
+    int64_t classes;                   /* of the arrays: a shard's own */
+    int64_t class_offset, num_classes; /* the number of the first of them, and the size of the whole vocabulary */
     xent_stream stream;
     xent_transform transform;
     xent_form form;
     xent_layout layout;
-    int64_t logits_class_step, soft_class_step, out_class_step, hess_class_step; /* bytes, XENT_COLUMNS */
-    xent_link link;
+    int64_t logits_class_step, soft_class_step, out_class_step, hess_class_step; /* bytes */
+    xent_modulation modulation;
     double strength;
     int non_temporal;         /* the output will not fit the cache */
     int64_t rows_bytes;       /* rows of so many bytes are still in the cache when their second pass begins */
@@ -66,31 +54,28 @@ typedef struct {
     int index_type;           /* xent_dtype of the class indices */
     int has_ignore;
     int64_t ignore;              /* as the bits of the index type, sign-extended */
-    double hard, smooth, z;      /* (1 - label_smoothing), label_smoothing / classes, z_loss */
+    double hard, smooth, z;      /* (1 - label_smoothing), label_smoothing / num_classes, z_loss */
     double mix_keep, mix_add;    /* soft targets: a = w (mix_keep t + mix_add) */
     double softcap, temperature; /* softcap 0: none */
-    int probabilities;           /* XENT_GIVEN: probabilities, not their logarithms */
+    int probabilities;           /* XENT_LOG_PROBS: probabilities, not their logarithms */
     double clip;                 /* and these are clipped to [clip, 1 - clip]; 0: not */
     double scale;                /* d(result) / d(row loss), without the upstream gradient of the row */
     int no_row_counts;           /* a mean over weights that sum to 0: the gradient is exact zeros */
 } xent_plan;
 
-/* A row that threads share goes through its stages one after the other; the others in one go. */
-typedef enum {
-    XENT_ALL_STAGES,
-    XENT_REDUCE, /* classes begin..end, from one chunk's first to another's last → chunks */
-    XENT_HEAD,   /* all chunks → loss, lse, and chunks[0], the sums of the row */
-    XENT_APPLY,  /* chunks[0] → out, hess of classes begin..end */
-} xent_stage;
+/* The stages of a run: all of them in one go, or some, with the sums of the rows in memory in between. */
+typedef enum { XENT_REDUCE = 1, XENT_HEAD = 2, XENT_APPLY = 4, XENT_ALL_STAGES = 7 } xent_stages;
 
 typedef struct {
     int64_t count;
     const char *logits, *index, *soft, *weight, *upstream; /* the last four may be NULL */
     char *loss, *lse, *out, *hess;                         /* each may be NULL; hess only beside out */
     int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step, hess_step;
-    xent_chunk *chunks; /* room for one row, or for one in each lane (XENT_COLUMNS) */
-    xent_stage stage;   /* but for XENT_ALL_STAGES, of a single row, XENT_WIDE */
-    int64_t begin, end;
+    void *workspace;   /* xent_kernels.workspace_bytes, aligned to 64, and no other thread's at the same time */
+    xent_sums *chunks; /* room for XENT_CHUNKS(classes), of columns for each lane; NULL: up to XENT_OWN_CHUNKS are found */
+    xent_stages stages;
+    xent_sums *sums; /* of each row: written by a run that only reduces, read by one that does not */
+    int64_t sums_step;
 } xent_rows;
 
 /* A run of class indices to be checked. */
@@ -114,6 +99,7 @@ typedef enum {
 } xent_element;
 
 typedef struct {
+    xent_dtype dtype; /* of x and the outputs as stored */
     xent_element element;
     int derivatives;          /* 0, 1, 2 */
     double mix_keep, mix_add; /* targets: mix_keep t + mix_add */
@@ -129,31 +115,67 @@ typedef struct {
     const char *x, *target, *weight, *pos_weight, *upstream;
     char *loss, *out, *hess;
     double *sums;     /* XENT_MOST_LANES: added to; elementwise.h says how. Or NULL */
-    int non_temporal; /* the outputs will not fit the cache; a piece at most, then */
+    int non_temporal; /* the outputs will not fit the cache */
+    void *workspace;
 } xent_elements;
 
 /* Which rows have a diagonal Hessian to offer. */
-#define XENT_HAS_HESSIAN(stream, transform) ((stream) < XENT_OWN && (transform) != XENT_GIVEN)
+#define XENT_HAS_HESSIAN(stream, transform) ((stream) < XENT_SELF && (transform) != XENT_LOG_PROBS)
 
-/* Every kernel there is: what is compiled, and what benchmarks/native checks and measures. Of rows the second stream and
- * the transform, each in every layout; of elements what is computed and how many derivatives. */
+/* Every combination there is, for benchmarks/native to check and measure: of rows the second stream and the transform, each
+ * in every layout; of elements what is computed and how many derivatives. */
 #define XENT_ROW_KERNELS(USE)                                                                                               \
     USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
     USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
     USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
-    USE(XENT_OWN, XENT_PLAIN)                                                                                               \
-    USE(XENT_NO_STREAM, XENT_HEATED)                                                                                        \
-    USE(XENT_WEIGHTS, XENT_HEATED)                                                                                          \
-    USE(XENT_SOFT, XENT_HEATED)                                                                                             \
-    USE(XENT_OWN, XENT_HEATED)                                                                                              \
-    USE(XENT_TEACHER, XENT_HEATED)                                                                                          \
-    USE(XENT_NO_STREAM, XENT_CAPPED)                                                                                        \
-    USE(XENT_WEIGHTS, XENT_CAPPED)                                                                                          \
-    USE(XENT_SOFT, XENT_CAPPED)                                                                                             \
-    USE(XENT_OWN, XENT_CAPPED)                                                                                              \
-    USE(XENT_NO_STREAM, XENT_GIVEN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_GIVEN)                                                                                           \
-    USE(XENT_SOFT, XENT_GIVEN)
+    USE(XENT_SELF, XENT_PLAIN)                                                                                              \
+    USE(XENT_NO_STREAM, XENT_TEMPERATURE)                                                                                   \
+    USE(XENT_WEIGHTS, XENT_TEMPERATURE)                                                                                     \
+    USE(XENT_SOFT, XENT_TEMPERATURE)                                                                                        \
+    USE(XENT_SELF, XENT_TEMPERATURE)                                                                                        \
+    USE(XENT_TEACHER, XENT_TEMPERATURE)                                                                                     \
+    USE(XENT_NO_STREAM, XENT_SOFTCAP)                                                                                       \
+    USE(XENT_WEIGHTS, XENT_SOFTCAP)                                                                                         \
+    USE(XENT_SOFT, XENT_SOFTCAP)                                                                                            \
+    USE(XENT_SELF, XENT_SOFTCAP)                                                                                            \
+    USE(XENT_NO_STREAM, XENT_LOG_PROBS)                                                                                     \
+    USE(XENT_WEIGHTS, XENT_LOG_PROBS)                                                                                       \
+    USE(XENT_SOFT, XENT_LOG_PROBS)
+
+/* What of these is compiled: a cap is applied before the kernels see the logits. */
+#define XENT_REDUCE_KERNELS(USE)                                                                                            \
+    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
+    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
+    USE(XENT_SELF, XENT_PLAIN)                                                                                              \
+    USE(XENT_NO_STREAM, XENT_TEMPERATURE)                                                                                   \
+    USE(XENT_WEIGHTS, XENT_TEMPERATURE)                                                                                     \
+    USE(XENT_SOFT, XENT_TEMPERATURE)                                                                                        \
+    USE(XENT_SELF, XENT_TEMPERATURE)                                                                                        \
+    USE(XENT_TEACHER, XENT_TEMPERATURE)                                                                                     \
+    USE(XENT_WEIGHTS, XENT_LOG_PROBS)                                                                                       \
+    USE(XENT_SOFT, XENT_LOG_PROBS)
+
+#define XENT_APPLY_KERNELS(USE)                                                                                             \
+    USE(XENT_NO_STREAM, XENT_PLAIN, XENT_LOGARITHMS, 0)                                                                     \
+    USE(XENT_NO_STREAM, XENT_PLAIN, XENT_EXPONENTIALS, 0)                                                                   \
+    USE(XENT_NO_STREAM, XENT_PLAIN, XENT_EXPONENTIALS, 1)                                                                   \
+    USE(XENT_WEIGHTS, XENT_PLAIN, XENT_EXPONENTIALS, 0)                                                                     \
+    USE(XENT_WEIGHTS, XENT_PLAIN, XENT_EXPONENTIALS, 1)                                                                     \
+    USE(XENT_SOFT, XENT_PLAIN, XENT_EXPONENTIALS, 0)                                                                        \
+    USE(XENT_SOFT, XENT_PLAIN, XENT_EXPONENTIALS, 1)                                                                        \
+    USE(XENT_SELF, XENT_PLAIN, XENT_EXPONENTIALS, 0)                                                                        \
+    USE(XENT_NO_STREAM, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                             \
+    USE(XENT_NO_STREAM, XENT_TEMPERATURE, XENT_EXPONENTIALS, 1)                                                             \
+    USE(XENT_WEIGHTS, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                               \
+    USE(XENT_WEIGHTS, XENT_TEMPERATURE, XENT_EXPONENTIALS, 1)                                                               \
+    USE(XENT_SOFT, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                                  \
+    USE(XENT_SOFT, XENT_TEMPERATURE, XENT_EXPONENTIALS, 1)                                                                  \
+    USE(XENT_SELF, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                                  \
+    USE(XENT_TEACHER, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                               \
+    USE(XENT_NO_STREAM, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)                                                               \
+    USE(XENT_WEIGHTS, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)                                                                 \
+    USE(XENT_SOFT, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)
 
 #define XENT_ELEMENT_KERNELS(USE)                                                                                           \
     USE(XENT_BINARY, 0)                                                                                                     \
@@ -171,7 +193,14 @@ typedef struct {
 
 typedef struct {
     const char *isa;
+    size_t workspace_bytes;
     void (*rows)(const xent_plan *plan, const xent_rows *rows);
+    /* The chunks of one row's classes begin..end, from one chunk's first to another's last. */
+    void (*reduce_chunks)(const xent_plan *plan, const xent_rows *row, int64_t begin, int64_t end);
+    /* These merged into the row's sums, and its head. */
+    void (*finish_row)(const xent_plan *plan, const xent_rows *row);
+    /* The sums of `count` parts, in the order of their classes; two parts of one row may not overlap. */
+    xent_sums (*merge)(const xent_sums *parts, int64_t count, double temperature, xent_stream stream);
     void (*elements)(const xent_element_plan *plan, const xent_elements *elements);
     /* How many rows count; in *bad the first whose index is neither a class nor ignored, if there is one. */
     int64_t (*check)(const xent_indices *indices, int64_t *bad);
@@ -181,6 +210,8 @@ typedef struct {
     void (*math)(xent_function function, const void *from, void *to, int64_t n);
 } xent_kernels;
 
-#define XENT_ROWS_NEED_CHUNKS(classes) (((classes) + XENT_CHUNK - 1) / XENT_CHUNK)
+/* Chunks that a workspace has room for. */
+enum { XENT_OWN_CHUNKS = 64 };
+#define XENT_CHUNKS(classes) (((classes) + XENT_CHUNK - 1) / XENT_CHUNK)
 
 #endif

@@ -17,14 +17,12 @@ static double memory_read(const void *from, int64_t bytes) {
 }
 
 static void memory_copy(void *to, const void *from, int64_t bytes) {
-    const int64_t step = LANES * (int64_t)sizeof(real), unaligned = (int64_t)(-(uintptr_t)to % (uintptr_t)step);
-    int64_t i = unaligned < bytes ? unaligned : bytes;
-    memcpy(to, from, (size_t)i);
-    for (; i + step <= bytes; i += step) {
-        xent_prefetch((const char *)from + i + 4096);
-        v(stream)((char *)to + i, v(load)((const char *)from + i));
+    stream_buffer s = begin_stream(to, from, bytes);
+    for (int64_t end = 0; end + CACHE_LINE <= bytes; end += CACHE_LINE) {
+        xent_prefetch((const char *)from + end + 4096);
+        stream_filled(&s, end);
     }
-    memcpy((char *)to + i, (const char *)from + i, (size_t)(bytes - i));
+    finish_stream(&s, bytes);
 }
 
 /* With the cap 1, and what a cap leaves as it is. */

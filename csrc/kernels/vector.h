@@ -14,6 +14,9 @@
 #define v(name) XENT_JOIN(P, name)
 #define c(name) XENT_JOIN(v(constant), name)
 
+/* A stage of its own in the binary, too: compiled once, whoever calls it. */
+#define NOINLINE __attribute__((noinline))
+
 /* 1.5 * 2^(mantissa bits): adding it leaves the nearest integer in the low bits. EXP_LOWEST lies below the logarithm of
  * the smallest normal number (-87.34, -708.40) and rounds to its exponent; TANH_LOWEST is where tanh has long been 1; LIFT
  * makes a subnormal number normal. */

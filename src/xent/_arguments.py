@@ -1,7 +1,8 @@
-"""The only judge of what users hand in: dtype, shape, layout, targets, buffers, numbers.
+"""Argument validation, all of it: dtypes, shapes, layouts, targets, buffers, numbers.
 
-Each function takes an argument as it came and its name, and returns it in the form the core takes, or raises an exception
-that names the argument, what was given and what is accepted. Nothing here reads the logits or writes to any array.
+Each function takes an argument as the user gave it, with its name, and returns it in the form that the core takes, or raises
+an exception that names the argument, what was given and what is accepted. Nothing here reads the logits or writes to an
+array.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 REDUCTIONS = ("none", "sum", "mean")
 
-# Arrays that np.asarray would densify, compute or copy behind the user's back, by the package their type comes from.
+# Array types that np.asarray would densify, compute or copy without saying so, by the package that defines them.
 FOREIGN = {
     "scipy": "a sparse array; convert it with .toarray()",
     "sparse": "a sparse array; convert it with .todense()",
@@ -28,8 +29,8 @@ FOREIGN = {
 }
 
 
-def given(value: object) -> str:
-    """How an argument is named in a message: an array by shape and dtype, anything else as it prints."""
+def described(value: object) -> str:
+    """Describe an argument for a message: an array by shape and dtype, anything else by its repr."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     text = repr(value)
@@ -37,7 +38,7 @@ def given(value: object) -> str:
 
 
 def array(value: Any, name: str) -> Array:
-    """A plain array over the same memory: whatever has `__array__` or DLPack and lives on the CPU."""
+    """Return a plain array over the memory of whatever has `__array__` or DLPack and lives on the CPU."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -53,27 +54,28 @@ def array(value: Any, name: str) -> Array:
             return np.from_dlpack(value)
         found = np.asarray(value)
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
-        # NumPy has no bfloat16 of its own to take a tensor of it as.
+        # NumPy has no bfloat16 dtype of its own, so it cannot read a tensor of that dtype.
         bits = "; give its bits, .view(torch.uint16), with dtype='bfloat16'"
         remedy = bits if str(getattr(value, "dtype", None)) == "torch.bfloat16" else ""
         raise TypeError(f"{name}: cannot be read as an array: {error}{remedy}") from error
     return found
 
 
-def narrow(dtype: np.dtype[Any]) -> bool:
-    """Whether it is one of NumPy's own real dtypes, of at most 64 bits."""
+def is_native_real(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is one of NumPy's own real dtypes, of at most 64 bits."""
     return dtype.kind in "fiub" and dtype.itemsize <= 8 and dtype.isbuiltin != 2
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether it is that of ml_dtypes. A dtype's name takes NumPy microseconds to find."""
+    """Whether a dtype is the bfloat16 of ml_dtypes."""
+    # The kind is compared first because NumPy takes microseconds to find a dtype's name.
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def real(value: Any, name: str, of: str = "") -> Array:
-    """An array of any real dtype but longdouble; `of`: what else a message says is expected."""
+    """Return an array of any real dtype but longdouble; `of` ends the error message with what else is expected."""
     found = array(value, name)
-    if not (narrow(found.dtype) or is_bfloat16(found.dtype)):
+    if not (is_native_real(found.dtype) or is_bfloat16(found.dtype)):
         raise TypeError(
             f"{name}: dtype {found.dtype} is not accepted; expected real numbers of at most 64 bits{of}"
         )
@@ -82,17 +84,19 @@ def real(value: Any, name: str, of: str = "") -> Array:
 
 @dataclass(frozen=True)
 class Precision:
-    """How an array of logits is stored, computed and answered."""
+    """The dtypes that follow from the dtype of the logits."""
 
-    storage: np.dtype[Any]  # as the core reads it: bfloat16 as its bits, uint16
+    storage: np.dtype[Any]  # of the logits as the core reads them: bfloat16 as its bits, uint16
     compute: np.dtype[Any]  # of losses, weights and sums
-    answer: np.dtype[Any]  # of gradients and probabilities: the logits' own
+    result_dtype: np.dtype[
+        Any
+    ]  # of gradients and probabilities: that of the logits, float64 for integers
     bfloat16: bool = False
 
 
 @cache
 def precision(dtype: np.dtype[Any]) -> Precision:
-    """Of NumPy's own real dtypes."""
+    """Return the precision of one of NumPy's own real dtypes."""
     if dtype.kind != "f":
         dtype = np.dtype(np.float64)
     native = dtype.newbyteorder("=")
@@ -100,21 +104,21 @@ def precision(dtype: np.dtype[Any]) -> Precision:
 
 
 def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
-    """Floating or integer input (bfloat16 as uint16), and its precision."""
+    """Return floating or integer input (bfloat16 as uint16) and its precision."""
     found = array(value, name)
     kind = found.dtype
     if dtype is not None and not (isinstance(dtype, str) and dtype == "bfloat16"):
         raise ValueError(
-            f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {given(dtype)}"
+            f"dtype: expected None or 'bfloat16' (for uint16 {name}), got {described(dtype)}"
         )
     if is_bfloat16(kind) or (dtype is not None and kind.kind == "u" and kind.itemsize == 2):
         bits = np.dtype(np.uint16)
-        answer = bits if kind.kind == "u" else kind
+        result_dtype = bits if kind.kind == "u" else kind
         stored = found if kind.kind == "u" else found.view(bits)
-        return stored, Precision(bits, np.dtype(np.float32), answer, True)
+        return stored, Precision(bits, np.dtype(np.float32), result_dtype, True)
     if dtype is not None:
         raise ValueError(f"dtype: 'bfloat16' reads uint16 {name}, got dtype {kind}")
-    if not narrow(kind):
+    if not is_native_real(kind):
         raise TypeError(
             f"{name}: dtype {kind} is not accepted; expected float16, bfloat16, float32, float64, integers or bool"
         )
@@ -122,13 +126,13 @@ def logits(value: Any, name: str, dtype: Any = None) -> tuple[Array, Precision]:
 
 
 def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
-    """The class axis, counted from the front."""
+    """Return the class axis, counted from the front."""
     if ndim == 0:
         raise ValueError(f"{name}: expected at least one axis, that of the classes; got a scalar")
     try:
         position = operator.index(axis)
     except TypeError:
-        raise TypeError(f"axis: expected an integer, got {given(axis)}") from None
+        raise TypeError(f"axis: expected an integer, got {described(axis)}") from None
     if not -ndim <= position < ndim:
         raise np.exceptions.AxisError(
             f"axis: {position} is out of bounds for {name} with {ndim} axes"
@@ -137,13 +141,13 @@ def class_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
 
 
 def classes_last(a: Array, axis: int) -> Array:
-    """A view with the class axis, counted from the front, at the end."""
+    """Return a view in which the class axis, here counted from the front, is the last."""
     last = a.ndim - 1
     return a if axis == last else a.transpose(*range(axis), *range(axis + 1, last + 1), axis)
 
 
 def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None, Array | None]:
-    """(class indices, None) or (None, class probabilities with the class axis last)."""
+    """Return (class indices, None) or (None, class probabilities with the class axis last)."""
     found = array(value, "targets")
     loss_shape = shape[:axis] + shape[axis + 1 :]
     if found.shape == loss_shape:
@@ -169,7 +173,7 @@ def targets(value: Any, shape: tuple[int, ...], axis: int) -> tuple[Array | None
 def teacher(
     value: Any, student: Array, kind: Precision, dtype: Any
 ) -> tuple[Array, Array, Precision]:
-    """(student's logits, teacher's, the precision both are computed in), the student's being judged already."""
+    """Return the student's logits, which have been validated, the teacher's, and the precision that both are computed in."""
     found, other = logits(value, "teacher_logits", dtype)
     if found.shape != student.shape:
         raise ValueError(
@@ -179,15 +183,19 @@ def teacher(
         return student, found, kind
     if dtype is not None:
         raise ValueError("teacher_logits: expected uint16, as student_logits, for dtype='bfloat16'")
-    # Converted a block at a time: bfloat16 by its own dtype, no longer as bits.
-    student = student.view(kind.answer) if kind.bfloat16 else student
-    found = found.view(other.answer) if other.bfloat16 else found
+    # The logits are converted a block at a time, for which NumPy needs bfloat16 as its own dtype, not as bits.
+    student = student.view(kind.result_dtype) if kind.bfloat16 else student
+    found = found.view(other.result_dtype) if other.bfloat16 else found
     wide = [np.dtype(np.float32) if k.bfloat16 else k.storage for k in (kind, other)]
-    return student, found, replace(precision(np.promote_types(*wide)), answer=kind.answer)
+    return (
+        student,
+        found,
+        replace(precision(np.promote_types(*wide)), result_dtype=kind.result_dtype),
+    )
 
 
 def linear(hidden: Any, weight: Any, bias: Any, dtype: Any) -> dict[str, tuple[Array, Precision]]:
-    """What logits are the product of, by name: hidden states (..., D), weight (C, D), and the bias (C,) if there is one."""
+    """Return the arrays of a linear layer by name: hidden states (..., D), weight (C, D), and the bias (C,) if given."""
     given_arrays = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
     found = {name: logits(value, name, dtype) for name, value in given_arrays.items()}
     states, shape = found["hidden"][0].shape, found["weight"][0].shape
@@ -205,19 +213,19 @@ def linear(hidden: Any, weight: Any, bias: Any, dtype: Any) -> dict[str, tuple[A
     return found
 
 
-def joint(kinds: Iterable[Precision]) -> Precision:
-    """The precision in which arrays of several are computed together."""
+def common_precision(kinds: Iterable[Precision]) -> Precision:
+    """Return the precision in which arrays of several precisions are computed together."""
     return precision(np.result_type(*(kind.compute for kind in kinds)))
 
 
 def bad_probability(name: str, position: tuple[int, ...], value: float) -> ValueError:
-    """The exception for a probability outside [0, 1]."""
+    """Return the exception for a probability outside [0, 1]."""
     where = ", ".join(map(str, position))
     return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
 
 
 def bad_target(index: Array, row: int, classes: int, ignore_index: int | None) -> IndexError:
-    """The exception for the target at flat position `row`."""
+    """Return the exception for the target at flat position `row`."""
     position = np.unravel_index(row, index.shape)
     value = int(index[position])
     where = ", ".join(str(int(i)) for i in position)
@@ -229,20 +237,20 @@ def bad_target(index: Array, row: int, classes: int, ignore_index: int | None) -
 
 @cache
 def limits(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """The least and the greatest integer of a dtype."""
+    """Return the least and the greatest integer of a dtype."""
     info = np.iinfo(dtype)
     return info.min, info.max
 
 
-def ignore(ignore_index: SupportsIndex | None, index: Array | None) -> int | None:
-    """The bits of `ignore_index` in the targets' dtype, sign-extended to 64; None where no target can be equal."""
+def ignore_bits(ignore_index: SupportsIndex | None, index: Array | None) -> int | None:
+    """Return the bits of `ignore_index` in the targets' dtype, sign-extended to 64, or None if no target can equal it."""
     if ignore_index is None:
         return None
     try:
         value = operator.index(ignore_index)
     except TypeError:
         raise TypeError(
-            f"ignore_index: expected an integer or None, got {given(ignore_index)}"
+            f"ignore_index: expected an integer or None, got {described(ignore_index)}"
         ) from None
     if index is None:
         if value >= 0:
@@ -259,26 +267,26 @@ def ignore(ignore_index: SupportsIndex | None, index: Array | None) -> int | Non
 
 
 def number(value: Any, name: str, low: float, high: float, expected: str) -> float:
-    """A finite number in [low, high]."""
+    """Return a finite number in [low, high]."""
     try:
         if isinstance(value, str | bytes):
             raise TypeError
         found = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name}: expected {expected}, got {given(value)}") from None
+        raise TypeError(f"{name}: expected {expected}, got {described(value)}") from None
     if not low <= found <= high or not math.isfinite(found):
-        raise ValueError(f"{name}: expected {expected}, got {given(value)}")
+        raise ValueError(f"{name}: expected {expected}, got {described(value)}")
     return found
 
 
 def eps(value: Any) -> float:
-    """Bounds of clipped probabilities; 0: not clipped."""
+    """Return the distance from 0 and 1 at which probabilities are clipped; 0 if they are not clipped."""
     if value is None:
         return 0.0
     return number(value, "eps", SMALLEST, 0.5, "None or a number in (0, 0.5]")
 
 
-# Beyond these a division by the number leaves the range of float32.
+# Bounds of a divisor: beyond them a division by it leaves the range of float32.
 SMALLEST, LARGEST = 1e-30, 1e30
 
 
@@ -304,12 +312,14 @@ def softcap(value: Any) -> float | None:
 
 def reduction(value: Any, accepted: tuple[str, ...] = REDUCTIONS) -> str:
     if not isinstance(value, str) or value not in accepted:
-        raise ValueError(f"reduction: expected one of {', '.join(accepted)}, got {given(value)}")
+        raise ValueError(
+            f"reduction: expected one of {', '.join(accepted)}, got {described(value)}"
+        )
     return value
 
 
 def cast(a: Array, dtype: np.dtype[Any]) -> Array:
-    """The numbers in another dtype, infinite where they are too large for it."""
+    """Return the numbers in another dtype, infinite where they are too large for it."""
     if a.dtype == dtype:
         return a
     with np.errstate(all="ignore"):
@@ -324,13 +334,13 @@ def class_weight(value: Any, classes: int, dtype: np.dtype[Any]) -> Array | None
         raise ValueError(
             f"class_weight: expected shape ({classes},), one weight a class; got {found.shape}"
         )
-    return np.ascontiguousarray(cast(found, dtype))
+    return np.require(cast(found, dtype), requirements=("C", "A"))
 
 
 def broadcast(
     value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None
 ) -> Array | None:
-    """One number a row, given in any shape that broadcasts to the loss; of no dtype, as it is."""
+    """Return one number for each row, given in any shape that broadcasts to the loss; cast unless `dtype` is None."""
     if value is None:
         return None
     found = real(value, name)
@@ -343,8 +353,8 @@ def broadcast(
         ) from None
 
 
-def like(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
-    """An array of any real dtype and of exactly this shape, that of the argument `of`."""
+def same_shape(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
+    """Return an array of any real dtype and of exactly this shape, which is that of the argument `of`."""
     found = real(value, name)
     if found.shape != shape:
         raise ValueError(f"{name}: shape {found.shape} is not that of {of}, {shape}")
@@ -354,7 +364,7 @@ def like(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
 def grad_output(
     value: Any, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None
 ) -> tuple[Array | None, float]:
-    """The upstream gradient as (one number a row or None, factor of the whole); of no dtype, as it is."""
+    """Return the upstream gradient as (one number for each row or None, one factor); cast unless `dtype` is None."""
     if value is None:
         return None, 1.0
     found = real(value, "grad_output")
@@ -366,13 +376,13 @@ def grad_output(
         return found if dtype is None else cast(found, dtype), 1.0
     if found.shape != ():
         raise ValueError(
-            f"grad_output: expected a scalar for reduction={reduction!r}, got {given(found)}"
+            f"grad_output: expected a scalar for reduction={reduction!r}, got {described(found)}"
         )
     return None, float(found)
 
 
 def factors(value: Any, a: Array) -> tuple[Array, Array | None]:
-    """`a` and its factors, broadcast against each other."""
+    """Return `a` and its scaling factors `b`, broadcast against each other, as SciPy's `logsumexp` has them."""
     if value is None:
         return a, None
     found = real(value, "b")
@@ -389,13 +399,13 @@ def flag(value: Any, name: str) -> bool:
     try:
         return bool(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected True or False, got {given(value)}") from None
+        raise TypeError(f"{name}: expected True or False, got {described(value)}") from None
 
 
-def asked(
+def requested_outputs(
     return_grad: Any, return_hess: Any, grad_output: Any, grad_out: Any, hess_out: Any
 ) -> tuple[bool, bool]:
-    """(gradient wanted, Hessian wanted); refuses what goes with one that is not."""
+    """Return whether the gradient and whether the Hessian are requested; refuse arguments that go with one that is not."""
     with_hess = flag(return_hess, "return_hess")
     with_grad = flag(return_grad, "return_grad") or with_hess
     for name, value in (("grad_output", grad_output), ("grad_out", grad_out)):
@@ -407,7 +417,7 @@ def asked(
 
 
 def numbers(stored: Array, kind: Precision) -> Array:
-    """The numbers of an array as the core reads it: of bfloat16 bits, as float32."""
+    """Return the numbers of an array that is stored as the core reads it: bfloat16 bits as float32, others as they are."""
     if not kind.bfloat16:
         return stored
     bits: Array = np.left_shift(stored, 16, dtype=np.uint32)
@@ -415,11 +425,12 @@ def numbers(stored: Array, kind: Precision) -> Array:
 
 
 def bfloat16_bits(values: Array) -> Array:
-    """Numbers of float32 or float64 rounded to bfloat16, once: to nearest, ties to even."""
+    """Round float32 or float64 numbers to bfloat16, once: to nearest, ties to even."""
     single = cast(values, np.dtype(np.float32))
     bits = single.view(np.uint32).copy()
     if values.dtype != single.dtype:
-        # To odd first, so that no tie is made that was none: toward zero, the last bit set if anything is lost.
+        # Rounding to float32 first would create ties. Rounding to odd creates none: toward zero, then the last bit is set
+        # if anything was lost (S. Boldo, G. Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
         with np.errstate(all="ignore"):
             bits -= np.abs(single) > np.abs(values)
             bits |= single != values
@@ -429,10 +440,10 @@ def bfloat16_bits(values: Array) -> Array:
 
 
 def float16(values: Array) -> Array:
-    """Numbers of float32 or float64 rounded to float16, once.
+    """Round float32 or float64 numbers to float16, once.
 
-    NumPy's conversion takes 20 times as long for what becomes subnormal and is not exactly so. That is rounded before,
-    to multiples of 2^-24, by a sum that has no room for less.
+    NumPy's conversion takes 20 times as long for numbers that become subnormal and are not representable. They are rounded
+    before it to multiples of 2^-24, the spacing of float16's subnormals, by adding a number whose own spacing that is.
     """
     room = values.dtype.type(0.75 if values.itemsize == 4 else 1.5 * 2.0**28)
     with np.errstate(all="ignore"):
@@ -443,22 +454,24 @@ def float16(values: Array) -> Array:
 
 
 def rounded(values: Array, kind: Precision) -> Array:
-    """Numbers of float32 or float64 as an answer is stored; other dtypes are left to NumPy."""
+    """Round float32 or float64 numbers to half-precision results; conversions to other dtypes are left to NumPy."""
     if kind.bfloat16:
         return bfloat16_bits(values)
-    return float16(values) if kind.answer == np.float16 else values
+    return float16(values) if kind.result_dtype == np.float16 else values
 
 
 def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A caller's array to write to: exactly this shape and dtype, writeable, no element twice."""
+    """Return a caller's array to write to: exactly this shape and dtype, writeable, no two elements in the same memory."""
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a numpy.ndarray, got {type(value).__name__}")
     if value.shape != shape or value.dtype != dtype:
-        raise ValueError(f"{name}: expected shape {shape} and dtype {dtype}, got {given(value)}")
+        raise ValueError(
+            f"{name}: expected shape {shape} and dtype {dtype}, got {described(value)}"
+        )
     if not value.flags.writeable:
         raise ValueError(f"{name}: the array is read-only")
     if not value.size or value.flags.c_contiguous:
-        return value  # whatever the steps of axes of size 1 are
+        return value  # the strides of axes of size 1 mean nothing
     reach = value.itemsize - 1
     for step, size in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True)):
         if size > 1 and step <= reach:
@@ -472,13 +485,13 @@ def buffer(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
 def buffers(
     value: Any, name: str, expected: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 ) -> list[Array | None]:
-    """A tuple of a caller's arrays, one for each of those expected, by shape and dtype, or None in its place."""
+    """Return a caller's arrays to write to, given as a tuple with an array or None for each entry of `expected`."""
     if value is None:
         return [None] * len(expected)
     if not isinstance(value, tuple | list) or len(value) != len(expected):
         raise (ValueError if isinstance(value, tuple | list) else TypeError)(
             f"{name}: expected a tuple of {len(expected)}, for {', '.join(expected)}, each an array or None; "
-            f"got {f'{len(value)} of them' if isinstance(value, tuple | list) else given(value)}"
+            f"got {f'{len(value)} of them' if isinstance(value, tuple | list) else described(value)}"
         )
     return [
         None if one is None else buffer(one, f"{name}[{position}]", shape, dtype)
@@ -504,13 +517,15 @@ def same_memory(a: Array, b: Array) -> bool:
     )
 
 
-def separate(
+def check_no_overlap(
     buffers: dict[str, Array | None],
     inputs: dict[str, Array | None],
     in_place: tuple[str, str] = ("", ""),
 ) -> None:
-    """Refuses buffers that overlap an input or each other; `in_place` names a buffer that may be exactly the memory of an
-    input."""
+    """Refuse buffers that overlap an input or each other.
+
+    `in_place` names a buffer and the input whose memory it may exactly be.
+    """
     outputs = {name: a for name, a in buffers.items() if a is not None and a.size}
     read = {name: a for name, a in inputs.items() if a is not None and a.size}
     for position, (name, out) in enumerate(outputs.items()):

@@ -1,12 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, embedsignature=False
-"""Typed arrays → `xent_call` → nogil call → exception. No arithmetic happens here, and no judging of arguments: `Call`
-takes what `_arguments` has made sure of; `cross_entropy` recognises plain arrays, computes them without detours, and
+"""Typed arrays → `xent_call` → nogil call → exception. No arithmetic happens here, and no validation: `Call`
+takes what `_arguments` has made sure of, and what the C interface refuses all the same is a ValueError; `cross_entropy` recognises plain arrays, computes them without detours, and
 answers None to everything else, errors included."""
 
 import contextvars
 
 cimport numpy as cnp
 from cpython.contextvars cimport get_value
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint64_t
 
 from xent.xent cimport *
@@ -18,7 +19,17 @@ cdef extern from "Python.h":
     # Declared without exceptions: the one it sets stays pending until `pending` raises it.
     int PyErr_CheckSignals() noexcept
 
+cdef extern from *:
+    """
+    #define XENT_API_TABLE
+    #include "xent_capi.h"
+    """
+    const int xent_api_table
+
 cnp.import_array()
+
+# What xent_capi.h imports.
+_C_API = PyCapsule_New(<void *>&xent_api_table, "xent._core._C_API", NULL)
 
 # The number of threads of the current context: 0 is the process-wide default.
 context_threads = contextvars.ContextVar("xent_num_threads", default=0)
@@ -32,22 +43,18 @@ cdef object functions = {
     "log1p_unit": XENT_LOG1P_UNIT,
 }
 cdef object names = {"none": XENT_NONE, "sum": XENT_SUM, "mean": XENT_MEAN, "batchmean": XENT_BATCH_MEAN}
-cdef object operations = {
-    "cross_entropy": XENT_CROSS_ENTROPY,
-    "focal_loss": XENT_FOCAL_LOSS,
-    "poly1_loss": XENT_POLY1_LOSS,
-    "nll_loss": XENT_NLL_LOSS,
-    "categorical_cross_entropy": XENT_CATEGORICAL_CROSS_ENTROPY,
-    "distillation_loss": XENT_DISTILLATION_LOSS,
-    "entropy": XENT_ENTROPY,
-    "binary_cross_entropy": XENT_BINARY_CROSS_ENTROPY,
-    "binary_cross_entropy_with_logits": XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS,
-    "sigmoid_focal_loss": XENT_SIGMOID_FOCAL_LOSS,
-    "kl_div": XENT_KL_DIV,
-    "logsumexp": XENT_LOGSUMEXP,
-    "softmax": XENT_SOFTMAX,
-    "log_softmax": XENT_LOG_SOFTMAX,
-}
+
+
+cdef dict operations_by_name():
+    cdef dict found = {}
+    cdef int i = 0
+    while xent_operation_name(<xent_operation>i) != NULL:
+        found[xent_operation_name(<xent_operation>i).decode()] = i
+        i += 1
+    return found
+
+
+cdef dict operations = operations_by_name()
 
 
 cdef int poll(void *data) noexcept with gil:
@@ -95,7 +102,7 @@ cdef class Call:
     def __init__(self, str operation, tuple shape, int64_t classes, cnp.ndarray logits not None,
                  bint bfloat16):
         self.call = XENT_CALL_DEFAULTS
-        self.call.operation = operations[operation]
+        self.call.operation = <xent_operation><int>operations[operation]
         self.call.classes = classes
         self.call.ndim = len(shape)
         for d in range(len(shape)):
@@ -175,9 +182,9 @@ cdef class Call:
         self.call.log_target = log_target
         return self
 
-    def readable(self):
+    def layout_supported(self):
         """Whether the arrays can be used where they lie."""
-        return not self.repeated and bool(xent_readable(&self.call))
+        return not self.repeated and bool(xent_layout_supported(&self.call))
 
     @property
     def divisor(self):
@@ -195,13 +202,14 @@ cdef class Call:
         """-1, or the row of a bad target, or the position of a bad probability."""
         if status == XENT_BAD_TARGET or status == XENT_BAD_PROBABILITY:
             return self.call.bad_row
-        if status == XENT_NO_MEMORY:
-            raise MemoryError("xent: no memory for the sums of the rows")
-        if status == XENT_BAD_LAYOUT:
-            raise ValueError("xent: no axis is contiguous in all arrays")
         if status == XENT_INTERRUPTED:
             pending()
-        return -1
+        if status == XENT_OK:
+            return -1
+        text = xent_status_text(status).decode()
+        if status == XENT_BAD_ARGUMENT:
+            raise ValueError(f"xent: {text}: {self.call.bad_argument.decode()}")
+        raise MemoryError(f"xent: {text}") if status == XENT_NO_MEMORY else ValueError(f"xent: {text}")
 
     def prepare(self):
         """Checks the class indices: the row of the first bad one, or -1. Finds the divisor."""
@@ -260,7 +268,7 @@ def cross_entropy(object logits, object targets, object axis, object ignore_inde
         return None
     type_x = dtype_of(x)
     type_y = dtype_of(y)
-    if type_x != XENT_F32 and type_x != XENT_F64 or type_y < XENT_I8:
+    if type_x != XENT_F32 and type_x != XENT_F64 or type_y < 0 or not cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)):
         return None
     n = cnp.PyArray_DIM(x, 0)
     c = cnp.PyArray_DIM(x, 1)
@@ -407,6 +415,10 @@ def openmp():
 
 def compiler():
     return xent_compiler().decode()
+
+
+def version():
+    return xent_version().decode()
 
 
 def memory_read(cnp.ndarray array not None, int threads):

@@ -1,7 +1,8 @@
-"""The elementwise losses: arguments judged, results allocated, elements handed to the core.
+"""Elementwise losses: validate the arguments, allocate the results, hand the elements to the core.
 
-The core reads any strides. What has another dtype or byte order than it computes in is converted a block of elements at a
-time: flat parts of the arrays, which leave their sums where those of the whole would be. So it changes no bits.
+The core reads any strides. Arrays of another dtype or byte order than it computes in are converted a block of elements at a
+time, in C order. A block holds whole summation blocks and stores their sums at the places that they have in the whole array,
+so that converting changes no bits.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from xent import _arguments as arguments
 from xent._arguments import Array, Precision
 from xent._core import Call
 
-# Elements that are summed together, and how many are converted at once.
+# The number of elements whose losses are summed together, and the number that are converted at once.
 SUM_BLOCK = 4096
 BLOCK = 16 * SUM_BLOCK
 
 
 @dataclass
 class Elements:
-    """What is read, what is written (`loss`, `out`, `hess`), and the parameters of the core's call."""
+    """The inputs, the outputs (`loss`, `out`, `hess`) and the parameters of one call."""
 
     operation: str
     x: Array
@@ -68,7 +69,7 @@ def core_call(
 
 
 def run(e: Elements, name: str) -> float:
-    """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
+    """Compute the requested results; return the reduced loss (0.0 without a reduction)."""
     x, reals, kind = e.x, e.reals, e.precision
     if x.size <= BLOCK:
         x = arguments.cast(x, kind.storage)
@@ -81,7 +82,7 @@ def run(e: Elements, name: str) -> float:
 
 
 class Flat:
-    """The elements of an array in C order, by slices: views where it is contiguous, else copies."""
+    """The elements of an array in C order. Slices are views if the array is contiguous, copies otherwise."""
 
     def __init__(self, a: Array, dtype: np.dtype[Any]):
         self.elements: Any = a.reshape(-1) if a.flags.c_contiguous else a.flat
@@ -125,7 +126,7 @@ def run_in_blocks(e: Elements, name: str) -> float:
     whole = total(reduction)
     divisor = float(size if reduction != "batchmean" else e.x.shape[0] if e.x.ndim else 1)
     if e.operation == "binary_cross_entropy" or e.sample_weight is not None:
-        # Everything is judged before anything is written.
+        # All probabilities are validated, and all weights summed, before anything is written.
         for part in parts(size):
             check(e, name, call_for(part, (None,) * 3).prepare(), part.start)
         if e.sample_weight is not None and reduction != "batchmean":
@@ -148,7 +149,7 @@ def run_in_blocks(e: Elements, name: str) -> float:
 
 
 def broadcast(value: Any, name: str, shape: tuple[int, ...], kind: Precision) -> Array | None:
-    """An array that broadcasts to the loss; a small one is converted at once."""
+    """Return an array broadcast to the loss; it is cast here if it is small, otherwise block by block."""
     found = None if value is None else arguments.real(value, name)
     small = found is not None and found.size <= BLOCK
     return arguments.broadcast(found, name, shape, kind.compute if small else None)
@@ -165,8 +166,8 @@ def bad_probability(x: Array, kind: Precision, name: str, position: int) -> Valu
     return arguments.bad_probability(name, where, float(value))
 
 
-def judge_probabilities(x: Array, kind: Precision, name: str) -> None:
-    """Refuses numbers outside [0, 1]; NaN passes."""
+def validate_probabilities(x: Array, kind: Precision, name: str) -> None:
+    """Refuse numbers outside [0, 1]; NaN passes."""
     pieces: Iterator[tuple[int, Array]] = iter(((0, x),))
     if x.dtype != kind.storage:
         flat = Flat(x, kind.storage)
@@ -200,27 +201,29 @@ def elementwise_loss(
     reductions: tuple[str, ...] = arguments.REDUCTIONS,
     **parameters: Any,
 ) -> Any:
-    """The loss, or the tuple of what was asked for, as the public functions describe it; `name` is that of their first
-    argument."""
+    """Return the loss, or the tuple of the requested results, as the public functions describe them.
+
+    `name` is what the public function calls its first argument.
+    """
     x, kind = arguments.logits(value, name, dtype)
     shape = x.shape
-    t = arguments.like(targets, "targets", shape, name)
+    t = arguments.same_shape(targets, "targets", shape, name)
     reduction = arguments.reduction(reduction, reductions)
     weight = broadcast(sample_weight, "sample_weight", shape, kind)
     positive = broadcast(pos_weight, "pos_weight", shape, kind)
-    with_grad, with_hess = arguments.asked(
+    with_grad, with_hess = arguments.requested_outputs(
         return_grad, return_hess, grad_output, grad_out, hess_out
     )
     upstream, grad_scale = arguments.grad_output(grad_output, reduction, shape, None)
     loss_shape = shape if reduction == "none" else ()
-    wanted = {
+    outputs = {
         "out": (out, loss_shape, kind.compute),
-        "grad_out": (grad_out, shape, kind.answer),
-        "hess_out": (hess_out, shape, kind.answer),
+        "grad_out": (grad_out, shape, kind.result_dtype),
+        "hess_out": (hess_out, shape, kind.result_dtype),
     }
     buffers = {
         argument: None if given is None else arguments.buffer(given, argument, *expected)
-        for argument, (given, *expected) in wanted.items()
+        for argument, (given, *expected) in outputs.items()
     }
     read = {
         name: x,
@@ -229,12 +232,12 @@ def elementwise_loss(
         "pos_weight": positive,
         "grad_output": upstream,
     }
-    arguments.separate(buffers, read, in_place=("grad_out", name))
+    arguments.check_no_overlap(buffers, read, in_place=("grad_out", name))
 
     results: list[Any] = []
-    for asked, given in ((with_grad, grad_out), (with_hess, hess_out)):
-        if asked:
-            results.append(np.empty(shape, kind.answer) if given is None else given)
+    for requested, given in ((with_grad, grad_out), (with_hess, hess_out)):
+        if requested:
+            results.append(np.empty(shape, kind.result_dtype) if given is None else given)
     stored = [np.asarray(a).view(kind.storage) for a in results] + [None, None]
     loss: Any = None
     if reduction == "none":

@@ -1,12 +1,12 @@
-"""Logits that are products, hidden @ weight.T + bias, and the products that take their gradient back.
+"""Cross-entropy of logits that are a matrix product, hidden @ weight.T + bias, and its backward products.
 
-Nearly all of the time goes to three products of matrices: the logits, the gradients of hidden and of weight. They are
-NumPy's, which leaves them to BLAS; the loss between them is the kernels'. Only a block of rows of the logits exists at a
-time; its gradient takes its place. Rows that do not count are left out: an ignored row costs no product, and whatever its
-hidden state holds reaches no gradient.
+Nearly all of the time goes to three matrix products: the logits, the gradient of hidden and the gradient of weight. NumPy
+leaves them to BLAS; the kernels compute the loss between them. Only one block of rows of the logits exists at a time, and
+its gradient overwrites it. Rows that do not count are left out: an ignored row costs no product, and whatever its hidden
+state holds reaches no gradient.
 
-BLAS has no sum of products in the interface NumPy gives to it. What later blocks add to the gradient of the weight is
-therefore computed for some classes at a time, and added while it is in the cache.
+NumPy's interface to BLAS cannot add a product to an array (gemm's beta). What later blocks contribute to the gradient of the
+weight is therefore computed for a slice of classes at a time, and added while the slice is in the cache.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import numpy as np
 from xent import _arguments as arguments
 from xent._arguments import Array, Precision
 from xent._rows import Block, Rows, blocks, run_in_blocks, unread
-from xent._softmax import compute, judge, loss_buffer, stored
+from xent._softmax import compute, loss_buffer, stored, validate
 
-# A block of logits. BLAS is at its speed from some hundred rows on: with 256 of them a product takes up to 1.2 times as
-# long as with 1024, with 64 of them twice.
+# The size of a block of logits, and its least number of rows. BLAS needs some hundred rows to be fast: with 256 a product
+# takes up to 1.2 times as long for each row as with 1024, with 64 twice as long.
 BLOCK_BYTES, BLOCK_ROWS = 64 << 20, 256
-# A slice of classes of the weight, where it has to be converted, or of its gradient, where it is added to a sum.
+# The size of a slice of classes of the weight, if it must be converted, or of its gradient, if it is added to a sum.
 SLICE_BYTES = 4 << 20
 
 
 def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether BLAS takes these numbers where they lie: one axis contiguous, rows along it apart."""
+    """Whether BLAS can read an array without a copy: one axis is contiguous, and rows along it do not overlap."""
     return (
         a.dtype == dtype
         and a.ndim == 2
@@ -47,25 +47,25 @@ def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
 
 @dataclass
 class Factor:
-    """What logits are made of: hidden, weight or bias, as the core would read it, and its gradient."""
+    """Hidden, weight or bias, stored as the core would read it, and its gradient."""
 
     values: Array
     kind: Precision
     grad: Array | None = None
 
     def read(self, at: Any, dtype: np.dtype[Any]) -> Array:
-        """A part in the compute dtype, contiguous if it is not a matrix."""
+        """Return a part in the compute dtype, in a layout that BLAS can read."""
         numbers = arguments.numbers(self.values[at], self.kind)
         return numbers if matrix(numbers, dtype) else np.ascontiguousarray(numbers, dtype)
 
     def write(self, at: Any, gradient: Array) -> None:
-        """A part of the gradient, rounded to the dtype it has been promised in."""
+        """Store a part of the gradient, rounded to its result dtype."""
         assert self.grad is not None
         self.grad[at] = arguments.rounded(gradient, self.kind)
 
 
 class Linear(Rows):
-    """Rows whose logits are products; those of the base class are their shape alone."""
+    """Rows whose logits are computed a block at a time; `logits` is a placeholder that has their shape."""
 
     def __init__(
         self, hidden: Factor, weight: Factor, bias: Factor | None, precision: Precision, **rows: Any
@@ -81,7 +81,7 @@ class Linear(Rows):
         self.slices = [slice(start, start + step) for start in starts]
 
     def counts(self, divisor: float) -> Array:
-        """Which rows count, as the kernels have it."""
+        """Return which rows count, by the same rule as the kernels."""
         counts = np.full(self.shape, self.numbers["reduction"] != "mean" or divisor != 0)
         if self.ignore_bits is not None:
             counts &= self.index != self.ignore_index
@@ -90,7 +90,7 @@ class Linear(Rows):
         return counts
 
     def blocks(self, divisor: float) -> Iterator[Block]:
-        """Of rows that count, all nearly as long; loss and gradient of the others are zeros."""
+        """Yield blocks of rows that count, all of nearly the same size; loss and gradient of other rows are set to zero."""
         counts = self.counts(divisor)
         all_count, rows = bool(counts.all()), np.count_nonzero(counts)
         if not all_count:
@@ -112,7 +112,7 @@ class Linear(Rows):
         self.finish_sums()
 
     def prepare_sums(self, parts: int) -> None:
-        """What the gradients of weight and bias are summed in: themselves, where their dtype is that of the sum."""
+        """Allocate the sums for the gradients of weight and bias; a gradient of the sum's dtype is its own sum."""
         self.empty, self.sum, self.bias_sum = True, self.weight.grad, None
         if self.weight.grad is None:
             return
@@ -124,7 +124,7 @@ class Linear(Rows):
         self.term = np.empty((widest, self.features), self.dtype)
 
     def finish_sums(self) -> None:
-        """Rounds the sums to the gradients."""
+        """Round the sums to the result dtypes of the gradients."""
         if self.weight.grad is None:
             return
         with np.errstate(all="ignore"):
@@ -137,7 +137,7 @@ class Linear(Rows):
                 self.bias.write(..., self.bias_sum)
 
     def read_weight(self) -> Iterator[tuple[slice, Array]]:
-        """Slices of classes of the weight; all of it where BLAS takes it as it is."""
+        """Yield the weight by slices of classes; as a whole if BLAS can read it without a copy."""
         if matrix(self.weight.values, self.dtype):
             yield slice(None), self.weight.values
         else:
@@ -162,13 +162,13 @@ class Linear(Rows):
             return
         gradient = out.reshape(self.states.shape[0], self.classes)
         with np.errstate(all="ignore"):
-            # The hidden states come last: their gradient may take their place.
+            # The gradient of the hidden states comes last, because it may overwrite them.
             self.add_to_sums(gradient)
             self.store_hidden(block, gradient)
         self.empty = False
 
     def add_to_sums(self, gradient: Array) -> None:
-        """Adds a block's part of the gradients of weight and bias."""
+        """Add a block's contribution to the gradients of weight and bias."""
         if self.bias_sum is not None:
             self.bias_sum += gradient.sum(axis=0)
         if self.empty and self.sum is not None and matrix(self.sum, self.dtype):
@@ -185,7 +185,7 @@ class Linear(Rows):
                 self.sum[classes] += term
 
     def store_hidden(self, block: Block, gradient: Array) -> None:
-        """Gradient of the hidden states of a block."""
+        """Compute and store the gradient of the hidden states of a block."""
         assert self.hidden.grad is not None
         place = None if isinstance(block[0], np.ndarray) else self.hidden.grad[block]
         if place is None or not (place.flags.carray and place.dtype == self.dtype):
@@ -214,20 +214,20 @@ def linear_loss(
     dtype: Any,
     **options: Any,
 ) -> Any:
-    """The loss, or the loss and the tuple of gradients, as `linear_cross_entropy` describes it."""
+    """Return the loss, or the loss and the tuple of gradients, as `linear_cross_entropy` describes them."""
     factors = {
         name: Factor(*found)
         for name, found in arguments.linear(hidden, weight, bias, dtype).items()
     }
-    precision = arguments.joint(factor.kind for factor in factors.values())
+    precision = arguments.common_precision(factor.kind for factor in factors.values())
     rows = Linear(factors["hidden"], factors["weight"], factors.get("bias"), precision)
     shape = rows.logits.shape
     rows.index, rows.soft = arguments.targets(targets, shape, len(shape) - 1)
-    judge(rows, grad_output=grad_output, **options)
-    with_grad, _ = arguments.asked(return_grad, False, grad_output, grad_out, None)
-    expected = {name: (f.values.shape, f.kind.answer) for name, f in factors.items()}
+    validate(rows, grad_output=grad_output, **options)
+    with_grad, _ = arguments.requested_outputs(return_grad, False, grad_output, grad_out, None)
+    expected = {name: (f.values.shape, f.kind.result_dtype) for name, f in factors.items()}
     grads = arguments.buffers(grad_out, "grad_out", expected)
-    arguments.separate(
+    arguments.check_no_overlap(
         {
             "out": loss_buffer(rows, out),
             **{f"grad_out[{position}]": grad for position, grad in enumerate(grads)},

@@ -1,9 +1,9 @@
-"""From judged arguments to the core: directly when every array can be read where it lies, otherwise block by block.
+"""Run validated arguments in the core: directly when it supports the layout of every array, otherwise block by block.
 
-The core wants native dtypes and one contiguous axis, that of the classes or another. What is not so (no contiguous axis,
-byte-swapped or integer input, soft targets of another precision) is copied a block of rows at a time, so that no call needs
-more memory than its row losses and one block. Blocks change no bits: a row's result does not depend on the rows beside it.
-Where the logits of a block come from, and where its gradient goes, is the rows' own to say: see `_linear.py`.
+The core needs native dtypes and one contiguous axis, that of the classes or another. Other arrays (without a contiguous
+axis, byte-swapped, of integers, soft targets of another precision) are copied a block of rows at a time, so that no call
+needs more memory than its row losses and one block. Blocks change no bits, because a row's result does not depend on the
+rows beside it. Subclasses of `Rows` can compute the logits of a block and consume its gradient: `_linear.py` does.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from xent._core import Call
 
 BLOCK_BYTES = 1 << 20
 
-# What picks rows from an array that begins with their axes: a slice of one axis at the end, or the positions of each.
+# An index that selects rows of an array whose first axes are those of the loss: integers, one slice and an ellipsis, or one
+# array of positions for each axis.
 Block = tuple[Any, ...]
 
 
 @dataclass
 class Rows:
-    """Rows of logits and what goes with them: axes of the loss first, the class axis last."""
+    """The arrays and numbers of one call. Arrays have the axes of the loss first, the class axis last."""
 
     operation: str
     logits: Array
@@ -40,13 +41,13 @@ class Rows:
     out: Array | None = None
     hess: Array | None = None
     ignore_index: int | None = None
-    # The same as the bits of the targets' dtype; None where no target can be equal.
+    # `ignore_index` as the bits of the targets' dtype; None if no target can equal it.
     ignore_bits: int | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
     def soft_dtype(self) -> np.dtype[Any]:
-        """As the core reads soft targets, or the teacher's logits."""
+        """The dtype in which the core reads soft targets, or the teacher's logits."""
         teacher = self.operation == "distillation_loss"
         return self.precision.storage if teacher else self.precision.compute
 
@@ -55,12 +56,12 @@ class Rows:
         return tuple(self.logits.shape[:-1])
 
     def blocks(self, divisor: float) -> Iterator[Block]:
-        """The blocks to compute, one after the other. What they leave out is written before the first."""
+        """Yield the blocks to compute. Results of rows that no block selects are written before the first block."""
         row_bytes = max(1, self.logits.shape[-1] * self.precision.storage.itemsize)
         return blocks(self.shape, max(1, BLOCK_BYTES // row_bytes))
 
     def load(self, block: Block) -> tuple[Array, Array | None, Array | None]:
-        """The logits of a block as the core reads them, and where it writes gradient and Hessian, if asked for."""
+        """Return the logits of a block as the core reads them, and arrays for gradient and Hessian if they are requested."""
         kind = self.precision.storage
         with np.errstate(all="ignore"):
             logits = np.ascontiguousarray(self.logits[block], kind)
@@ -69,7 +70,7 @@ class Rows:
         return logits, out, hess
 
     def store(self, block: Block, out: Array | None, hess: Array | None) -> None:
-        """Takes what the core has written."""
+        """Store the gradient and the Hessian of a block."""
         with np.errstate(all="ignore"):
             if self.out is not None:
                 self.out[block] = out
@@ -78,7 +79,7 @@ class Rows:
 
 
 def blocks(shape: tuple[int, ...], rows: int) -> Iterator[Block]:
-    """Indices that cut `shape` into parts of at most `rows` elements, in C order."""
+    """Yield indices that cut `shape` into parts of at most `rows` elements, in C order."""
     axis, inner = len(shape), 1
     while axis > 0 and inner * shape[axis - 1] <= rows:
         axis -= 1
@@ -97,7 +98,7 @@ def part(a: Array | None, block: Block) -> Array | None:
 
 
 def run(rows: Rows) -> float:
-    """Computes everything asked for; returns the reduced loss (0.0 without a reduction)."""
+    """Compute the requested results; return the reduced loss (0.0 without a reduction)."""
     kind = rows.precision
     outputs = (rows.out, rows.hess)
     if (
@@ -116,7 +117,7 @@ def run(rows: Rows) -> float:
             rows.out,
             rows.hess,
         )
-        if call.readable():
+        if call.layout_supported():
             check(rows, call.run())
             return float(call.result)
     return run_in_blocks(rows)
@@ -129,16 +130,16 @@ def core_call(rows: Rows, logits: Array) -> Call:
 
 
 def unread(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """What stands for logits of this shape where none are read."""
+    """Return a placeholder for logits that a call does not read: one element, broadcast to their shape."""
     return np.broadcast_to(np.empty((), dtype), shape)
 
 
 def run_in_blocks(rows: Rows) -> float:
-    """The same, a block of rows at a time."""
+    """Compute the requested results a block of rows at a time; return the reduced loss (0.0 without a reduction)."""
     reduced = rows.numbers.get("reduction", "none") != "none"
     if rows.loss is None and reduced:
         rows.loss = np.empty(rows.shape, rows.precision.compute)
-    # Targets and weights are judged as a whole, before anything is written; no logit is read for it.
+    # All targets are validated, and the divisor is found, before anything is written; that reads no logit.
     whole = core_call(rows, unread(rows.logits.shape, rows.precision.storage))
     whole.arrays(rows.index, None, rows.class_weight, rows.sample_weight, None, rows.loss)
     check(rows, whole.prepare())

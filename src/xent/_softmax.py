@@ -1,4 +1,4 @@
-"""The losses over a softmax: arguments judged, results allocated, rows handed to the core."""
+"""Losses over a softmax: validate the arguments, allocate the results, hand the rows to the core."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from xent import _arguments as arguments
-from xent._elementwise import judge_probabilities
+from xent._elementwise import validate_probabilities
 from xent._rows import Rows, run
 
-# What takes class probabilities in the place of class indices.
+# Operations that accept class probabilities as targets.
 SOFT = ("cross_entropy", "nll_loss", "categorical_cross_entropy")
 
 
@@ -42,8 +42,10 @@ def softmax_loss(
     strength: float = 0.0,
     eps: float = 0.0,
 ) -> Any:
-    """The loss, or the tuple of what was asked for, as the public functions describe it. `name` is what they call their
-    logits; without targets there may be the logits of a teacher."""
+    """Return the loss, or the tuple of the requested results, as the public functions describe them.
+
+    `name` is what the public function calls its logits. `distillation_loss` has the logits of a teacher instead of targets.
+    """
     x, kind = arguments.logits(logits, name, dtype)
     axis = arguments.class_axis(axis, x.ndim, name)
     index = soft = None
@@ -58,7 +60,7 @@ def softmax_loss(
                 f"expected class indices of shape {soft.shape[:-1]}"
             )
     rows = Rows(operation, arguments.classes_last(x, axis), kind, index, soft)
-    judge(
+    validate(
         rows,
         class_weight=class_weight,
         sample_weight=sample_weight,
@@ -72,7 +74,7 @@ def softmax_loss(
         strength=strength,
         eps=eps,
     )
-    with_grad, with_hess = arguments.asked(
+    with_grad, with_hess = arguments.requested_outputs(
         return_grad, return_hess, grad_output, grad_out, hess_out
     )
     with_lse = arguments.flag(return_lse, "return_lse")
@@ -80,12 +82,12 @@ def softmax_loss(
         "out": loss_buffer(rows, out),
         "grad_out": None
         if grad_out is None
-        else arguments.buffer(grad_out, "grad_out", x.shape, kind.answer),
+        else arguments.buffer(grad_out, "grad_out", x.shape, kind.result_dtype),
         "hess_out": None
         if hess_out is None
-        else arguments.buffer(hess_out, "hess_out", x.shape, kind.answer),
+        else arguments.buffer(hess_out, "hess_out", x.shape, kind.result_dtype),
     }
-    arguments.separate(
+    arguments.check_no_overlap(
         buffers,
         {
             name: x,
@@ -97,15 +99,15 @@ def softmax_loss(
         in_place=("grad_out", name),
     )
     if operation == "categorical_cross_entropy":
-        judge_probabilities(x, kind, name)
+        validate_probabilities(x, kind, name)
 
     results: list[Any] = []
     if with_grad:
-        grad = np.empty(x.shape, kind.answer) if grad_out is None else grad_out
+        grad = np.empty(x.shape, kind.result_dtype) if grad_out is None else grad_out
         rows.out = arguments.classes_last(stored(grad, kind), axis)
         results.append(grad)
     if with_hess:
-        hess = np.empty(x.shape, kind.answer) if hess_out is None else hess_out
+        hess = np.empty(x.shape, kind.result_dtype) if hess_out is None else hess_out
         rows.hess = arguments.classes_last(stored(hess, kind), axis)
         results.append(hess)
     if with_lse:
@@ -116,7 +118,7 @@ def softmax_loss(
     return (loss, *results) if results else loss
 
 
-def judge(
+def validate(
     rows: Rows,
     *,
     class_weight: Any,
@@ -131,9 +133,9 @@ def judge(
     strength: float = 0.0,
     eps: float = 0.0,
 ) -> None:
-    """Takes the weights and numbers of a call into its rows, whose logits and targets are there."""
+    """Validate weights and numbers, and store them in `rows`, which have their logits and targets already."""
     shape, classes, kind = rows.shape, rows.logits.shape[-1], rows.precision.compute
-    rows.ignore_bits = arguments.ignore(ignore_index, rows.index)
+    rows.ignore_bits = arguments.ignore_bits(ignore_index, rows.index)
     rows.ignore_index = ignore_index
     reduction = arguments.reduction(reduction)
     rows.class_weight = arguments.class_weight(class_weight, classes, kind)
@@ -152,19 +154,19 @@ def judge(
 
 
 def loss_buffer(rows: Rows, out: Any) -> arguments.Array | None:
-    """The caller's array for the loss of judged rows."""
+    """Validate the caller's array for the loss of validated rows."""
     shape = rows.shape if rows.numbers["reduction"] == "none" else ()
     return None if out is None else arguments.buffer(out, "out", shape, rows.precision.compute)
 
 
 def compute(rows: Rows, runs: Callable[[Rows], float], out: Any) -> Any:
-    """Runs judged rows, and returns their loss as it was asked for."""
+    """Run validated rows, and return their loss in the requested form."""
     kind = rows.precision.compute
-    separate = rows.numbers["reduction"] == "none"
-    if separate:
+    unreduced = rows.numbers["reduction"] == "none"
+    if unreduced:
         rows.loss = np.empty(rows.shape, kind) if out is None else np.asarray(out)
     total = runs(rows)
-    if separate:
+    if unreduced:
         assert rows.loss is not None
         return rows.loss[()] if out is None else out
     with np.errstate(over="ignore"):
@@ -175,6 +177,6 @@ def compute(rows: Rows, runs: Callable[[Rows], float], out: Any) -> Any:
     return out
 
 
-def stored(answer: Any, kind: arguments.Precision) -> arguments.Array:
-    """An array of the answer's dtype as the core writes it."""
-    return np.asarray(answer).view(kind.storage) if kind.bfloat16 else np.asarray(answer)
+def stored(result: Any, kind: arguments.Precision) -> arguments.Array:
+    """Return a view of a result as the core writes it: bfloat16 as its bits."""
+    return np.asarray(result).view(kind.storage) if kind.bfloat16 else np.asarray(result)

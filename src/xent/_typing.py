@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 Scalar = np.floating[Any]
-# One number per row; of a single row, given without other axes, it is a scalar as NumPy has it.
+# One number for each row; NumPy returns a scalar for a single row without other axes.
 Array = NDArray[np.floating[Any]]
 
 
 class RowOptions(TypedDict, total=False):
-    """What every function of rows takes besides the arguments its type depends on."""
+    """Options of every function over rows, without the arguments on which the type of its result depends."""
 
     axis: int
     sample_weight: ArrayLike | None
@@ -39,27 +39,27 @@ class RowOptions(TypedDict, total=False):
 
 
 class GradientOptions(RowOptions, total=False):
-    """And those with a gradient."""
+    """Options of functions over rows that have a gradient."""
 
     grad_output: ArrayLike | None
     grad_out: NDArray[Any] | None
 
 
 class DistillationOptions(GradientOptions, total=False):
-    """And `distillation_loss`."""
+    """Options of `distillation_loss`."""
 
     temperature: float
 
 
 class EntropyOptions(GradientOptions, total=False):
-    """And `entropy`."""
+    """Options of `entropy`."""
 
     softcap: float | None
     temperature: float
 
 
 class NllOptions(GradientOptions, total=False):
-    """And `nll_loss`."""
+    """Options of `nll_loss`."""
 
     class_weight: ArrayLike | None
     ignore_index: int | None
@@ -67,13 +67,13 @@ class NllOptions(GradientOptions, total=False):
 
 
 class CategoricalOptions(NllOptions, total=False):
-    """And `categorical_cross_entropy`."""
+    """Options of `categorical_cross_entropy`."""
 
     eps: float | None
 
 
 class TokenOptions(RowOptions, total=False):
-    """And `token_log_probs`."""
+    """Options of `token_log_probs`."""
 
     ignore_index: int | None
     softcap: float | None
@@ -81,7 +81,7 @@ class TokenOptions(RowOptions, total=False):
 
 
 class LossOptions(TokenOptions, total=False):
-    """And every softmax loss."""
+    """Options of every softmax loss."""
 
     class_weight: ArrayLike | None
     z_loss: float
@@ -90,13 +90,13 @@ class LossOptions(TokenOptions, total=False):
 
 
 class CrossEntropyOptions(LossOptions, total=False):
-    """And `cross_entropy`."""
+    """Options of `cross_entropy`."""
 
     label_smoothing: float
 
 
 class LinearOptions(TypedDict, total=False):
-    """What `linear_cross_entropy` takes: all of these but the class axis, and gradients in a tuple."""
+    """Options of `linear_cross_entropy`, which has no class axis and takes a tuple of gradient buffers."""
 
     class_weight: ArrayLike | None
     sample_weight: ArrayLike | None
@@ -110,19 +110,19 @@ class LinearOptions(TypedDict, total=False):
 
 
 class FocalOptions(LossOptions, total=False):
-    """And `focal_loss`."""
+    """Options of `focal_loss`."""
 
     gamma: float
 
 
 class Poly1Options(LossOptions, total=False):
-    """And `poly1_loss`."""
+    """Options of `poly1_loss`."""
 
     epsilon: float
 
 
 class ElementOptions(TypedDict, total=False):
-    """What every elementwise loss takes besides the arguments its type depends on."""
+    """Options of every elementwise loss, without the arguments on which the type of its result depends."""
 
     sample_weight: ArrayLike | None
     grad_output: ArrayLike | None
@@ -131,27 +131,27 @@ class ElementOptions(TypedDict, total=False):
 
 
 class BinaryOptions(ElementOptions, total=False):
-    """And `binary_cross_entropy`."""
+    """Options of `binary_cross_entropy`."""
 
     eps: float | None
     label_smoothing: float
 
 
 class BinaryLogitsOptions(ElementOptions, total=False):
-    """And `binary_cross_entropy_with_logits`."""
+    """Options of `binary_cross_entropy_with_logits`."""
 
     pos_weight: ArrayLike | None
     label_smoothing: float
 
 
 class SigmoidFocalOptions(ElementOptions, total=False):
-    """And `sigmoid_focal_loss`."""
+    """Options of `sigmoid_focal_loss`."""
 
     alpha: float | None
     gamma: float
 
 
 class KlOptions(ElementOptions, total=False):
-    """And `kl_div`."""
+    """Options of `kl_div`."""
 
     log_target: bool

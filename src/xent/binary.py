@@ -101,8 +101,8 @@ def binary_cross_entropy(
     label_smoothing : float, default 0.0
         e in [0, 1]: targets become t (1 - e) + e / 2.
     sample_weight : array_like, optional
-        Weight of each element, broadcast to the shape of `probs`. An element of weight 0 counts for nothing, NaN or
-        not; one of weight 2 counts twice.
+        Weight of each element, broadcast to the shape of `probs`. An element of weight 0 does not count, even
+        if it is NaN; one of weight 2 counts twice.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
         gradient zero.
@@ -111,7 +111,7 @@ def binary_cross_entropy(
     grad_output : array_like, optional
         Upstream gradient: a scalar, or of the loss's shape for reduction "none".
     out, grad_out : numpy.ndarray, optional
-        Where to put the results; `grad_out` may be the memory of `probs`.
+        Where to write the results; `grad_out` may be the memory of `probs`.
     dtype : "bfloat16", optional
         Reads uint16 input as the bits of bfloat16.
 
@@ -120,7 +120,7 @@ def binary_cross_entropy(
     loss : numpy scalar, or array of the shape of `probs` for reduction "none"
         float64 for float64, integers and bool, else float32.
     grad : numpy.ndarray
-        If asked for: shape and dtype of `probs`, float64 for integers. Below the smallest normal number they are 0.
+        If requested: shape and dtype of `probs`, float64 for integers. Elements below the smallest normal one are 0.
 
     Raises
     ------
@@ -273,8 +273,8 @@ def binary_cross_entropy_with_logits(
     label_smoothing : float, default 0.0
         e in [0, 1]: targets become t (1 - e) + e / 2.
     sample_weight : array_like, optional
-        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 counts for nothing, NaN or
-        not; one of weight 2 counts twice.
+        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 does not count, even
+        if it is NaN; one of weight 2 counts twice.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
         gradient zero.
@@ -285,7 +285,7 @@ def binary_cross_entropy_with_logits(
     grad_output : array_like, optional
         Upstream gradient: a scalar, or of the loss's shape for reduction "none".
     out, grad_out, hess_out : numpy.ndarray, optional
-        Where to put the results; `grad_out` may be the memory of `logits`.
+        Where to write the results; `grad_out` may be the memory of `logits`.
     dtype : "bfloat16", optional
         Reads uint16 input as the bits of bfloat16.
 
@@ -294,7 +294,7 @@ def binary_cross_entropy_with_logits(
     loss : numpy scalar, or array of the shape of `logits` for reduction "none"
         float64 for float64, integers and bool, else float32.
     grad, hess : numpy.ndarray
-        If asked for: shape and dtype of `logits`, float64 for integers. Below the smallest normal number they are 0.
+        If requested: shape and dtype of `logits`, float64 for integers. Elements below the smallest normal one are 0.
 
     Raises
     ------
@@ -429,12 +429,12 @@ def sigmoid_focal_loss(
     hess_out: Any = None,
     dtype: Any = None,
 ) -> Any:
-    r"""Focal loss of logits, element by element: binary cross-entropy that sure elements hardly enter.
+    r"""Focal loss of logits, element by element: binary cross-entropy that weights confident elements down.
 
     .. math:: \ell = \alpha_t\, (1 - p_t)^\gamma\, \mathrm{BCE}(z, t), \qquad
         1 - p_t = t\, \sigma(-z) + (1 - t)\, \sigma(z), \qquad \alpha_t = \alpha\, t + (1 - \alpha)(1 - t)
 
-    computed from :math:`\log(1 - p_t)`, so that sure elements keep their digits.
+    computed from :math:`\log(1 - p_t)`, so that the most confident elements keep all their digits.
 
     Parameters
     ----------
@@ -445,10 +445,10 @@ def sigmoid_focal_loss(
     alpha : float or None, default 0.25
         In [0, 1]: weight of positive elements; that of negative ones is 1 - alpha. None weights all alike.
     gamma : float, default 2.0
-        How much less sure elements count; 0 is binary cross-entropy.
+        Exponent of the weight :math:`(1 - p_t)^\gamma` of an element; 0 is binary cross-entropy.
     sample_weight : array_like, optional
-        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 counts for nothing, NaN or
-        not; one of weight 2 counts twice.
+        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 does not count, even
+        if it is NaN; one of weight 2 counts twice.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
         gradient zero.
@@ -459,7 +459,7 @@ def sigmoid_focal_loss(
     grad_output : array_like, optional
         Upstream gradient: a scalar, or of the loss's shape for reduction "none".
     out, grad_out, hess_out : numpy.ndarray, optional
-        Where to put the results; `grad_out` may be the memory of `logits`.
+        Where to write the results; `grad_out` may be the memory of `logits`.
     dtype : "bfloat16", optional
         Reads uint16 input as the bits of bfloat16.
 
@@ -468,7 +468,7 @@ def sigmoid_focal_loss(
     loss : numpy scalar, or array of the shape of `logits` for reduction "none"
         float64 for float64, integers and bool, else float32.
     grad, hess : numpy.ndarray
-        If asked for: shape and dtype of `logits`, float64 for integers. Below the smallest normal number they are 0.
+        If requested: shape and dtype of `logits`, float64 for integers. Elements below the smallest normal one are 0.
 
     Raises
     ------

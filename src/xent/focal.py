@@ -1,4 +1,4 @@
-"""Losses that reshape cross-entropy by how sure the model is: focal and poly-1."""
+"""Losses that modulate the likelihood of the target: focal loss and poly-1 loss."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ def focal_loss(
     hess_out: Any = None,
     dtype: Any = None,
 ) -> Any:
-    r"""Focal loss over classes: cross-entropy that sure rows hardly enter.
+    r"""Focal loss over classes: cross-entropy that weights confident rows down.
 
     .. math:: \ell = w_y\, (1 - p_y)^\gamma\, (-\log p_y), \qquad p = \mathrm{softmax}(z)
 
-    computed from :math:`\log(1 - p_y)`, so that rows as sure as the dtype can tell keep their digits.
+    computed from :math:`\log(1 - p_y)`, so that the most confident rows keep all their digits.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def focal_loss(
     targets : array_like of integers
         Class indices: the shape of `logits` without the class axis.
     gamma : float, default 2.0
-        How much less sure rows count; 0 is cross-entropy.
+        Exponent of the weight :math:`(1 - p_y)^\gamma` of a row; 0 is cross-entropy.
     class_weight : array_like, shape (C,), optional
         Weight of each class: the alpha of the paper.
     axis, sample_weight, ignore_index, z_loss, softcap, temperature, reduction, dtype

@@ -77,8 +77,8 @@ def entropy(
 
     .. math:: H = -\sum_c p_c \log p_c = \mathrm{lse} - \sum_c p_c z_c, \qquad p = \mathrm{softmax}(z)
 
-    computed relative to the largest logit, where every term has one sign, so that sure rows keep their digits. The gradient
-    is :math:`-p_c\, (\log p_c + H)`.
+    computed relative to the largest logit, where every term has one sign, so that confident rows keep all their digits. The
+    gradient is :math:`-p_c\, (\log p_c + H)`.
 
     Parameters
     ----------
@@ -203,9 +203,10 @@ def distillation_loss(
     Parameters
     ----------
     student_logits : array_like, shape (..., C, ...)
-        The logits :math:`z` that learn, as in `cross_entropy`.
+        The logits :math:`z` of the model that learns, as in `cross_entropy`.
     teacher_logits : array_like, shape of `student_logits`
-        The logits :math:`z'` learnt from. If the dtypes differ, both are computed in the one NumPy promotes them to.
+        The logits :math:`z'` of the model to learn from. If the dtypes differ, both are computed in the one that NumPy
+        promotes them to.
     temperature : float, default 1.0
         T > 0.
     axis, sample_weight, dtype
@@ -325,7 +326,7 @@ def kl_div(
     .. math:: \ell = t\, (\log t - x) \qquad \text{or, with log-targets,} \qquad \ell = e^t\, (t - x)
 
     and 0 where the target probability is 0; the gradient is -t or :math:`-e^t`. Only the sum over a distribution, not
-    an element, is sure to be positive.
+    an element, is certain to be positive.
 
     Parameters
     ----------
@@ -336,8 +337,8 @@ def kl_div(
     log_target : bool, default False
         Whether `targets` are logarithms.
     sample_weight : array_like, optional
-        Weight of each element, broadcast to the shape of `log_probs`. An element of weight 0 counts for nothing, NaN or
-        not; one of weight 2 counts twice.
+        Weight of each element, broadcast to the shape of `log_probs`. An element of weight 0 does not count, even
+        if it is NaN; one of weight 2 counts twice.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
         gradient zero. "batchmean" divides the sum by
@@ -347,7 +348,7 @@ def kl_div(
     grad_output : array_like, optional
         Upstream gradient: a scalar, or of the loss's shape for reduction "none".
     out, grad_out : numpy.ndarray, optional
-        Where to put the results; `grad_out` may be the memory of `log_probs`.
+        Where to write the results; `grad_out` may be the memory of `log_probs`.
     dtype : "bfloat16", optional
         Reads uint16 input as the bits of bfloat16.
 
@@ -356,7 +357,7 @@ def kl_div(
     loss : numpy scalar, or array of the shape of `log_probs` for reduction "none"
         float64 for float64, integers and bool, else float32.
     grad : numpy.ndarray
-        If asked for: shape and dtype of `log_probs`, float64 for integers. Below the smallest normal number they are 0.
+        If requested: shape and dtype of `log_probs`, float64 for integers. Elements below the smallest normal one are 0.
 
     Raises
     ------

@@ -127,12 +127,13 @@ def linear_cross_entropy(
         \frac{\partial \ell}{\partial h} = g W, \quad \frac{\partial \ell}{\partial W} = g^{\mathsf T} h, \quad
         \frac{\partial \ell}{\partial b} = \sum_n g_n, \quad g = \frac{\partial \ell}{\partial z}
 
-    A block of rows of the logits is computed, its loss taken, and its gradient g put in its place and multiplied on.
+    Blocks of rows are computed one after the other: the logits, then their loss and gradient g, which overwrites them,
+    then the products of g.
 
     Parameters
     ----------
     hidden : array_like, shape (..., D)
-        What the layer is given, a row for each loss: float16, bfloat16, float32, float64, integers or bools.
+        The input of the layer, one row for each loss: float16, bfloat16, float32, float64, integers or bools.
     weight : array_like, shape (C, D)
         For each class the weights of the features, as in PyTorch.
     targets : array_like
@@ -182,8 +183,8 @@ def linear_cross_entropy(
     array of its size in the compute dtype. `weight` and `hidden` are never converted as a whole, nor are class
     probabilities, of which a block may be.
 
-    The three products are NumPy's, which has BLAS compute them, on threads of its own: what `set_num_threads` says goes
-    for the loss between them. The last bits of BLAS depend on machine, threads and size, and so do those of the results.
+    NumPy has BLAS compute the three products, on threads of its own; `set_num_threads` applies to the loss between them
+    alone. The last bits of BLAS depend on machine, threads and size, and so do those of the results.
 
     The idea is that of Liger [1]_ and of Cut Cross-Entropy [2]_, which recomputes the logits instead of going by rows.
 

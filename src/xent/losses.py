@@ -1,4 +1,4 @@
-"""Losses over logits: cross-entropy and what language-model evaluation calls."""
+"""Losses over logits: cross-entropy, and the functions that evaluate language models."""
 
 from __future__ import annotations
 
@@ -218,8 +218,8 @@ def cross_entropy(
     ----------
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities: float16 and bfloat16 (computed in float32), float32, float64, integers and bools
-        (computed in float64). ``-inf`` masks a
-        class. Rows may be strided, reversed, broadcast, unaligned or read-only; none of that copies the array.
+        (computed in float64). ``-inf`` masks a class. Rows may be strided, reversed, broadcast, unaligned or read-only; none
+        of that copies the array.
     targets : array_like
         Class indices: the shape of `logits` without the class axis, any integer or bool dtype. Or class probabilities:
         the shape of `logits`, any real dtype; they need not sum to 1.
@@ -230,7 +230,7 @@ def cross_entropy(
     sample_weight : array_like, optional
         Weight of each row, broadcastable to the loss: a row of weight 2 counts as two rows.
     ignore_index : int or None, default -100
-        Rows with this target count for nothing: loss 0, gradient exactly 0. ``None``: no target is ignored.
+        Rows with this target do not count: their loss is 0, their gradient exactly 0. ``None``: no target is ignored.
     label_smoothing : float, default 0.0
         e in [0, 1].
     z_loss : float, default 0.0
@@ -399,7 +399,7 @@ def token_log_probs(
     logits : array_like, shape (..., V, ...)
         Scores of each token of the vocabulary, as in `cross_entropy`.
     targets : array_like of integers
-        The tokens that came: the shape of `logits` without the class axis.
+        The observed tokens: the shape of `logits` without the class axis.
     axis, sample_weight, ignore_index, softcap, temperature, out, dtype
         As in `cross_entropy`. Ignored positions are 0.
     reduction : {"none", "sum", "mean"}, default "none"
@@ -433,7 +433,7 @@ def token_log_probs(
         out=out,
         dtype=dtype,
     )
-    # 0 - loss, not -loss: the log-probability of a sure token is 0.0, never -0.0.
+    # 0 - loss, not -loss: the log-probability of a certain token is 0.0, never -0.0.
     return (
         np.subtract(0, loss, out=loss)
         if isinstance(loss, np.ndarray)
@@ -452,14 +452,14 @@ def perplexity(
     temperature: float = 1.0,
     dtype: Literal["bfloat16"] | None = None,
 ) -> Scalar:
-    r"""Perplexity of a language model: :math:`\exp` of the mean negative log-probability of the tokens that came.
+    r"""Perplexity of a language model: :math:`\exp` of the mean negative log-probability of the observed tokens.
 
     Parameters
     ----------
     logits : array_like, shape (..., V, ...)
         Scores of each token of the vocabulary, as in `cross_entropy`.
     targets : array_like of integers
-        The tokens that came: the shape of `logits` without the class axis.
+        The observed tokens: the shape of `logits` without the class axis.
     axis, sample_weight, ignore_index, softcap, temperature, dtype
         As in `cross_entropy`.
 
@@ -475,7 +475,7 @@ def perplexity(
 
     Examples
     --------
-    A model that knows nothing is as perplexed as its vocabulary is large:
+    The perplexity of uniform predictions is the size of the vocabulary:
 
     >>> import numpy as np, xent
     >>> round(float(xent.perplexity(np.zeros((2, 5, 100)), np.ones((2, 5), int))), 9)
@@ -498,7 +498,7 @@ def perplexity(
 
 
 def class_indices(targets: Any, logits: Any, function: str) -> Any:
-    """Refuses class probabilities, which `cross_entropy` would take."""
+    """Refuse class probabilities, which `cross_entropy` would accept."""
     found = arguments.array(targets, "targets")
     if found.dtype.kind not in "iub":
         raise TypeError(

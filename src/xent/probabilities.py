@@ -1,4 +1,4 @@
-"""Losses of probabilities and of their logarithms: the softmax has been taken already."""
+"""Losses of probabilities and of log-probabilities, to which a softmax has been applied already."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def nll_loss(
     grad_out: Any = None,
     dtype: Any = None,
 ) -> Any:
-    r"""Negative log-likelihood of log-probabilities: cross-entropy whose softmax has been taken already.
+    r"""Negative log-likelihood of log-probabilities: cross-entropy without the softmax.
 
     .. math::
         \text{indices:}\quad & \ell = -(1-e)\, w_y\, x_y - \frac{e}{C} \sum_c w_c\, x_c \\
@@ -100,7 +100,7 @@ def nll_loss(
     Returns
     -------
     loss, or (loss, grad)
-        As `cross_entropy`. Only classes that a target gives weight are looked at.
+        As `cross_entropy`. Only classes to which the target gives weight are read.
 
     Raises
     ------
@@ -230,7 +230,7 @@ def categorical_cross_entropy(
     Returns
     -------
     loss, or (loss, grad)
-        As `cross_entropy`. Only classes that a target gives weight are looked at.
+        As `cross_entropy`. Only classes to which the target gives weight are read.
 
     Raises
     ------

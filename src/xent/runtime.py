@@ -61,7 +61,7 @@ def get_num_threads() -> int:
 
     That of the innermost `num_threads` of this context, else that of `set_num_threads`, else of the environment's
     ``XENT_NUM_THREADS`` or ``OMP_NUM_THREADS``, else the smaller of the CPUs this process may run on and the quota of its
-    control group.
+    control group. Where xent itself was told nothing, never more than OpenMP's own limit, which threadpoolctl sets.
 
     Returns
     -------

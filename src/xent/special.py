@@ -16,7 +16,7 @@ __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 
 def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
-    """The axes to work over, from the front, each once; None is all."""
+    """Return the axes to reduce, counted from the front and without repetition; None means all."""
     if axis is None:
         return tuple(range(ndim))
     if not isinstance(axis, tuple):
@@ -28,7 +28,7 @@ def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
 
 
 def _classes_last(x: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """A view with one class axis in place of `axes`, last; a copy where no view can have that."""
+    """Return a view in which `axes` are merged into one last axis; a copy if no view can do that."""
     if len(axes) == 1:
         return arguments.classes_last(x, axes[0])
     kept = [d for d in range(x.ndim) if d not in axes]
@@ -37,12 +37,12 @@ def _classes_last(x: np.ndarray[Any, Any], axes: tuple[int, ...]) -> np.ndarray[
 
 
 def _exp(t: Array) -> Array:
-    """exp(t) of float64 t <= 0, 0 below the smallest normal number."""
+    """Return exp(t) of float64 t <= 0; results below the smallest normal number are 0."""
     return np.where(t < -708.0, 0.0, _core.math("exp", np.ascontiguousarray(np.maximum(t, -708.0))))
 
 
 def _log(top: Array, rest: Array) -> Array:
-    """log |top + rest| of float64, exact near 1."""
+    """Return log |top + rest| of float64, accurate near 1."""
     s = np.abs(top + rest)
     lift = np.where(s > 2.0**1000, 64, 0)
     near = (s > 0.5) & (s < 2.0)
@@ -55,7 +55,7 @@ def _log(top: Array, rest: Array) -> Array:
 def _weighted(
     x: np.ndarray[Any, Any], b: np.ndarray[Any, Any], kind: arguments.Precision
 ) -> tuple[Array, Array]:
-    """(log |sum of b exp(x)|, its sign) over the last axis, in float64, relative to the largest x whose b is not 0."""
+    """Return log |Σ b exp(x)| and its sign over the last axis, in float64, relative to the largest x whose b is not 0."""
     shape = x.shape[:-1]
     lse, sign = np.empty(shape), np.empty(shape)
     for block in blocks(shape, max(1, BLOCK_BYTES // (8 * max(1, x.shape[-1])))):
@@ -177,8 +177,8 @@ def logsumexp(
         kept_shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape))
     final = kept_shape if keepdims else shape
     if out is not None:
-        out = arguments.buffer(out, "out", final, kind.answer)
-        arguments.separate({"out": out}, {"a": x, "b": factors})
+        out = arguments.buffer(out, "out", final, kind.result_dtype)
+        arguments.check_no_overlap({"out": out}, {"a": x, "b": factors})
     classes_last = _classes_last(x, axes)
     if factors is None:
         rows = Rows("logsumexp", classes_last, kind)
@@ -195,11 +195,11 @@ def logsumexp(
     result = lse.reshape(final)
     with np.errstate(over="ignore"):
         if out is None:
-            result = result.astype(kind.answer, copy=False)[()]
+            result = result.astype(kind.result_dtype, copy=False)[()]
         elif lse is not out:
             out[...] = result
     result = result if out is None else out
-    return (result, sign.reshape(final).astype(kind.answer)[()]) if return_sign else result
+    return (result, sign.reshape(final).astype(kind.result_dtype)[()]) if return_sign else result
 
 
 def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
@@ -208,11 +208,11 @@ def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
     whole = values.reshape(1) if scalar else values
     axes = (0,) if scalar and axis is None else _axes(axis, values.ndim, "x")
     if out is not None:
-        out = arguments.buffer(out, "out", values.shape, kind.answer)
-        arguments.separate({"out": out}, {"x": values}, in_place=("out", "x"))
+        out = arguments.buffer(out, "out", values.shape, kind.result_dtype)
+        arguments.check_no_overlap({"out": out}, {"x": values}, in_place=("out", "x"))
     if any(whole.shape[d] == 0 for d in axes):
         raise ValueError(f"x: shape {values.shape} has no elements along the axis of the classes")
-    result = np.empty(values.shape, kind.answer) if out is None else out
+    result = np.empty(values.shape, kind.result_dtype) if out is None else out
     target = np.asarray(result).view(kind.storage).reshape(whole.shape)
     if values.size:
         view = _classes_last(target, axes)
@@ -224,8 +224,8 @@ def _map(operation: str, x: ArrayLike, axis: Any, out: Array | None) -> Array:
             kept = [d for d in range(whole.ndim) if d not in axes]
             order = (*kept, *sorted(axes))
             target.transpose(order)[...] = rows.out.reshape([whole.shape[d] for d in order])
-    answer: Array = result if out is not None or not scalar else result[()]
-    return answer
+    mapped: Array = result if out is not None or not scalar else result[()]
+    return mapped
 
 
 def softmax(

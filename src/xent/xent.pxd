@@ -1,6 +1,8 @@
 # The C interface for Cython: `cimport xent.xent`. The manual is xent.h, in xent.get_include().
 from libc.stdint cimport int64_t
 
+include "operations.pxi" # xent_operation, of which the build writes it
+
 cdef extern from "xent.h" nogil:
     ctypedef enum xent_dtype:
         XENT_F32
@@ -24,22 +26,7 @@ cdef extern from "xent.h" nogil:
         XENT_NO_MEMORY
         XENT_BAD_LAYOUT
         XENT_INTERRUPTED
-
-    ctypedef enum xent_operation:
-        XENT_CROSS_ENTROPY
-        XENT_FOCAL_LOSS
-        XENT_POLY1_LOSS
-        XENT_NLL_LOSS
-        XENT_CATEGORICAL_CROSS_ENTROPY
-        XENT_DISTILLATION_LOSS
-        XENT_ENTROPY
-        XENT_BINARY_CROSS_ENTROPY
-        XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS
-        XENT_SIGMOID_FOCAL_LOSS
-        XENT_KL_DIV
-        XENT_LOGSUMEXP
-        XENT_SOFTMAX
-        XENT_LOG_SOFTMAX
+        XENT_BAD_ARGUMENT
 
     ctypedef enum xent_reduction:
         XENT_NONE
@@ -59,10 +46,36 @@ cdef extern from "xent.h" nogil:
         void *data
         const int64_t *strides
 
+    ctypedef struct xent_sums:
+        double max
+        double sum_exp
+        double max_count
+        double sum_a
+        double sum_a_t
+        double teacher_max
+        double teacher_sum_exp
+        double teacher_max_count
+        double target_logit
+        double target_weight
+        double target_slope
+        int64_t has_target
+        int64_t class_begin
+        int64_t class_end
+        int64_t num_classes
+        double temperature
+        int64_t operation
+
     ctypedef struct xent_call:
+        size_t size
+        const char *bad_argument
+        int64_t bad_row
+        double divisor
+        double total
+        double result
         xent_operation operation
         xent_dtype dtype
         int ndim
+        xent_dtype index_type
         const int64_t *shape
         int64_t classes
         int64_t logits_class_step
@@ -72,42 +85,48 @@ cdef extern from "xent.h" nogil:
         xent_array logits
         xent_array index
         xent_array soft
-        xent_dtype index_type
         const void *class_weight
         xent_array sample_weight
+        xent_array pos_weight
         xent_array grad_output
         xent_array loss
         xent_array lse
         xent_array out
         xent_array hess
-        int has_ignore
         int64_t ignore_index
+        int has_ignore
+        int log_target
         double label_smoothing
         double strength
         double eps
         double z_loss
         double softcap
         double temperature
-        xent_array pos_weight
         double alpha
-        int log_target
-        double *block_sums
-        xent_reduction reduction
         double grad_scale
+        xent_reduction reduction
         int threads
         int (*poll)(void *data) noexcept
         void *poll_data
-        double divisor
-        double total
-        double result
-        int64_t bad_row
+        double *block_sums
+        xent_sums *sums
+        int64_t class_offset
+        int64_t num_classes
 
+    xent_call xent_call_defaults()
     const xent_call XENT_CALL_DEFAULTS
     xent_status xent_run(xent_call *call)
     xent_status xent_prepare(xent_call *call)
     xent_status xent_compute(xent_call *call)
     xent_status xent_finish(xent_call *call)
-    int xent_readable(const xent_call *call)
+    xent_status xent_reduce(xent_call *call)
+    xent_status xent_head(xent_call *call)
+    xent_status xent_apply(xent_call *call)
+    xent_status xent_merge(xent_sums *merged, const xent_sums *const *shards, int64_t count, int64_t rows, int64_t *bad_row)
+    int xent_layout_supported(const xent_call *call)
+    const char *xent_status_text(xent_status status)
+    const char *xent_operation_name(xent_operation operation)
+    const char *xent_version()
     void xent_set_num_threads(int threads)
     int xent_get_num_threads()
     const char *xent_start()

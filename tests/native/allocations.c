@@ -1,6 +1,7 @@
-/* Calls whose first, second, third … allocation fails, one after the other, until none does: each failure is told and has
- * written nothing, and nothing stays allocated. Linked with --wrap=malloc and --wrap=free, so that the library's alone
- * are counted. */
+/* Makes each allocation of some calls fail in turn: every failure must be XENT_NO_MEMORY with nothing written, unless it is
+ * that of another thread's workspace, which is done without. Nothing may stay allocated but the workspaces that the next
+ * call takes, one for each thread. Linked with --wrap=malloc, --wrap=aligned_alloc and --wrap=free, so that only allocations
+ * of the library are counted. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,9 +9,13 @@
 #include "xent.h"
 
 void *__real_malloc(size_t bytes);
+void *__real_aligned_alloc(size_t alignment, size_t bytes);
 void __real_free(void *p);
 
-static int until_failure, held;
+enum { THREADS = 2, MOST_WORKSPACES = 64 };
+
+static int until_failure, held, workspaces;
+static void *workspace[MOST_WORKSPACES];
 
 void *__wrap_malloc(size_t bytes) {
     void *p = --until_failure == 0 ? NULL : __real_malloc(bytes);
@@ -18,8 +23,23 @@ void *__wrap_malloc(size_t bytes) {
     return p;
 }
 
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes) {
+    if (--until_failure == 0 || workspaces == MOST_WORKSPACES)
+        return NULL;
+    void *p = __real_aligned_alloc(alignment, bytes);
+    if (p)
+        workspace[workspaces++] = p;
+    return p;
+}
+
 void __wrap_free(void *p) {
-    held -= p != NULL;
+    int i = 0;
+    while (i < workspaces && workspace[i] != p)
+        ++i;
+    if (i < workspaces)
+        workspace[i] = workspace[--workspaces];
+    else
+        held -= p != NULL;
     __real_free(p);
 }
 
@@ -34,17 +54,18 @@ static int is_untouched(void) {
 }
 
 int main(void) {
-    /* Many rows: sums of blocks and row losses; a long one: chunks of each thread; single elements: sums of blocks. */
+    /* Many rows: sums of blocks and row losses, and a workspace; a long one: a larger one, with room for its chunks, which
+     * the others find. Single elements: sums of blocks, and a workspace that is larger again. */
     static const struct {
         const char *name;
         xent_operation operation;
         int64_t rows, classes;
         int indexed, least;
-    } calls[] = {{"many rows", XENT_CROSS_ENTROPY, MOST / 4, 4, 1, 2},
+    } calls[] = {{"many rows", XENT_CROSS_ENTROPY, MOST / 4, 4, 1, 3},
                  {"a long row", XENT_CROSS_ENTROPY, 1, MOST, 1, 1},
                  {"soft targets", XENT_CROSS_ENTROPY, MOST / 4, 4, 0, 2},
-                 {"softmax", XENT_SOFTMAX, 1, MOST, 0, 1},
-                 {"single elements", XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS, MOST, 1, 0, 1}};
+                 {"softmax", XENT_SOFTMAX, 1, MOST, 0, 0},
+                 {"single elements", XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS, MOST, 1, 0, 2}};
     for (int i = 0; i < MOST; ++i)
         weight[i] = 1, soft[i] = 0.5f;
     for (size_t k = 0; k < sizeof calls / sizeof *calls; ++k) {
@@ -55,6 +76,7 @@ int main(void) {
             xent_call call = XENT_CALL_DEFAULTS;
             call.operation = calls[k].operation;
             call.dtype = XENT_F32;
+            call.threads = THREADS;
             call.ndim = 1, call.shape = shape, call.classes = calls[k].classes;
             call.logits = (xent_array){logits, row};
             call.out = (xent_array){grad, row};
@@ -70,8 +92,9 @@ int main(void) {
             until_failure = nth;
             status = xent_run(&call);
             failed += status == XENT_NO_MEMORY;
-            if (held || (status != XENT_OK && (status != XENT_NO_MEMORY || !is_untouched()))) {
-                printf("%s, allocation %d: status %d, %d held\n", calls[k].name, nth, (int)status, held);
+            if (held || workspaces > THREADS || (status != XENT_OK && (status != XENT_NO_MEMORY || !is_untouched()))) {
+                printf("%s, allocation %d: status %d, %d held, %d workspaces\n", calls[k].name, nth, (int)status, held,
+                       workspaces);
                 return 1;
             }
         }

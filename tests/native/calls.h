@@ -1,43 +1,47 @@
-/* What each operation knows, and the numbers that calls of them are made of. */
+/* The arguments that each operation accepts, and the numbers for calls of them. */
 #ifndef XENT_TESTS_CALLS_H
 #define XENT_TESTS_CALLS_H
 
+#include "call/operations.h"
 #include "numbers.h"
-#include "xent.h"
 
 static const format formats[] = {
     [XENT_F32] = {4, 23, 8}, [XENT_F64] = {8, 52, 11}, [XENT_F16] = {2, 10, 5}, [XENT_BF16] = {2, 7, 8}};
 static const char *const dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
 
-/* The arrays and arguments that an operation knows. */
+/* The arrays and arguments that an operation accepts. */
 typedef struct {
     const char *name;
     xent_operation operation;
-    int indexed, soft, out, hess, lse, smoothing, z_loss, softcap, temperature;
+    operation_family family;
+    operation_input input;
+    int indexed, soft, out, hess, lse, smoothing, strength, eps, z_loss, softcap, temperature, alpha;
 } loss;
 
+enum { XENT_WRITES_NO_OUTPUT, XENT_WRITES_EXPONENTIALS, XENT_WRITES_LOGARITHMS };
+
 static const loss losses[] = {
-    {"cross_entropy", XENT_CROSS_ENTROPY, .indexed = 1, .soft = 1, .out = 1, .hess = 1, .lse = 1, .smoothing = 1,
-     .z_loss = 1, .softcap = 1, .temperature = 1},
-    {"focal_loss", XENT_FOCAL_LOSS, .indexed = 1, .out = 1, .hess = 1, .lse = 1, .z_loss = 1, .softcap = 1,
-     .temperature = 1},
-    {"poly1_loss", XENT_POLY1_LOSS, .indexed = 1, .out = 1, .hess = 1, .lse = 1, .z_loss = 1, .softcap = 1,
-     .temperature = 1},
-    {"nll_loss", XENT_NLL_LOSS, .indexed = 1, .soft = 1, .out = 1, .smoothing = 1},
-    {"categorical_cross_entropy", XENT_CATEGORICAL_CROSS_ENTROPY, .indexed = 1, .soft = 1, .out = 1, .smoothing = 1},
-    {"distillation_loss", XENT_DISTILLATION_LOSS, .soft = 1, .out = 1, .temperature = 1},
-    {"entropy", XENT_ENTROPY, .out = 1, .lse = 1, .softcap = 1, .temperature = 1},
-    {"binary_cross_entropy", XENT_BINARY_CROSS_ENTROPY, .soft = 1, .out = 1, .smoothing = 1},
-    {"binary_cross_entropy_with_logits", XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS, .soft = 1, .out = 1, .hess = 1,
-     .smoothing = 1},
-    {"sigmoid_focal_loss", XENT_SIGMOID_FOCAL_LOSS, .soft = 1, .out = 1, .hess = 1},
-    {"kl_div", XENT_KL_DIV, .soft = 1, .out = 1},
-    {"logsumexp", XENT_LOGSUMEXP, .lse = 1},
-    {"softmax", XENT_SOFTMAX, .out = 1},
-    {"log_softmax", XENT_LOG_SOFTMAX, .out = 1},
+#define XENT_OPERATION(NAME, name, family, stream, input, head, form, takes)                                                \
+    {#name,                                                                                                                 \
+     XENT_##NAME,                                                                                                           \
+     family,                                                                                                                \
+     input,                                                                                                                 \
+     .indexed = ((takes) & TAKES_INDEX) != 0,                                                                               \
+     .soft = ((takes) & TAKES_SOFT) != 0,                                                                                   \
+     .out = XENT_WRITES_##form,                                                                                             \
+     .hess = ((takes) & TAKES_HESS) != 0,                                                                                   \
+     .lse = ((takes) & TAKES_LSE) != 0,                                                                                     \
+     .smoothing = ((takes) & TAKES_SMOOTHING) != 0,                                                                         \
+     .strength = ((takes) & (TAKES_GAMMA | TAKES_EPSILON)) != 0,                                                            \
+     .eps = ((takes) & TAKES_EPS) != 0,                                                                                     \
+     .z_loss = ((takes) & TAKES_Z_LOSS) != 0,                                                                               \
+     .softcap = ((takes) & TAKES_SOFTCAP) != 0,                                                                             \
+     .temperature = ((takes) & TAKES_TEMPERATURE) != 0,                                                                     \
+     .alpha = ((takes) & TAKES_ALPHA) != 0},
+#include "operations.def"
 };
 
-static int is_elementwise(const loss *l) { return l->operation >= XENT_BINARY_CROSS_ENTROPY && l->operation <= XENT_KL_DIV; }
+static int is_elementwise_loss(const loss *l) { return l->family == ELEMENTWISE_LOSS; }
 
 static const struct {
     int bytes, is_signed;
@@ -46,13 +50,13 @@ static const struct {
                    [XENT_I16] = {2, 1, INT16_MAX},  [XENT_U16] = {2, 0, UINT16_MAX}, [XENT_I32] = {4, 1, INT32_MAX},
                    [XENT_U32] = {4, 0, UINT32_MAX}, [XENT_I64] = {8, 1, INT64_MAX},  [XENT_U64] = {8, 0, INT64_MAX}};
 
-/* The numbers that calls of a thread are drawn from, one after another. */
+/* The random numbers of a thread, from which its calls are drawn. */
 static _Thread_local uint64_t seed, drawn;
 static uint64_t draw(void) { return mixed(seed, drawn++); }
 
 typedef enum { ANY, PROBABILITIES, WEIGHTS } kind;
 
-/* A number of a row of which `habit` says what is special. */
+/* A number of a row; `habit` selects what is special about the row. */
 static uint64_t number(format f, kind of, int habit, int64_t k) {
     const uint64_t random = draw(), one = one_of(f), sign = random >> 62 & 1 ? sign_of(f) : 0;
     const int scale = (int)(random >> 52 & 0xff), rare = scale % 5 == 0;

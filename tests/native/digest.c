@@ -150,7 +150,7 @@ static void draw_shape(const loss *l, int call, int64_t shape[3]) {
     shape[0] = below(5);
     shape[1] = 1 + below(20);
     shape[2] = 1;
-    if (is_elementwise(l))
+    if (is_elementwise_loss(l))
         shape[1] *= one_in(12) ? 150 : 1 + below(3);
     else if (call == 0)
         shape[0] = 1, shape[1] = 2, shape[2] = 16385;
@@ -162,9 +162,9 @@ static void draw_shape(const loss *l, int call, int64_t shape[3]) {
 
 /* Each row of a call by itself, or, where rows share vectors along the axis `inner` of the loss, each run of those. */
 static xent_status run_apart(xent_call *call, int inner, const array *lent) {
-    if (!xent_readable(call))
+    if (!xent_layout_supported(call))
         return XENT_BAD_LAYOUT;
-    const int sums = call->reduction != XENT_NONE && call->operation < XENT_LOGSUMEXP;
+    const int sums = call->reduction != XENT_NONE && is_loss(call);
     const xent_array loss = call->loss;
     if (sums && !loss.data)
         call->loss = (xent_array){lent->first, lent->strides};
@@ -174,7 +174,7 @@ static xent_status run_apart(xent_call *call, int inner, const array *lent) {
     rows.shape = shape;
     if (inner < 2)
         shape[inner] = call->shape[inner];
-    if (!xent_readable(&rows)) /* an axis of one: the other is contiguous, too */
+    if (!xent_layout_supported(&rows)) /* an axis of one: the other is contiguous, too */
         shape[!inner] = call->shape[!inner];
     for (int64_t i = 0; status == XENT_OK && i < call->shape[0]; i += shape[0])
         for (int64_t j = 0; status == XENT_OK && j < call->shape[1]; j += shape[1]) {
@@ -197,8 +197,8 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     static const double strengths[] = {0, 0.5, 2, 3.25};
     const format stored = formats[dtype], computed = formats[dtype == XENT_F64 ? XENT_F64 : XENT_F32];
     const int64_t rows[3] = {shape[0], shape[1], 1}, classes[3] = {1, 1, shape[2]};
-    const int distils = l->operation == XENT_DISTILLATION_LOSS, is_loss = l->operation < XENT_LOGSUMEXP;
-    const int probabilities = l->operation == XENT_CATEGORICAL_CROSS_ENTROPY || l->operation == XENT_BINARY_CROSS_ENTROPY;
+    const int distils = l->operation == XENT_DISTILLATION_LOSS, is_loss = l->family != SOFTMAX_FAMILY;
+    const int probabilities = l->input == OF_PROBABILITIES;
     /* One axis is contiguous in all arrays with classes: theirs, or else one same axis of the loss. */
     const int inner = one_in(2) ? 2 : below(2);
 
@@ -206,10 +206,11 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     call.operation = l->operation, call.dtype = dtype;
     call.ndim = 2, call.shape = shape, call.classes = shape[2];
     call.threads = 1 + below(16);
-    call.reduction = is_loss ? (xent_reduction)below(is_elementwise(l) ? 4 : 3) : XENT_NONE;
-    call.grad_scale = one_in(2) ? 1 : 0.6;
-    call.strength = strengths[below(4)];
-    call.alpha = one_in(2) ? 0.25 : -1;
+    call.reduction = is_loss ? (xent_reduction)below(is_elementwise_loss(l) ? 4 : 3) : XENT_NONE;
+    const double scale = one_in(2) ? 1 : 0.6, strength = strengths[below(4)], alpha = one_in(2) ? 0.25 : -1;
+    call.grad_scale = call.reduction == XENT_NONE ? 1 : scale;
+    call.strength = l->strength ? strength : 0;
+    call.alpha = l->alpha ? alpha : -1;
     call.log_target = l->operation == XENT_KL_DIV && one_in(2);
     call.label_smoothing = l->smoothing && one_in(3) ? 0.1 : 0;
     call.z_loss = l->z_loss && one_in(3) ? 1e-3 : 0;
@@ -224,7 +225,7 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
 #define GIVE(WHICH, ARRAY)                                                                                                  \
     (arrays[WHICH] = (ARRAY), *given[WHICH] = (xent_array){arrays[WHICH].first, arrays[WHICH].strides})
 #define OF_ROWS(WHICH) GIVE(WHICH, lay(WHICH, computed, rows, 2))
-#define OF_CLASSES(WHICH, TYPE) GIVE(WHICH, lay(WHICH, TYPE, shape, is_elementwise(l) ? below(3) : inner))
+#define OF_CLASSES(WHICH, TYPE) GIVE(WHICH, lay(WHICH, TYPE, shape, is_elementwise_loss(l) ? below(3) : inner))
     OF_CLASSES(LOGITS, stored);
     fill(&arrays[LOGITS], probabilities && !one_in(8) ? PROBABILITIES : ANY);
     if (l->indexed && shape[2] && (!l->soft || one_in(2)))
@@ -232,8 +233,11 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     else if (l->soft) {
         OF_CLASSES(SOFT, distils ? stored : computed);
         fill(&arrays[SOFT], distils || call.log_target ? ANY : PROBABILITIES);
-    } else if (l->indexed)
-        GIVE(SOFT, arrays[LOGITS]); /* of no class, like all there is */
+    } else if (l->indexed) { /* soft targets of no class, like all there is: the loss of none is that of cross-entropy */
+        GIVE(SOFT, arrays[LOGITS]);
+        call.operation = XENT_CROSS_ENTROPY;
+        call.strength = 0;
+    }
     if (l->indexed && one_in(3)) {
         arrays[CLASS_WEIGHT] = lay(CLASS_WEIGHT, computed, classes, 2);
         arrays[CLASS_WEIGHT].first = arrays[CLASS_WEIGHT].room; /* aligned */
@@ -271,7 +275,7 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     xent_status status = XENT_OK;
     const array lent = lay(LENT, computed, rows, 2);
     disturb(disturbed);
-    if (apart && !is_elementwise(l))
+    if (apart && !is_elementwise_loss(l))
         status = run_apart(&call, inner, &lent);
     else if (nested) {
 #pragma omp parallel num_threads(3)

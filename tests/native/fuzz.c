@@ -1,9 +1,11 @@
 /* A target of libFuzzer: its bytes are the choices that make a call. Any operation, dtype, shape, strides and options, in
- * their domain or not; every array is a heap block that ends where its last element does.
+ * their domain or not; every array is a heap block that ends where its last element does. Of some calls a field or two are
+ * then given any value that claims no memory beyond these.
  *
- * Each instruction set must say and write what the scalar one does, to the bit, whatever the number of threads and whether
+ * Each instruction set must return and write the same bits as the scalar one, whatever the number of threads and whether
  * the steps of the call are taken one by one. Nothing else may be written: neither inputs, nor gaps between elements, nor
- * outputs of a call that is refused. What is left to find are the sanitizers' findings. */
+ * outputs of a call that is refused, which names a field then. What is not refused must be what naive.h makes of it.
+ * Everything else is for the sanitizers to find. */
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -11,6 +13,8 @@
 #include <stdlib.h>
 
 #include "calls.h"
+#include "index.h"
+#include "naive.h"
 
 enum { AXES = 64, MOST_NUMBERS = 1 << 16, UNTOUCHED = 0x55 };
 
@@ -25,7 +29,7 @@ static int below(int n) {
 }
 static int one_in(int n) { return below(n) == n - 1; }
 
-/* Mostly what users ask for. */
+/* Usually what users pass. */
 static double option(double usual, double other) {
     static const double any[] = {0,      -0.0,     1,       0.5, -1,       1e-3,      30,  -30,
                                  1e-300, 4.9e-324, DBL_MAX, 1e9, INFINITY, -INFINITY, NAN, 1.0000001};
@@ -171,23 +175,23 @@ static int overlaps_itself(const array *a) {
 
 static xent_call draw_call(const loss *l) {
     xent_call call = XENT_CALL_DEFAULTS;
-    const int elementwise = is_elementwise(l), is_loss = l->operation < XENT_LOGSUMEXP;
+    const int elementwise = is_elementwise_loss(l), is_loss = l->family != SOFTMAX_FAMILY;
     const int distils = l->operation == XENT_DISTILLATION_LOSS;
-    const int probabilities = l->operation == XENT_CATEGORICAL_CROSS_ENTROPY || l->operation == XENT_BINARY_CROSS_ENTROPY;
+    const int probabilities = l->input == OF_PROBABILITIES;
     call.operation = l->operation;
     call.dtype = (xent_dtype)below(4);
     const format stored = formats[call.dtype], computed = formats[call.dtype == XENT_F64 ? XENT_F64 : XENT_F32];
     draw_shape(&call, elementwise);
     call.reduction = is_loss ? (xent_reduction)below(elementwise ? 4 : 3) : XENT_NONE;
-    call.grad_scale = option(1, 0.6);
-    call.strength = option(2, 0.5);
-    call.alpha = option(-1, 0.25);
+    call.grad_scale = call.reduction == XENT_NONE ? 1 : option(1, 0.6);
+    call.strength = l->strength ? option(2, 0.5) : 0;
+    call.alpha = l->alpha ? option(-1, 0.25) : -1;
     call.log_target = l->operation == XENT_KL_DIV && one_in(2);
     call.label_smoothing = l->smoothing ? option(0, 0.1) : 0;
     call.z_loss = l->z_loss ? option(0, 1e-3) : 0;
     call.softcap = l->softcap ? option(0, 30) : 0;
     call.temperature = l->temperature ? option(1, 2.7) : 1;
-    call.eps = probabilities ? option(0, 1e-3) : 0;
+    call.eps = l->eps ? option(0, 1e-3) : 0;
     seed = (uint64_t)below(256), drawn = 0;
 
     /* One axis is contiguous in all arrays with classes, unless the call is to be refused. */
@@ -212,15 +216,15 @@ static xent_call draw_call(const loss *l) {
         fill(OF_ROWS(WEIGHT, computed), WEIGHTS);
     if (l->operation == XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS && one_in(3))
         fill(OF_ROWS(POS_WEIGHT, computed), WEIGHTS);
-    if (is_loss && one_in(3))
+    if (is_loss && call.reduction == XENT_NONE && one_in(2))
         fill(OF_ROWS(UPSTREAM, computed), ANY);
     if (is_loss && (call.reduction == XENT_NONE || one_in(2)))
         OF_ROWS(LOSS, computed);
-    if (l->lse && one_in(2))
+    if (l->lse && (!is_loss || one_in(2)))
         OF_ROWS(LSE, computed);
     if (l->out && one_in(4) && !overlaps_itself(x))
         call.out = call.logits;
-    else if (l->out && !one_in(4))
+    else if (l->out && (!is_loss || !one_in(4)))
         OF_CLASSES(OUT, stored);
     if (l->hess && call.out.data && one_in(2))
         OF_CLASSES(HESS, stored);
@@ -241,6 +245,93 @@ static xent_call draw_call(const loss *l) {
     return call;
 }
 
+/* Any value of a field, but for sizes and strides that reach beyond the arrays there are. */
+static void change_field(xent_call *call) {
+    static const int64_t sizes[] = {-1, INT64_MIN, INT64_MAX, INT64_MAX / 2, 0};
+    static const int64_t no_strides[AXES] = {0}, near[AXES] = {1, 1, 1, 1}, far[AXES] = {INT64_MAX, INT64_MIN, INT64_MAX};
+    const int same_bytes = call->dtype == XENT_F32 || call->dtype == XENT_F64;
+    static int64_t other_shape[AXES];
+    static const int numbers[] = {-1, 0, 1, 2, 3, 4, 5, 12, 13, 64, 65, INT32_MAX, INT32_MIN};
+    const int number = numbers[below(sizeof numbers / sizeof *numbers)];
+    const double real = one_in(2) ? option(0, 1) : option(-1, 2);
+    const int is_output = below(2);
+    xent_array *const array = given(call, is_output ? LOSS + below(4) : below(UPSTREAM + 1));
+    switch (below(26)) {
+    case 0:
+        call->size = (size_t)(one_in(2) ? number : below(sizeof *call + 32));
+        break;
+    case 1:
+        if (same_bytes || !xent_operation_name((xent_operation)number))
+            call->operation = (xent_operation)number;
+        break;
+    case 2:
+        call->dtype = (xent_dtype)(number < 0 || number > XENT_BF16 ? number : call->dtype);
+        break;
+    case 3:
+        call->ndim = number > 0 && number <= AXES ? call->ndim : number;
+        break;
+    case 4:
+        call->shape = NULL;
+        break;
+    case 5:
+        memcpy(other_shape, shape, sizeof other_shape);
+        other_shape[below(4)] = sizes[below(5)];
+        call->shape = other_shape;
+        break;
+    case 6:
+        call->classes = sizes[below(5)];
+        break;
+    case 7:
+        *(one_in(2) ? &call->logits_class_step : &call->out_class_step) = sizes[1 + below(2)];
+        break;
+    case 8:
+        *(one_in(2) ? &call->soft_class_step : &call->hess_class_step) = sizes[1 + below(2)];
+        break;
+    case 9:
+        call->index_type = (xent_dtype)(number < 0 || number > XENT_U64 ? number : XENT_F32 + number % 4);
+        break;
+    case 10:
+        if (array)
+            array->data = NULL;
+        break;
+    case 11:
+        if (array)
+            array->strides = NULL;
+        break;
+    case 12:
+        if (array)
+            array->strides = one_in(3) ? far : is_output && one_in(2) ? near : no_strides;
+        break;
+    case 13: /* one array in two places */
+        if (is_output)
+            *array = *given(call, below(2) ? LOGITS : OUT);
+        break;
+    case 14:
+        call->class_weight = one_in(2) || !call->class_weight ? NULL : (const char *)call->class_weight + 1;
+        break;
+    case 15:
+        call->block_sums = one_in(2) || !call->block_sums ? NULL : (double *)(void *)((char *)call->block_sums + 1);
+        break;
+    case 16:
+        call->has_ignore = number;
+        break;
+    case 17:
+        call->log_target = number;
+        break;
+    case 18:
+        call->reduction = (xent_reduction)number;
+        break;
+    case 19:
+        call->threads = number;
+        break;
+    default: {
+        double *const reals[] = {&call->label_smoothing, &call->strength,    &call->eps,   &call->z_loss,
+                                 &call->softcap,         &call->temperature, &call->alpha, &call->grad_scale};
+        *reals[below(8)] = real;
+    }
+    }
+}
+
 static xent_status run(xent_call *call, int in_steps) {
     if (!in_steps)
         return xent_run(call);
@@ -255,7 +346,7 @@ static int same(format f, const void *a, const void *b) {
     return digested_numbers(0, f, a, 1) == digested_numbers(0, f, b, 1);
 }
 
-/* What the scalar kernels say. */
+/* The results of the scalar kernels. */
 static xent_call wanted;
 static xent_status wanted_status;
 
@@ -274,12 +365,20 @@ static void print_number(const char *text, format f, const char *at) {
     fprintf(stderr, "%s0x%0*" PRIx64, text, 2 * f.bytes, bits_at(at, f.bytes));
 }
 
-/* Runs a call: the scalar kernels' is kept, that of others compared with it. Afterwards the arrays are as they were. */
+/* Runs a call: keeps the results of the scalar kernels, compares those of others with them, and restores the arrays. */
 static int check_call(xent_call call, int is_scalar, int in_steps) {
     const xent_status status = run(&call, in_steps);
     if (is_scalar)
         wanted = call, wanted_status = status;
     int good = says_the_same(&call, status);
+    if (call.size >= offsetof(xent_call, operation) && (status == XENT_BAD_ARGUMENT) != (call.bad_argument != NULL)) {
+        fprintf(stderr, "names the field %s\n", call.bad_argument ? call.bad_argument : "NULL");
+        good = 0;
+    }
+    if (good && status == XENT_OK && call.size == sizeof call && !naive_judges(&call)) {
+        fprintf(stderr, "not what it is by definition\n");
+        good = 0;
+    }
     if (!good)
         fprintf(stderr, "status %d (%d), bad row %" PRId64 " (%" PRId64 "), %a / %a -> %a (%a / %a -> %a)\n", status,
                 wanted_status, call.bad_row, wanted.bad_row, call.total, call.divisor, call.result, wanted.total,
@@ -310,8 +409,8 @@ static int check_call(xent_call call, int is_scalar, int in_steps) {
 }
 
 static void describe(const loss *l, const xent_call *call) {
-    fprintf(stderr, "%s, %s, reduction %d, shape (", l->name, dtype_names[call->dtype], call->reduction);
-    for (int d = 0; d < call->ndim; ++d)
+    fprintf(stderr, "%s (%d), dtype %d, reduction %d, shape (", l->name, call->operation, call->dtype, call->reduction);
+    for (int d = 0; d < call->ndim && d < AXES; ++d)
         fprintf(stderr, "%" PRId64 ", ", shape[d]);
     fprintf(stderr, "), classes %" PRId64 "\n", call->classes);
     fprintf(stderr, "smoothing %g, strength %g, eps %g, z_loss %g, softcap %g, temperature %g, alpha %g, scale %g, log %d\n",
@@ -328,13 +427,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     choices = data, left = size;
     const loss *l = &losses[below(sizeof losses / sizeof *losses)];
     xent_call call = draw_call(l);
+    const int changes = one_in(3) ? 1 + below(2) : 0;
+    for (int i = 0; i < changes; ++i)
+        change_field(&call);
     const int threads = 1 + below(3), steps = below(2), sums = call.reduction != XENT_NONE;
-    const int in_steps =
-        steps && xent_readable(&call) && (!sums || (is_elementwise(l) ? !!call.block_sums : !!call.loss.data));
-    call.threads = 1;
+    const int in_steps = steps && !changes && xent_layout_supported(&call) &&
+                         (!sums || (is_elementwise_loss(l) ? !!call.block_sums : !!call.loss.data));
+    call.threads = call.threads < 0 ? call.threads : 1;
     xent_use_isa("scalar");
     int good = check_call(call, 1, 0);
-    call.threads = threads;
+    call.threads = call.threads < 0 ? call.threads : threads;
     for (int i = 0; xent_isa_name(i); ++i) {
         if (!xent_use_isa(xent_isa_name(i)))
             continue;

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "../../csrc/environment.h"
+#include "../../csrc/call/environment.h"
 
 int main(void) {
     enum { TIMES = 10000000 };

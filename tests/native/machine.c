@@ -1,9 +1,10 @@
-/* Loaded before everything else (LD_PRELOAD), it makes a process see another machine: what it opens in /proc and /sys is
- * looked for in the folder MACHINE, and the kernel lets it run on CPUS processors, or does not say where that is 0. After
- * `interrupt(n)` the clock leaps, further each time, and with its n-th look at it the process gets a SIGINT. */
+/* Simulates another machine for a process that preloads this library (LD_PRELOAD): files of /proc and /sys are opened in the
+ * folder MACHINE, and sched_getaffinity returns CPUS processors, or fails if that is 0. After `interrupt(n)` the clock
+ * leaps, further each time, and the process gets a SIGINT when it reads the clock for the n-th time. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,11 +30,18 @@ int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
     const char *cpus = getenv("CPUS");
     if (!cpus)
         return syscall(SYS_sched_getaffinity, pid, size, set) < 0 ? -1 : 0;
+    const int n = atoi(cpus);
     CPU_ZERO_S(size, set);
-    for (int i = 0; i < atoi(cpus); ++i)
+    for (int i = 0; i < n; ++i)
         CPU_SET_S(i, size, set);
-    errno = EINVAL;
-    return atoi(cpus) ? 0 : -1;
+    errno = n ? EINVAL : ENOSYS; /* the set is too small, or the kernel does not say */
+    return n && n <= 8 * (int)size ? 0 : -1;
+}
+
+/* By this one OpenMP's runtime asks. */
+int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t *set) {
+    (void)thread;
+    return sched_getaffinity(0, size, set) ? errno : 0;
 }
 
 static int leap, last_look;

@@ -1,5 +1,5 @@
-/* Numbers to compute with and digests of what comes out: integer arithmetic alone, so that they are the same bits wherever
- * they are compiled. */
+/* Random operands, and digests of results. Both use integer arithmetic alone, so that they are the same bits wherever they
+ * are compiled. */
 #ifndef XENT_TESTS_NUMBERS_H
 #define XENT_TESTS_NUMBERS_H
 
@@ -37,13 +37,13 @@ static inline uint64_t bits_at(const void *p, int bytes) {
 
 static inline void put_bits(void *p, int bytes, uint64_t u) { memcpy(p, &u, (size_t)bytes); }
 
-/* Of words, each of which moves all bits. */
+/* A digest of words, each of which affects all bits. */
 static inline uint64_t digested(uint64_t digest, uint64_t word) {
     digest = (digest ^ word) * 0x9e3779b97f4a7c15u;
     return digest ^ (digest >> 29);
 }
 
-/* Of n numbers, with one NaN for all. */
+/* A digest of n numbers, in which all NaNs are equal. */
 static inline uint64_t digested_numbers(uint64_t digest, format f, const void *from, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
         const uint64_t u = bits_at((const char *)from + i * f.bytes, f.bytes);

@@ -1,8 +1,8 @@
 """Every function on inputs that are exact by design, and digests of the bits that come out.
 
 The inputs come from integer arithmetic alone, so that they are the same bits on every platform
-and with every version of NumPy. ``python -m xent check`` holds its machine to the digests of
-`SHAPES`, the tests hold the same calls to those of many more.
+and with every version of NumPy. ``python -m xent check`` compares the digests for `SHAPES`, the
+tests those of the same calls for many more shapes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 DTYPES = (np.float32, np.float64)
-# Narrow and wide rows, a full and a cut vector, tile, block and chunk.
+# Narrow and wide rows; whole and partial vectors, tiles, blocks and chunks.
 SHAPES: tuple[Shape, ...] = (
     (5, 3),
     (300, 10),
@@ -67,7 +67,7 @@ class Inputs:
 
     @cached_property
     def logits(self) -> Array:
-        """Most rows ordinary; some confident, masked, tied, rising or with a distant offset."""
+        """Logits: most rows ordinary; some confident, masked, tied, rising or with a large offset."""
         dtype, classes = self.dtype, self.shape[-1]
         x = self.uniform(self.shape, 1).reshape(-1, classes) * dtype(24) - dtype(12)
         for i in range(len(x)):
@@ -96,7 +96,7 @@ class Inputs:
 
     @cached_property
     def soft_targets(self) -> Array:
-        """Some are 0, those of masked classes among them."""
+        """Class probabilities; some are 0, those of masked classes among them."""
         targets = self.uniform(self.shape, 3)
         targets[..., ::3] = 0
         targets[np.isneginf(self.logits)] = 0
@@ -112,21 +112,21 @@ class Inputs:
 
     @cached_property
     def teacher(self) -> Array:
-        """Classes masked here are masked for the student or not."""
+        """A teacher's logits; classes masked here may be masked for the student or not."""
         teacher = self.uniform(self.shape, 8) * self.dtype(40) - self.dtype(20)
         teacher[..., 2::6] = -np.inf
         return self.lay(teacher)
 
     @cached_property
     def labels(self) -> Array:
-        """Targets of single elements, every third of them 0 or 1."""
+        """Targets of elementwise losses, every third of them 0 or 1."""
         labels = self.uniform(self.shape, 7)
         labels[..., ::3] = np.round(labels[..., ::3])
         return self.lay(labels)
 
     @cached_property
     def chances(self) -> Array:
-        """Probabilities of single elements, every fifth of them 0 or 1."""
+        """Probabilities for elementwise losses, every fifth of them 0 or 1."""
         chances = self.uniform(self.shape, 8)
         chances[..., 1::5] = np.round(chances[..., 1::5])
         return self.lay(chances)
@@ -166,9 +166,9 @@ OPTIONS: dict[str, Callable[[Inputs], dict[str, Any]]] = {
         | {"label_smoothing": 0.05, "z_loss": 1e-4, "softcap": 20.0, "temperature": 1.3}
     ),
 }
-# Whatever changes the Hessian's form.
+# Options that change the formula of the Hessian.
 BENT = ("none", "label_smoothing", "z_loss", "softcap", "temperature", "everything")
-# What changes the form of a loss from (log-)probabilities.
+# Options that change the formula of losses from (log-)probabilities.
 LIKELIHOOD = ("none", "grad_output", "class_weight", "label_smoothing")
 ELEMENTWISE = (
     "binary_cross_entropy",
@@ -248,7 +248,7 @@ def _weighted_logsumexp(signed: bool) -> Call:
 
 def _elementwise(name: str, **options: Any) -> Call:
     function = getattr(xent, name)
-    asked = {option: True for option in function.__kwdefaults__ if option.startswith("return_")}
+    requested = {option: True for option in function.__kwdefaults__ if option.startswith("return_")}
 
     def call(given: Inputs) -> Any:
         x = given.chances if name == "binary_cross_entropy" else given.logits
@@ -256,7 +256,7 @@ def _elementwise(name: str, **options: Any) -> Call:
         if "pos_weight" in options:
             weights["pos_weight"] = given.uniform(given.shape[-1:], 4)
         return tuple(
-            function(x, given.labels, **asked, **(options | weights), reduction=reduction)
+            function(x, given.labels, **requested, **(options | weights), reduction=reduction)
             for reduction in ("none", "mean")
         )
 
@@ -329,7 +329,7 @@ def result_bytes(result: Any) -> bytes:
 
 
 def digest(result: Any) -> str:
-    """Return eight digits that other bits of a result would change."""
+    """Return eight hexadecimal digits of a hash of the bits of a result."""
     return hashlib.sha256(result_bytes(result)).hexdigest()[:8]
 
 

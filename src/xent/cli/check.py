@@ -1,4 +1,4 @@
-"""``python -m xent check``: whether this build computes on this machine what it should."""
+"""``python -m xent check``: a self-test of this build on this machine."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ floating-point state. Print a report to paste into an issue. The exit status is 
 1 if not.
 """
 
-# A check takes what to call with every failure, and returns what it has looked at.
+# A check takes a function to call with every failure, and returns a summary of what it compared.
 Fail = Callable[[str], None]
 Check = Callable[[Fail], str]
 
@@ -75,7 +75,7 @@ def _differences(
 
 
 def check_bits(fail: Fail) -> str:
-    """Hold the results of every function to the digests that were checked in."""
+    """Compare the results of every function with the digests that were checked in."""
     for difference in _differences(bits.digests(), recorded(), bits.SHAPES):
         fail(difference)
     return f"{len(bits.CALLS)} calls, {len(bits.SHAPES)} shapes"
@@ -94,7 +94,7 @@ def _strided(a: Array) -> Array:
 
 
 def check_layouts(fail: Fail) -> str:
-    """Compare with arrays that lie otherwise: not even their addresses may matter."""
+    """Compare with arrays of other layouts and alignments, which must not change a bit."""
     layouts = {"class axis first": _columns, "padded rows": _padded, "no axis contiguous": _strided}
     shapes = bits.SHAPES[1:-1:2]
     expected = bits.digests(shapes)
@@ -104,7 +104,7 @@ def check_layouts(fail: Fail) -> str:
     return ", ".join(layouts)
 
 
-# As much as several threads are worth: so many rows that their sums are shared too, and long ones.
+# Work enough for several threads: so many rows that their sums are shared too, and long rows.
 PARALLEL_INPUTS: tuple[tuple[bits.Shape, Any], ...] = (
     ((33_000, 5), np.float32),
     ((130, 1100), np.float64),
@@ -140,7 +140,7 @@ def check_threads(fail: Fail) -> str:
 
 
 def _row_results(logits: Array, targets: Array, soft: Array) -> tuple[Any, ...]:
-    """Return what a row of its own should give too."""
+    """Return the results that each row alone should give too."""
     each: dict[str, Any] = {"reduction": "none", "return_grad": True}
     return (
         *xent.cross_entropy(logits, targets, return_lse=True, **each),
@@ -186,7 +186,7 @@ def _hold(what: str, found: Any, wanted: list[exact.Bounded], fail: Fail) -> flo
 
 
 def check_accuracy(fail: Fail) -> str:
-    """Hold loss, log-sum-exp, gradient and softmax to the bounds of docs/accuracy.md."""
+    """Compare the errors of loss, log-sum-exp, gradient and softmax with the bounds of docs/accuracy.md."""
     shares = []
     for dtype in bits.DTYPES:
         for classes in exact.CLASSES:
@@ -220,7 +220,7 @@ def _to_bfloat16(a: Array) -> Array:
     return np.where(np.isnan(a), 0x7FC0, rounded).astype(np.uint16)
 
 
-# How to round float32 to a type, how to widen it, what calls have to be told.
+# How to round float32 to a type, how to widen it, and the arguments that calls need for it.
 HALVES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array], dict[str, Any]]] = {
     "float16": (lambda a: a.astype(np.float16), lambda a: a.astype(np.float32), {}),
     "bfloat16": (
@@ -266,7 +266,7 @@ def _difference(found: Any, expected: Any) -> str:
 
 INF, NAN = np.inf, np.nan
 LN2 = 0.6931471805599453
-# What they are: logits, target, loss, gradient.
+# Edge cases: logits, target, loss, gradient.
 EDGES: dict[str, tuple[list[float], Any, float, list[float]]] = {
     "a masked class": ([0, 0, -INF], 1, LN2, [0.5, -0.5, 0]),
     "a masked target": ([0, 0, -INF], 2, INF, [0.5, 0.5, -1]),
@@ -307,7 +307,7 @@ def _targets_out_of_range(dtype: Any, fail: Fail) -> None:
 
 
 def check_edges(fail: Fail) -> str:
-    """Look at infinities, NaN, rows that do not count and targets out of range."""
+    """Check infinities, NaN, rows that do not count and targets out of range."""
     for dtype in bits.DTYPES:
         of = np.dtype(dtype).name
         for name, (row, target, loss, grad) in EDGES.items():
@@ -344,7 +344,7 @@ def check_fork(fail: Fail) -> str:
 
     expected = compute()
     with warnings.catch_warnings():
-        # Python warns of any fork beside threads; that it works is what is tested.
+        # Python warns of any fork beside threads; this check tests that it works.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -369,14 +369,14 @@ def check_fork(fail: Fail) -> str:
 
 
 def _floating_point() -> tuple[str, ...]:
-    """Return results that tell how numbers are rounded, and whether subnormal ones are kept."""
+    """Return results that show how numbers are rounded, and whether subnormal ones are kept."""
     one, three, ten, least = (float(x) for x in ("1", "3", "10", "5e-324"))
     quotients = one / three, -one / three, one / ten, -one / ten
     return tuple(x.hex() for x in (*quotients, least * 2.0**60, 2.0**-1022 / (one + three)))
 
 
 def check_floating_point(fail: Fail) -> str:
-    """Look whether rounding and subnormal numbers are what they were before a call."""
+    """Check that a call does not change the rounding mode or the handling of subnormal numbers."""
     before = _floating_point()
     for given in _parallel_inputs():
         for name in PARALLEL_CALLS:
@@ -401,7 +401,7 @@ CHECKS: dict[str, Check] = {
 
 
 class Outcome(NamedTuple):
-    """What one check on one instruction set came to."""
+    """The outcome of one check on one instruction set."""
 
     isa: str
     check: str
@@ -411,7 +411,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(isa: str, name: str) -> Outcome:
-    """Run one check; an exception is a failure."""
+    """Run one check; an exception counts as a failure."""
     failures: list[str] = []
     summary, began = "", time.perf_counter()
     previous = _core.use_isa(isa)
@@ -428,7 +428,7 @@ def outcomes() -> Iterator[Outcome]:
     """Run everything and print a line for each check, indented so that Markdown keeps them."""
     for isa in _core.isas():
         for name in CHECKS:
-            # Printed first: whatever ends the process is seen to be in this check.
+            # The name is printed first, so that a crash is seen to be in this check.
             print(f"    {isa:7} {name:11} ", end="", flush=True)
             found = outcome(isa, name)
             verdict = "FAILED" if found.failures else "ok    "
@@ -441,7 +441,7 @@ def outcomes() -> Iterator[Outcome]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the machine, the checks and what they came to."""
+    """Print the machine, the checks and their outcomes."""
     began = time.perf_counter()
     print(f"{table(machine())}\n", flush=True)
     found = list(outcomes())

@@ -113,7 +113,7 @@ class Text:
 
 
 def split(documents: list[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
-    """Hold out every twentieth document; return the ones to learn from and the ones to judge by."""
+    """Hold out every twentieth document; return those to train on and those to evaluate on."""
     held_out = documents[::HELD_OUT_EVERY]
     training = [document for index, document in enumerate(documents) if index % HELD_OUT_EVERY != 0]
     return training, held_out

@@ -1,4 +1,4 @@
-"""``python -m xent demo``: a language model of Python, trained and judged with `xent`."""
+"""``python -m xent demo``: a language model of Python, trained and evaluated with `xent`."""
 
 import argparse
 import importlib.util
@@ -96,7 +96,7 @@ class Curves:
     """What the training recorded: perplexities, and the loss against the NumPy formula."""
 
     training: list[float] = field(default_factory=list)  # loss of each step
-    steps: list[int] = field(default_factory=list)  # where the held-out files were judged
+    steps: list[int] = field(default_factory=list)  # at which the held-out files were evaluated
     held_out: list[float] = field(default_factory=list)  # perplexity there
     seconds_xent: list[float] = field(default_factory=list)
     seconds_numpy: list[float] = field(default_factory=list)
@@ -128,7 +128,7 @@ def unigram_perplexity(training: Text, held_out: Text, size: int) -> tuple[Float
 
 
 def perplexity(model: LanguageModel, text: Text) -> float:
-    """Return the perplexity of the model on a text, which is judged a part at a time."""
+    """Return the perplexity of the model on a text, which is evaluated a part at a time."""
     total = 0.0
     for start in range(0, len(text), BATCH):
         contexts, targets = text.examples(text.positions[start : start + BATCH])
@@ -144,25 +144,25 @@ def learning_rate(step: int, steps: int) -> float:
 def train(
     model: LanguageModel, text: Text, held_out: Text, steps: int, rng: np.random.Generator
 ) -> Curves:
-    """Train the model, and judge it more often while the perplexity falls fast.
+    """Train the model, and evaluate it more often while the perplexity falls fast.
 
-    On the way a sample of the held-out words is enough; at the end all of them are judged.
+    On the way a sample of the held-out words is enough; at the end all of them are evaluated.
     """
     sample = replace(held_out, positions=held_out.positions[::SAMPLE_EVERY])
-    judged = {math.ceil(steps * (i / EVALUATIONS) ** 2) for i in range(1, EVALUATIONS + 1)}
+    evaluated = {math.ceil(steps * (i / EVALUATIONS) ** 2) for i in range(1, EVALUATIONS + 1)}
     curves = Curves()
     optimiser = Adam(model.parameters.size)
     logits = np.empty((BATCH, model.vocabulary), np.float32)
     grad, grad_numpy = np.empty_like(logits), np.empty_like(logits)
 
-    def judge(step: int, recent: str) -> None:
+    def evaluate(step: int, recent: str) -> None:
         curves.steps.append(step)
         curves.held_out.append(perplexity(model, held_out if step == steps else sample))
         say(f"{step:6,}   {recent:>8}   {curves.held_out[-1]:8.2f}")
 
     say(f"\nPerplexity (held-out: every {SAMPLE_EVERY}th token; all at the last step)")
     say("  step   training   held-out")
-    judge(0, "")
+    evaluate(0, "")
     with progress("Training", steps) as advance:
         for step in range(steps):
             contexts, targets = text.examples(rng.choice(text.positions, BATCH))
@@ -183,9 +183,9 @@ def train(
             curves.training.append(float(loss))
             model.backward(grad)
             optimiser.step(model.parameters, model.gradient, learning_rate(step, steps))
-            if step + 1 in judged:
+            if step + 1 in evaluated:
                 recent = curves.training[curves.steps[-1] :]
-                judge(step + 1, f"{math.exp(mean(recent)):8.2f}")
+                evaluate(step + 1, f"{math.exp(mean(recent)):8.2f}")
             advance()
     return curves
 
@@ -259,7 +259,7 @@ def draw(curves: Curves, unigram: float, source: str, path: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, judge, compare, and print what came out."""
+    """Train, evaluate, compare, and print the results."""
     began = time.perf_counter()
     root = options.source or Path(sysconfig.get_paths()["stdlib"])
     source = options.source or f"the standard library of Python {platform.python_version()}"

@@ -35,7 +35,7 @@ ROUNDS, QUICK_ROUNDS = 30, 3
 _DESCRIPTION = """\
 Measure how fast this machine reads and copies memory, then named cases, each with xent and with
 NumPy, SciPy, scikit-learn, torch and JAX as far as they are installed. All take turns, medians
-are compared, and answers must be equal before anything is timed. A few minutes; --quick takes
+are compared, and results must be equal before anything is timed. A few minutes; --quick takes
 less than one.
 """
 _EPILOG = f"""\
@@ -164,7 +164,7 @@ def measure(
     measured : list of Comparison, or of Relation
         In the order of the cases.
     failures : list of str
-        What could not be measured, and where answers differed.
+        What could not be measured, and where results differed.
     """
     rounds = options.rounds or (QUICK_ROUNDS if options.tier == "quick" else ROUNDS)
     memory, failures = [], []

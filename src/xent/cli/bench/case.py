@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-#: Answers agree when ``|a - b| <= (RTOL + classes / 16 * u) * |b| + ATOL * max|b|``, the
+#: Results agree when ``|a - b| <= (RTOL + classes / 16 * u) * |b| + ATOL * max|b|``, the
 #: maximum that of gradient and Hessian together. The second term of three is what the rivals'
 #: sums over the classes, in as few as 16 lanes, may be off by; the third is for confident rows:
 #: ``p - 1``, as the rivals compute it, cancels. In half types they round log p, which is down to
@@ -29,7 +29,7 @@ ELEMENTWISE_RESULT = frozenset({"softmax", "log_softmax"})
 WITHOUT_TARGETS = frozenset({"entropy", "logsumexp", "softmax", "log_softmax"})
 #: Functions whose second argument is logits, too.
 OF_TWO_LOGITS = frozenset({"distillation_loss"})
-#: What functions take in the place of logits.
+#: The first argument of functions that do not take logits.
 NORMALISED = {
     "nll_loss": "log_probs",
     "kl_div": "log_probs",
@@ -63,9 +63,9 @@ class Case:
     dtype : str
         Dtype of the logits.
     gradient : bool
-        Whether the gradient is asked for as well.
+        Whether the gradient is requested as well.
     hessian : bool
-        Whether the diagonal of the Hessian is asked for besides.
+        Whether the diagonal of the Hessian is requested as well.
     axis : int
         The class axis.
     layout : {"contiguous", "shifted", "fortran"}
@@ -103,7 +103,7 @@ class Case:
 
     @property
     def task(self) -> str:
-        """What a library needs a method for: the function, or the function with its Hessian."""
+        """The name of the method that a library needs: the function, or the function with its Hessian."""
         return f"{self.function}_hessian" if self.hessian else self.function
 
     @property
@@ -140,7 +140,7 @@ class Case:
 
     @property
     def rtol(self) -> float:
-        """Relative difference that answers may have."""
+        """Relative difference that results of two libraries may have."""
         return RTOL[self.dtype] + self.classes / 32 * float(np.finfo(self.compute_dtype).eps)
 
     @property

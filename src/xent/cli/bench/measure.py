@@ -20,7 +20,7 @@ from xent import _core
 from xent.cli.bench.case import Case
 from xent.cli.bench.data import draw
 from xent.cli.bench.memory import memory, own_cache
-from xent.cli.bench.rivals import RIVALS, answer, assert_equal, available, prepare
+from xent.cli.bench.rivals import RIVALS, assert_equal, available, prepare, results
 
 Call = Callable[[], object]
 
@@ -169,7 +169,7 @@ def instruction_set(isa: str) -> Iterator[None]:
 def contenders(
     case: Case, rivals: Sequence[str], threads: int
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """Prepare and warm up `xent` and its rivals, and assert that their answers are equal.
+    """Prepare and warm up `xent` and its rivals, and assert that their results are equal.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def contenders(
     data = draw(case)
     calls: dict[str, Call] = {"xent": prepare("xent", case, data, threads)}
     left_out = {}
-    expected = answer(calls["xent"]())
+    expected = results(calls["xent"]())
     for name in available(case, rivals):
         try:
             call = prepare(name, case, data, threads)

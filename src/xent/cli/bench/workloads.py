@@ -60,14 +60,14 @@ def of_equal_size(*classes: int, size: int) -> list[Case]:
     return [case for c in classes for case in loss_and_gradient((round(size / c), c))]
 
 
-#: Whole vectors, and neighbours whose rows begin anywhere in a line.
+#: Whole vectors, and neighbours whose rows begin anywhere in a cache line.
 MIDDLE = (60, 64, 65, 96, 100, 128, 130, 192, 200, 256, 257, 384, 512, 513, 640, 768, 1000, 1024)
 
 USUAL: tuple[str, str] = ("usual", "usual")
 QUICK_GRADIENT: tuple[str, str] = ("usual", "quick")
 QUICK: tuple[str, str] = ("quick", "quick")
 
-#: What may be asked of a loss besides, by the label of its cases.
+#: Options of a loss, by the label of its cases.
 VARIANTS: dict[str, dict[str, Any]] = {
     "soft": {"soft": True},
     "smooth": {"options": {"label_smoothing": 0.1}},

@@ -3,7 +3,7 @@
 Every library is a class with one method per function of `xent`. A method takes a case and
 its data and returns a call without arguments, which is what the clock sees: conversions,
 compilation and everything else that a training loop does once happen before. The call does
-not return before its answer is complete. A missing method means that the library has nothing
+not return before its result is complete. A missing method means that the library has nothing
 for that function.
 
 Arrays are handed over without a copy where the library can (`torch.from_numpy`), results go
@@ -51,11 +51,11 @@ def prepare(library: str, case: Case, data: Data, threads: int) -> Call:
     return RIVALS.get(library, Xent)(threads).call(case, data)
 
 
-def answer(result: Any) -> tuple[np.ndarray | None, ...]:
+def results(result: Any) -> tuple[np.ndarray | None, ...]:
     """Copy what a call returned, whichever library it is from, to float32 or float64 arrays."""
     if not isinstance(result, tuple):
         return (_array(result),)
-    return tuple(part for one in result for part in answer(one))
+    return tuple(part for one in result for part in results(one))
 
 
 def _array(part: Any) -> np.ndarray | None:
@@ -75,7 +75,7 @@ def assert_equal(
 
     None stands for a part that the library does not compute.
     """
-    for got, want in zip(answer(actual), expected, strict=True):
+    for got, want in zip(results(actual), expected, strict=True):
         if got is None or want is None:
             continue
         alike = [part for part in expected if part is not None and part.shape == want.shape]

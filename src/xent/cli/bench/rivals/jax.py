@@ -16,7 +16,7 @@ from xent.cli.bench.rivals.library import (
     POLY1,
     Call,
     Library,
-    Link,
+    Modulation,
     sigmoid_focal,
     transformed,
 )
@@ -55,8 +55,8 @@ class Jax(Library):
     def poly1_loss(self, case: Case, data: Data) -> Call:
         return self._mean_loss(POLY1, case, data)
 
-    def _mean_loss(self, link: Link, case: Case, data: Data) -> Call:
-        row_losses = self._row_losses(case, link)
+    def _mean_loss(self, modulation: Modulation, case: Case, data: Data) -> Call:
+        row_losses = self._row_losses(case, modulation)
         return self._loss(lambda *arrays: row_losses(*arrays).mean(), case, data)
 
     def binary_cross_entropy(self, case: Case, data: Data) -> Call:
@@ -171,7 +171,9 @@ class Jax(Library):
     def _special(self, function: Callable[..., Any], case: Case, data: Data) -> Call:
         return self._jitted(lambda logits: function(logits, axis=case.axis), case, data)
 
-    def _row_losses(self, case: Case, link: Link = CROSS_ENTROPY) -> Callable[[Any, Any], Any]:
+    def _row_losses(
+        self, case: Case, modulation: Modulation = CROSS_ENTROPY
+    ) -> Callable[[Any, Any], Any]:
         nn, numpy, axis = self.jax.nn, self.jax.numpy, case.axis
         smoothing, z_loss = (case.options.get(name, 0.0) for name in ("label_smoothing", "z_loss"))
 
@@ -185,7 +187,7 @@ class Jax(Library):
             total, terms = nn.logsumexp(z, axis=axis), picked(z, targets)
             if smoothing:
                 terms = (1 - smoothing) * terms + smoothing * z.mean(axis=axis)
-            value = link.value(total - terms, numpy.exp)
+            value = modulation.value(total - terms, numpy.exp)
             return value + z_loss * total**2 if z_loss else value
 
         return soft if case.soft else index

@@ -1,4 +1,4 @@
-"""What the libraries share: how one is asked, and parts of formulas that are the same in all."""
+"""What the libraries share: the interface that the benchmark calls, and parts of formulas."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def target_positions(case: Case, targets: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 @dataclass(frozen=True)
-class Link:
-    """What a loss makes of a row's negative log-likelihood, in any library's arrays."""
+class Modulation:
+    """The function of a row's negative log-likelihood that is the loss, in any library's arrays."""
 
     value: Callable[[Any, Callable[[Any], Any]], Any]
     #: Derivative of `value`, for libraries that have none of their own.
@@ -42,9 +42,9 @@ def focal_slope(nll: np.ndarray) -> np.ndarray:
     return (1 - p) ** 2 + 2 * (1 - p) * p * nll
 
 
-CROSS_ENTROPY = Link(lambda nll, exp: nll, lambda nll: 1)
-FOCAL = Link(focal, focal_slope)
-POLY1 = Link(lambda nll, exp: nll + 2 * (1 - exp(-nll)), lambda nll: 1 + 2 * np.exp(-nll))
+CROSS_ENTROPY = Modulation(lambda nll, exp: nll, lambda nll: 1)
+FOCAL = Modulation(focal, focal_slope)
+POLY1 = Modulation(lambda nll, exp: nll + 2 * (1 - exp(-nll)), lambda nll: 1 + 2 * np.exp(-nll))
 
 
 def sigmoid_focal(ce: Any, q: Any, t: Any) -> Any:
@@ -61,7 +61,7 @@ def transformed(case: Case, logits: Any, tanh: Callable[[Any], Any]) -> Any:
 
 
 class Library:
-    """How a library answers a case: with the method that its task names."""
+    """A library: the method named like the task of a case computes that case."""
 
     #: Options that its methods know; None: all.
     options: frozenset[str] | None = None

@@ -16,7 +16,7 @@ from xent.cli.bench.rivals.library import (
     POLY1,
     Call,
     Library,
-    Link,
+    Modulation,
     sigmoid_focal,
     target_positions,
     vecdot,
@@ -27,7 +27,7 @@ class NumPy(Library):
     """The usual shifted formula with one temporary, or none where there is a buffer to use."""
 
     def __init__(self, threads: int) -> None:
-        """NumPy's own loops use one thread, whatever is asked for."""
+        """NumPy's own loops use one thread, whatever number is requested."""
 
     def cross_entropy(self, case: Case, data: Data) -> Call:
         return self._loss(CROSS_ENTROPY, case, data)
@@ -56,7 +56,7 @@ class NumPy(Library):
 
         return loss_and_gradient if case.gradient else loss
 
-    def _loss(self, link: Link, case: Case, data: Data) -> Call:
+    def _loss(self, modulation: Modulation, case: Case, data: Data) -> Call:
         targets, axis = data.targets, case.axis
         softcap, temperature = case.options.get("softcap"), case.options.get("temperature", 1.0)
         smoothing, z_loss = (case.options.get(name, 0.0) for name in ("label_smoothing", "z_loss"))
@@ -83,7 +83,7 @@ class NumPy(Library):
             return picked
 
         def mean_loss(nll: np.ndarray, lse: np.ndarray | None) -> np.floating:
-            value = link.value(nll, np.exp)
+            value = modulation.value(nll, np.exp)
             return (value if lse is None else value + z_loss * lse**2).mean()
 
         def loss() -> np.floating:
@@ -104,7 +104,7 @@ class NumPy(Library):
             total = grad.sum(axis=axis, keepdims=True)
             log_total = np.log(total).squeeze(axis)
             nll, lse = log_total - terms, None
-            slope = weight = link.slope(nll)
+            slope = weight = modulation.slope(nll)
             if z_loss:
                 lse = log_total + largest.squeeze(axis)
                 weight = slope + 2 * z_loss * lse

@@ -17,7 +17,7 @@ class SciPy(Library):
     options = frozenset({"label_smoothing"})
 
     def __init__(self, threads: int) -> None:
-        """SciPy's special functions use one thread, whatever is asked for."""
+        """SciPy's special functions use one thread, whatever number is requested."""
         self.special = importlib.import_module("scipy.special")
 
     def cross_entropy(self, case: Case, data: Data) -> Call:

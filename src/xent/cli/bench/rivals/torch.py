@@ -17,7 +17,7 @@ from xent.cli.bench.rivals.library import (
     POLY1,
     Call,
     Library,
-    Link,
+    Modulation,
     sigmoid_focal,
     transformed,
 )
@@ -171,15 +171,17 @@ class Torch(Library):
         out = self._tensor(data.out.copy())
         return lambda: function(logits, case.axis, out=out)
 
-    def _mean_loss(self, case: Case, link: Link = CROSS_ENTROPY) -> Callable[[Any, Any], Any]:
-        if link is CROSS_ENTROPY and case.options.keys() <= {"label_smoothing"}:
+    def _mean_loss(
+        self, case: Case, modulation: Modulation = CROSS_ENTROPY
+    ) -> Callable[[Any, Any], Any]:
+        if modulation is CROSS_ENTROPY and case.options.keys() <= {"label_smoothing"}:
             return self._cross_entropy(case)
         torch, row_losses = self.torch, self._cross_entropy(case, reduction="none")
         z_loss = case.options.get("z_loss")
 
         def mean_loss(logits: Any, targets: Any) -> Any:
             z = transformed(case, logits, torch.tanh)
-            value = link.value(row_losses(z, targets), torch.exp).mean()
+            value = modulation.value(row_losses(z, targets), torch.exp).mean()
             return (
                 value + z_loss * torch.logsumexp(z, case.axis).square().mean() if z_loss else value
             )

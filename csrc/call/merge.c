@@ -1,0 +1,59 @@
+/* The sums of shards → those of the whole vocabulary. */
+#include "call.h"
+
+static xent_stream stream_of(int64_t operation) {
+    const operation_traits *traits = xent_traits((xent_operation)operation);
+    return traits->stream == FROM_TEACHER ? XENT_TEACHER : traits->stream == FROM_ROW ? XENT_SELF : XENT_NO_STREAM;
+}
+
+static int follows(const xent_sums *before, const xent_sums *s) {
+    return s->class_begin == before->class_end && s->operation == before->operation && s->temperature == before->temperature;
+}
+
+/* Whether the sums of row r are those of one call's shards. */
+static int fit(const xent_sums *const *shards, int64_t count, int64_t r) {
+    const xent_sums *first = &shards[0][r];
+    int good = xent_traits((xent_operation)first->operation) != NULL && first->temperature > 0;
+    int targets = first->has_target != 0;
+    for (int64_t k = 1; k < count && good; ++k) {
+        targets += shards[k][r].has_target != 0;
+        good = targets <= 1 && follows(&shards[k - 1][r], &shards[k][r]);
+    }
+    return good;
+}
+
+/* Two neighbouring shards. */
+static xent_sums merged_pair(const xent_sums *a, const xent_sums *b, const xent_kernels *kernels) {
+    const xent_sums parts[2] = {*a, *b}, *const target = b->has_target ? b : a;
+    xent_sums row = kernels->merge(parts, 2, a->temperature, stream_of(a->operation));
+    row.target_logit = target->target_logit;
+    row.target_weight = target->target_weight;
+    row.target_slope = target->target_slope;
+    row.has_target = target->has_target;
+    row.class_begin = a->class_begin;
+    row.class_end = b->class_end;
+    row.num_classes = a->num_classes > b->num_classes ? a->num_classes : b->num_classes;
+    return row;
+}
+
+xent_status xent_merge(xent_sums *merged, const xent_sums *const *shards, int64_t count, int64_t rows, int64_t *bad_row) {
+    if (!merged || !shards || count < 1 || rows < 0)
+        return XENT_BAD_ARGUMENT;
+    for (int64_t k = 0; k < count; ++k)
+        if (!shards[k])
+            return XENT_BAD_ARGUMENT;
+    const xent_kernels *f64 = xent_kernels_for(XENT_F64), *kernels = f64 ? f64 : xent_kernels_for(XENT_F32);
+    for (int64_t r = 0; r < rows; ++r)
+        if (!fit(shards, count, r)) {
+            if (bad_row)
+                *bad_row = r;
+            return XENT_BAD_ARGUMENT;
+        }
+    for (int64_t r = 0; r < rows; ++r) {
+        xent_sums row = shards[0][r];
+        for (int64_t k = 1; k < count; ++k)
+            row = merged_pair(&row, &shards[k][r], kernels);
+        merged[r] = row;
+    }
+    return XENT_OK;
+}

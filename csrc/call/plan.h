@@ -1,0 +1,13 @@
+/* What a call asks of the kernels. */
+#ifndef XENT_PLAN_H
+#define XENT_PLAN_H
+
+#include "dispatch.h"
+
+/* The axis of the loss along which vectors run, in columns: -1 where the class axis is contiguous, NO_AXIS where none is. */
+enum { NO_AXIS = -2 };
+int xent_vector_axis(const xent_call *call);
+
+xent_plan xent_plan_of(const xent_call *call, int vector_axis);
+
+#endif

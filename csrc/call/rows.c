@@ -1,0 +1,291 @@
+/* Softmax losses and the softmax family: prepare (class indices checked, divisor known, nothing written) → compute (rows to
+ * kernels to threads). */
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "axes.h"
+#include "call.h"
+#include "index.h"
+#include "plan.h"
+
+static double load_number(const char *p, int bytes) {
+    if (bytes == 8) {
+        double x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    float x;
+    memcpy(&x, p, sizeof x);
+    return (double)x;
+}
+
+/* The arrays of a call over one set of axes, those of the loss. */
+enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, SUMS, ARRAYS };
+
+typedef struct {
+    int ndim;
+    int64_t classes, shape[MOST_AXES];
+    int64_t steps[ARRAYS][MOST_AXES];
+    char *data[ARRAYS];
+} axes;
+
+static void join_axes(axes *a, const xent_call *call, int last) {
+    int64_t strides[MOST_AXES], step = sizeof(xent_sums);
+    for (int d = call->ndim - 1; call->sums && d >= 0; --d) {
+        strides[d] = step;
+        step *= call->shape[d];
+    }
+    const xent_array sums = {call->sums, strides};
+    const xent_array *const arrays[ARRAYS] = {&call->logits,      &call->index, &call->soft, &call->sample_weight,
+                                              &call->grad_output, &call->loss,  &call->lse,  &call->out,
+                                              &call->hess,        &sums};
+    a->classes = call->classes;
+    for (int k = 0; k < ARRAYS; ++k)
+        a->data[k] = arrays[k]->data;
+    a->ndim = xent_join_axes(call, last, ARRAYS, arrays, a->shape, a->steps);
+}
+
+/* The run of rows from row `begin`, at constant steps, of at most `end - begin` rows. */
+static xent_rows rows_at(const axes *a, int64_t begin, int64_t end) {
+    int64_t offsets[ARRAYS] = {0}, left = begin;
+    const int last = a->ndim - 1;
+    for (int d = last; d >= 0; --d) {
+        const int64_t i = d ? left % a->shape[d] : left;
+        for (int k = 0; k < ARRAYS; ++k)
+            offsets[k] += i * a->steps[k][d];
+        left /= a->shape[d];
+    }
+    const int64_t in_axis = last ? a->shape[last] - begin % a->shape[last] : end - begin;
+    const char *at[ARRAYS];
+    for (int k = 0; k < ARRAYS; ++k)
+        at[k] = a->data[k] ? a->data[k] + offsets[k] : NULL;
+    const xent_rows rows = {
+        .count = in_axis < end - begin ? in_axis : end - begin,
+        .logits = at[LOGITS],
+        .index = at[INDEX],
+        .soft = at[SOFT],
+        .weight = at[WEIGHT],
+        .upstream = at[UPSTREAM],
+        .loss = (char *)at[LOSS],
+        .lse = (char *)at[LSE],
+        .out = (char *)at[OUT],
+        .hess = (char *)at[HESS],
+        .logits_step = a->steps[LOGITS][last],
+        .index_step = a->steps[INDEX][last],
+        .soft_step = a->steps[SOFT][last],
+        .weight_step = a->steps[WEIGHT][last],
+        .upstream_step = a->steps[UPSTREAM][last],
+        .loss_step = a->steps[LOSS][last],
+        .lse_step = a->steps[LSE][last],
+        .out_step = a->steps[OUT][last],
+        .hess_step = a->steps[HESS][last],
+        .sums = (xent_sums *)at[SUMS],
+        .sums_step = a->steps[SUMS][last],
+        .stages = XENT_ALL_STAGES,
+    };
+    return rows;
+}
+
+/* Class indices are checked, and the weights of the rows that count summed, in fixed blocks of rows; the blocks' sums are
+ * added from first to last. */
+enum { SUM_LANES = 8 };
+
+typedef struct {
+    const xent_call *call;
+    const axes *arrays;
+    const xent_kernels *kernels;
+    atomic_llong first_bad;
+} check_work;
+
+/* Class weights of shards are where the sums are. */
+static const xent_sums *sums_of(const xent_rows *rows, int64_t i) {
+    return (const xent_sums *)((const char *)rows->sums + i * rows->sums_step);
+}
+
+static double weight_of(const xent_call *call, const xent_rows *rows, int64_t i) {
+    const int bytes = compute_bytes(call);
+    const int64_t y = xent_load_index(rows->index + i * rows->index_step, call->index_type);
+    /* The index has been checked, but another thread may have changed it since. */
+    if ((uint64_t)y >= (uint64_t)num_classes(call) || (call->has_ignore && y == call->ignore_index))
+        return 0;
+    const double of_class = rows->sums           ? sums_of(rows, i)->target_weight
+                            : call->class_weight ? load_number((const char *)call->class_weight + y * bytes, bytes)
+                                                 : 1;
+    return of_class * (rows->weight ? load_number(rows->weight + i * rows->weight_step, bytes) : 1);
+}
+
+static void check_rows(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    check_work *w = context;
+    const xent_call *call = w->call;
+    const int weighted = call->class_weight || call->sample_weight.data || call->sums;
+    double_double lanes[SUM_LANES] = {{0, 0}};
+    int64_t counted = 0;
+    for (int64_t r = begin; r < end;) {
+        const xent_rows rows = rows_at(w->arrays, r, end);
+        const xent_indices indices = {rows.index,       rows.index_step,    rows.count,       (int)call->index_type,
+                                      call->has_ignore, call->ignore_index, num_classes(call)};
+        int64_t bad = -1;
+        counted += w->kernels->check(&indices, &bad);
+        if (bad >= 0) {
+            long long first = atomic_load(&w->first_bad);
+            while (r + bad < first && !atomic_compare_exchange_weak(&w->first_bad, &first, r + bad))
+                ;
+            return;
+        }
+        if (weighted)
+            for (int64_t i = 0; i < rows.count; ++i)
+                dd_add(&lanes[(r + i - begin) % SUM_LANES], weight_of(call, &rows, i));
+        r += rows.count;
+    }
+    block_sums(call)[begin / XENT_SUM_BLOCK] = weighted ? dd_total(lanes, SUM_LANES) : (double_double){(double)counted, 0};
+}
+
+static xent_status check_indices(xent_call *call, double_double *total) {
+    axes a;
+    join_axes(&a, call, -1);
+    const int few = block_count(call) < FEW_BLOCKS;
+    check_work w = {call, &a, xent_kernels_for(call->dtype), INT64_MAX};
+    /* One block's work does not repay waking a thread. */
+    if (xent_parallel(row_count(call), XENT_SUM_BLOCK, few ? 1 : thread_count(call), check_rows, &w, call->poll,
+                      call->poll_data))
+        return XENT_INTERRUPTED;
+    if (atomic_load(&w.first_bad) != INT64_MAX) {
+        call->bad_row = atomic_load(&w.first_bad);
+        return XENT_BAD_TARGET;
+    }
+    *total = dd_total(block_sums(call), block_count(call));
+    return XENT_OK;
+}
+
+/* Class weights divide the mean with class indices only (torch). */
+xent_status xent_prepare_rows(xent_call *call) {
+    call->divisor = (double)row_count(call);
+    if (!is_loss(call) || (!call->index.data && !call->sample_weight.data))
+        return XENT_OK;
+    double_double sum;
+    const xent_status status = call->index.data ? check_indices(call, &sum) : xent_sum(call, &call->sample_weight, &sum);
+    if (status == XENT_OK)
+        call->divisor = dd_value(sum);
+    return status;
+}
+
+typedef struct {
+    const xent_call *call;
+    const axes *arrays;
+    const xent_plan *plan;
+    const xent_kernels *kernels;
+    xent_stages stages;
+    int64_t chunks;    /* for each worker, behind the kernels' part of its workspace; 0: that has room */
+    void **workspaces; /* of each worker */
+} row_work;
+
+/* The kernels' part of a workspace, and where chunks begin behind it. */
+static size_t kernel_bytes(const row_work *w) { return (w->kernels->workspace_bytes + 63) / 64 * 64; }
+
+static xent_sums *chunks_of(const row_work *w, int worker) {
+    return w->chunks ? (xent_sums *)((char *)w->workspaces[worker] + kernel_bytes(w)) : NULL;
+}
+
+static void compute_rows(void *context, int64_t begin, int64_t end, int worker) {
+    const row_work *w = context;
+    while (begin < end) {
+        xent_rows rows = rows_at(w->arrays, begin, end);
+        rows.workspace = w->workspaces[worker];
+        rows.chunks = chunks_of(w, worker);
+        rows.stages = w->stages;
+        w->kernels->rows(w->plan, &rows);
+        begin += rows.count;
+    }
+}
+
+/* Few rows, each of them long, are computed one by one, all threads sharing each. */
+enum { SHARED_BYTES = 4 << 20, SHARED_PIECE = 16 * XENT_CHUNK, SHARED_ROWS = 4 /* for each thread */ };
+
+typedef struct {
+    const row_work *work;
+    xent_rows row;
+} long_row;
+
+static void reduce_piece(void *context, int64_t begin, int64_t end, int worker) {
+    const long_row *w = context;
+    xent_rows row = w->row;
+    row.workspace = w->work->workspaces[worker];
+    w->work->kernels->reduce_chunks(w->work->plan, &row, begin, end);
+}
+
+/* A piece of a row is a shard of its classes. */
+static void apply_piece(void *context, int64_t begin, int64_t end, int worker) {
+    const long_row *w = context;
+    const xent_call *call = w->work->call;
+    xent_plan plan = *w->work->plan;
+    xent_rows row = w->row;
+    plan.class_offset += begin;
+    plan.classes = end - begin;
+    if (plan.class_weight)
+        plan.class_weight = (const char *)plan.class_weight + begin * compute_bytes(call);
+    row.workspace = w->work->workspaces[worker];
+    row.logits += begin * plan.logits_class_step;
+    row.soft = row.soft ? row.soft + begin * plan.soft_class_step : NULL;
+    row.out += begin * plan.out_class_step;
+    row.hess = row.hess ? row.hess + begin * plan.hess_class_step : NULL;
+    row.stages = XENT_APPLY;
+    w->work->kernels->rows(&plan, &row);
+}
+
+static xent_status split_long_rows(const row_work *w, int64_t n, int threads) {
+    const xent_call *call = w->call;
+    const division pieces = {call->classes, SHARED_PIECE, threads}, whole = {call->classes, call->classes, 1};
+    for (int64_t r = 0; r < n; ++r) {
+        xent_sums sums;
+        long_row row = {w, rows_at(w->arrays, r, r + 1)};
+        row.row.workspace = w->workspaces[0];
+        row.row.chunks = chunks_of(w, 0);
+        row.row.sums = &sums;
+        row.row.sums_step = sizeof sums;
+        xent_status status = in_parallel(call, &pieces, reduce_piece, &row);
+        if (status != XENT_OK)
+            return status;
+        w->kernels->finish_row(w->plan, &row.row);
+        /* A row with +inf is searched for NaN by every piece: one then. */
+        if (w->plan->form != XENT_NO_OUTPUT)
+            status = in_parallel(call, isinf(sums.max) ? &whole : &pieces, apply_piece, &row);
+        if (status != XENT_OK)
+            return status;
+    }
+    return XENT_OK;
+}
+
+xent_status xent_compute_rows(const xent_call *call, xent_stages stages) {
+    const int64_t n = row_count(call);
+    if (n == 0)
+        return XENT_OK;
+    const int axis = xent_vector_axis(call);
+    axes a;
+    join_axes(&a, call, axis);
+    const xent_plan plan = xent_plan_of(call, axis);
+    const int64_t chunks = (plan.layout == XENT_COLUMNS ? XENT_MOST_LANES : 1) * XENT_CHUNKS(call->classes);
+    void *workspaces[MOST_THREADS];
+    row_work w = {call, &a, &plan, xent_kernels_for(call->dtype), stages, chunks > XENT_OWN_CHUNKS ? chunks : 0, workspaces};
+    /* Of log-probabilities the target's alone may be read, a cache line. */
+    const int one_of_each = plan.transform == XENT_LOG_PROBS && plan.stream == XENT_NO_STREAM && plan.form == XENT_NO_OUTPUT;
+    const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call), item_bytes = row_bytes + 16;
+    /* Whole tiles; of columns whole runs, where these are short and many. */
+    enum { MANY_RUNS = 8 /* for each thread */ };
+    const int threads = thread_count(call);
+    const int64_t run = plan.layout == XENT_COLUMNS ? a.shape[a.ndim - 1] : n;
+    const int short_runs = run <= MOST_PIECE / item_bytes && n / run >= MANY_RUNS * (int64_t)threads;
+    const int64_t whole = plan.layout == XENT_WIDE ? 1 : short_runs ? run : 64;
+    const int long_rows = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS &&
+                          stages == XENT_ALL_STAGES;
+    division d = divide(call, n, item_bytes, whole);
+    const int workers = xent_take_workspaces(workspaces, long_rows ? threads : d.threads,
+                                             kernel_bytes(&w) + (size_t)w.chunks * sizeof(xent_sums));
+    if (workers == 0)
+        return XENT_NO_MEMORY;
+    d.threads = workers;
+    const xent_status status = long_rows ? split_long_rows(&w, n, workers) : in_parallel(call, &d, compute_rows, &w);
+    xent_return_workspaces(workspaces, workers);
+    return status;
+}

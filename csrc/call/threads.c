@@ -1,0 +1,263 @@
+/* How many threads: the environment's word, else what this process may use of the machine. */
+#define _GNU_SOURCE
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _WIN32
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
+#ifdef __linux__
+#include <sched.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "team.h"
+
+static atomic_int own; /* threads that were asked for, or 0 */
+
+static int clamp(double n) { return n < 1 ? 1 : n > MOST_THREADS ? MOST_THREADS : (int)n; }
+
+#ifdef __linux__
+/* How many CPUs the process may use, which are those of its first thread and of this one: either may have been bound to a
+ * few for reasons of its own. Where asked, this thread may then run on all of them. */
+static int process_cpus(int use) {
+    int n = 0;
+    for (int most = 1024; n == 0 && most <= 1 << 20; most *= 4) { /* the kernel refuses a set smaller than its own */
+        const size_t size = CPU_ALLOC_SIZE(most);
+        cpu_set_t *all = CPU_ALLOC(most), *first = CPU_ALLOC(most);
+        if (all && first && sched_getaffinity(0, size, all) == 0) {
+            if (sched_getaffinity(getpid(), size, first) == 0)
+                CPU_OR_S(size, all, all, first);
+            n = CPU_COUNT_S(size, all);
+            if (use)
+                (void)sched_setaffinity(0, size, all);
+        }
+        CPU_FREE(all);
+        CPU_FREE(first);
+    }
+    return n;
+}
+
+void xent_use_all_cpus(void) { (void)process_cpus(1); }
+#else
+static int process_cpus(int use) {
+    (void)use;
+    return 0;
+}
+
+void xent_use_all_cpus(void) {}
+#endif
+
+static int machine_cpus(void) {
+#ifdef _WIN32
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return (int)info.dwNumberOfProcessors;
+#else
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+}
+
+static int cpus(void) {
+#ifdef _OPENMP
+    if (omp_get_proc_bind() != omp_proc_bind_false) /* the runtime has bound the first thread to the first of its places */
+        return omp_get_num_procs();
+#endif
+    const int n = process_cpus(0);
+    return n ? n : machine_cpus();
+}
+
+/* CPUs of one control group, rounded up; 0 where it sets no limit. */
+static double quota_of(const char *folder, const char *max_file, const char *period_file) {
+    char path[4400];
+    double quota = 0, period = 0;
+    snprintf(path, sizeof path, "%s/%s", folder, max_file);
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return 0;
+    int n = period_file ? fscanf(f, "%lf", &quota) : fscanf(f, "%lf %lf", &quota, &period) - 1; /* "max 100000": 0 */
+    fclose(f);
+    if (n == 1 && period_file) {
+        snprintf(path, sizeof path, "%s/%s", folder, period_file);
+        f = fopen(path, "r");
+        n = f ? fscanf(f, "%lf", &period) : 0;
+        if (f)
+            fclose(f);
+    }
+    return n == 1 && quota > 0 && period > 0 ? quota / period : 0;
+}
+
+/* The tightest quota from this process's group up to the root, in either version of the control groups. */
+static double cgroup_quota(void) {
+    double least = 0;
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    if (!f)
+        return 0;
+    char line[4200];
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path++ = 0;
+        ++controllers;
+        const int v2 = !*controllers;
+        if (!v2 && !strstr(controllers, "cpu"))
+            continue;
+        for (;;) {
+            char folder[4300];
+            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s%s", v2 ? "" : "/cpu", path);
+            const double quota =
+                v2 ? quota_of(folder, "cpu.max", NULL) : quota_of(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us");
+            if (quota > 0 && (least == 0 || quota < least))
+                least = quota;
+            char *slash = strrchr(path, '/');
+            if (!slash)
+                break;
+            *slash = 0;
+        }
+    }
+    fclose(f);
+    return least;
+}
+
+static int usable(void) {
+    const int most = cpus();
+    const double quota = cgroup_quota();
+    const int whole = (int)quota + (quota > (int)quota);
+    return clamp(quota > 0 && whole < most ? whole : most);
+}
+
+/* The leading number of a variable ("4", "4,2"): 0 when it is not set, -1 when it holds none. */
+static int variable(const char *name) {
+    const char *text = getenv(name);
+    if (!text || !*text)
+        return 0;
+    char *end;
+    const long n = strtol(text, &end, 10);
+    while (*end == ' ')
+        ++end;
+    return end == text || (*end && *end != ',') || n < 1 ? -1 : clamp((double)n);
+}
+
+const char *xent_threads_start(void) {
+    static _Thread_local char message[160];
+    if (variable("XENT_NUM_THREADS") >= 0)
+        return NULL;
+    snprintf(message, sizeof message, "XENT_NUM_THREADS='%.64s' is not a number of threads; accepted: 1 to %d",
+             getenv("XENT_NUM_THREADS"), MOST_THREADS);
+    return message;
+}
+
+/* What OpenMP's runtime is told to keep to at the moment: threadpoolctl, for one, limits every library that way. A runtime
+ * that was loaded by a thread bound to a few CPUs takes these for all there are, which is nobody's wish. */
+static int openmp_limit(int cpus_of_process) {
+#ifdef _OPENMP
+    static atomic_int mistaken = -1;
+    const int n = omp_get_max_threads();
+    int m = atomic_load_explicit(&mistaken, memory_order_relaxed);
+    if (m < 0) {
+        m = n == omp_get_num_procs() && n < cpus_of_process ? n : 0;
+        atomic_store_explicit(&mistaken, m, memory_order_relaxed);
+    }
+    return n == m ? MOST_THREADS : n;
+#else
+    (void)cpus_of_process;
+    return MOST_THREADS;
+#endif
+}
+
+/* What xent itself was told comes first, by a call or by its variable. Else it is what the machine allows, within OpenMP's
+ * limit. */
+int xent_get_num_threads(void) {
+    static atomic_int found; /* what the machine allows */
+    int n = atomic_load_explicit(&own, memory_order_relaxed);
+    if (n > 0)
+        return n;
+    n = atomic_load_explicit(&found, memory_order_relaxed);
+    if (n == 0) {
+        n = variable("XENT_NUM_THREADS");
+        if (n > 0) {
+            int none = 0;
+            return atomic_compare_exchange_strong(&own, &none, n) ? n : none;
+        }
+        n = variable("OMP_NUM_THREADS");
+        n = n > 0 ? n : usable();
+        atomic_store_explicit(&found, n, memory_order_relaxed);
+    }
+    const int limit = openmp_limit(n);
+    return limit < n ? limit : n;
+}
+
+void xent_set_num_threads(int n) { atomic_store_explicit(&own, clamp((double)n), memory_order_relaxed); }
+
+size_t xent_stack_bytes(void) {
+    static const struct {
+        const char *name;
+        int shift; /* of the unit that is meant where none is given */
+    } variables[] = {{"OMP_STACKSIZE", 10}, {"GOMP_STACKSIZE", 10}, {"KMP_STACKSIZE", 0}};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; ++i) {
+        const char *text = getenv(variables[i].name), *const units = "bBkKmMgG";
+        if (!text)
+            continue;
+        char *end;
+        const unsigned long long n = strtoull(text, &end, 10);
+        while (*end == ' ')
+            ++end;
+        const char *unit = *end ? strchr(units, *end) : NULL;
+        const int shift = unit ? (int)(unit - units) / 2 * 10 : variables[i].shift;
+        if (n <= SIZE_MAX >> shift && (size_t)n << shift > most)
+            most = (size_t)n << shift;
+    }
+    return most;
+}
+
+/* What Linux says of the first core; the C library's figure may be that of all cores' caches together. */
+static int64_t find_cache(int level) {
+    for (int index = 0; index < 8; ++index) {
+        char path[96], type[16] = "";
+        int found = 0;
+        long long size = 0;
+        const char *const about = "/sys/devices/system/cpu/cpu0/cache/index%d/%s";
+        snprintf(path, sizeof path, about, index, "level");
+        FILE *f = fopen(path, "r");
+        if (!f)
+            break;
+        found = fscanf(f, "%d", &found) == 1 ? found : 0;
+        fclose(f);
+        snprintf(path, sizeof path, about, index, "type");
+        if (found != level || !(f = fopen(path, "r")))
+            continue;
+        const int read = fscanf(f, "%15s", type);
+        fclose(f);
+        snprintf(path, sizeof path, about, index, "size");
+        if (read != 1 || type[0] == 'I' || !(f = fopen(path, "r")))
+            continue;
+        char unit = 'K';
+        const int parts = fscanf(f, "%lld%c", &size, &unit);
+        fclose(f);
+        if (parts >= 1 && size > 0)
+            return size << (unit == 'M' ? 20 : unit == 'K' ? 10 : 0);
+    }
+    return 0;
+}
+
+int64_t xent_cache(int level) {
+    static atomic_llong known[4];
+    static const int64_t guess[] = {0, 32 << 10, 512 << 10, 16 << 20};
+    long long size = atomic_load_explicit(&known[level], memory_order_relaxed);
+    if (size == 0) {
+        size = find_cache(level);
+        if (size <= 0)
+            size = guess[level];
+        atomic_store_explicit(&known[level], size, memory_order_relaxed);
+    }
+    return size;
+}

@@ -1,0 +1,94 @@
+/* gather: numbers as they are stored → the compute type, in tiles or blocks of the workspace, and back (scatter). Half types
+ * are converted on the way, so that all kernels see one dtype. */
+
+static inline int lanes_left(int64_t left) { return left >= LANES ? LANES : left <= 0 ? 0 : (int)left; }
+
+typedef struct {
+    int64_t bytes; /* of a number */
+    void (*gather_run)(real *to, const char *from, int64_t n);
+    void (*gather_columns)(vec *to, const char *from, int64_t class_step, int64_t columns, int64_t classes);
+    void (*scatter_run)(char *to, const real *from, int64_t n, int non_temporal);
+    void (*scatter_columns)(char *to, int64_t class_step, const vec *from, int64_t columns, int64_t classes,
+                            int non_temporal);
+    real (*load_one)(const char *from);
+} storage;
+
+/* Tiles of columns that are gathered together, where their classes are few. */
+enum { SIDE = 4 };
+
+enum { f32_bytes = 4, f64_bytes = 8, f16_bytes = 2, bf16_bytes = 2 };
+
+#define H P
+#include "storage.h"
+#undef H
+#if XENT_HALF_TYPES
+#define H f16
+#include "storage.h"
+#undef H
+#define H bf16
+#include "storage.h"
+#undef H
+#endif
+
+static const storage *const own_storage = &v(storage);
+
+static inline const storage *storage_of(xent_dtype dtype) {
+#if XENT_HALF_TYPES
+    if (dtype == XENT_F16)
+        return &f16_storage;
+    if (dtype == XENT_BF16)
+        return &bf16_storage;
+#endif
+    (void)dtype;
+    return own_storage;
+}
+
+/* How the second stream is stored: soft targets in the compute type, a teacher's logits like the row's own. */
+static inline const storage *second_storage(const xent_plan *plan) {
+    return plan->stream == XENT_SOFT ? own_storage : storage_of(plan->dtype);
+}
+
+/* Narrow rows. A few tiles at a time lie side by side in the workspace as in memory, without gaps and in the compute type,
+ * and are transposed from there: what is transposed four classes at once may touch three numbers past a row's end, and what
+ * leaves the workspace leaves in whole vectors. */
+enum { STAGING_VECTORS = XENT_NARROW_LOSS };
+
+typedef struct {
+    const char *at;
+    int64_t step;
+} compact_rows;
+
+/* `n` rows of `left`: where they lie, if they can be transposed from there, else compacted. */
+static inline compact_rows compact(real *to, const char *from, int64_t step, int64_t n, int64_t left, int64_t classes,
+                                   const storage *stored) {
+    const int whole = step == classes * stored->bytes;
+    if (whole && stored == own_storage && n % LANES == 0 && (left - n) * classes >= 3)
+        return (compact_rows){from, step};
+    if (whole)
+        stored->gather_run(to, from, n * classes);
+    else
+        for (int64_t r = 0; r < n; ++r)
+            stored->gather_run(to + r * classes, from + r * step, classes);
+    return (compact_rows){(const char *)to, classes * (int64_t)sizeof(real)};
+}
+
+static NOINLINE void gather_rows(vec *tiles, real *staging, const char *from, int64_t step, int64_t n, int64_t left,
+                                 int64_t classes, const storage *stored) {
+    const compact_rows rows = compact(staging, from, step, n, left, classes, stored);
+    for (int64_t r = 0; r < n; r += LANES, tiles += classes)
+        for (int64_t k = 0; k < classes; k += 4)
+            v(load_quads)(rows.at + r * rows.step + k * (int64_t)sizeof(real), rows.step, tiles + k);
+}
+
+/* From the last class to the first and the first row to the last: what is written past a row's end is written over. */
+static NOINLINE void scatter_rows(char *to, int64_t step, real *staging, const vec *tiles, int64_t n, int64_t classes,
+                                  const storage *stored, int non_temporal) {
+    for (int64_t r = 0; r < n; r += LANES, tiles += classes)
+        for (int64_t k = (classes - 1) & -4; k >= 0; k -= 4)
+            v(store_quads)(staging + r * classes + k, classes * (int64_t)sizeof(real), tiles + k);
+    if (step == classes * stored->bytes)
+        stored->scatter_run(to, staging, n * classes, non_temporal);
+    else
+        for (int64_t r = 0; r < n; ++r)
+            stored->scatter_run(to + r * step, staging + r * classes, classes, 0);
+}
