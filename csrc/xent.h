@@ -186,7 +186,11 @@ static inline xent_call xent_call_defaults(void) {
  * elementwise losses are flat, begin at multiples of 4,096 elements and leave their sums in their part of `block_sums`:
  * those of the losses (xent_compute), before that those of the weights (xent_prepare), whose XENT_SUM is the divisor.
  * An array that a step neither reads nor writes may be absent: xent_prepare needs no soft targets and no outputs,
- * xent_finish nothing but what it sums. */
+ * xent_finish nothing but what it sums.
+ *
+ * Of log-probabilities (XENT_NLL_LOSS) and probabilities (XENT_CATEGORICAL_CROSS_ENTROPY) with class indices and unsmoothed
+ * labels, the target's element of each row is all that is read. `xent_prepare` checks that this probability is in [0, 1], of
+ * rows that count, or bad_row is the first for which it is not. */
 xent_status xent_run(xent_call *call);
 xent_status xent_prepare(xent_call *call);
 xent_status xent_compute(xent_call *call);

@@ -9,7 +9,7 @@
  *         ...
  *
  * After that, xent_run and the others are called as xent.h has them, by name. Each source file that calls them imports them
- * itself. The functions of xent.h that measure the kernels are not among them. */
+ * itself. The functions of xent.h that measure memory are not among them. */
 #ifndef XENT_CAPI_H
 #define XENT_CAPI_H
 
@@ -44,7 +44,8 @@ enum { XENT_API_VERSION = 1 };
     FUNCTION(const char *, isa, (void))                                                                                     \
     FUNCTION(int, use_isa, (const char *name))                                                                              \
     FUNCTION(const char *, openmp, (void))                                                                                  \
-    FUNCTION(const char *, compiler, (void))
+    FUNCTION(const char *, compiler, (void))                                                                                \
+    FUNCTION(void, math, (xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n))
 
 typedef struct {
     int api_version;
@@ -97,6 +98,7 @@ static inline int xent_import(void) {
 #define xent_use_isa xent_loaded->use_isa
 #define xent_openmp xent_loaded->openmp
 #define xent_compiler xent_loaded->compiler
+#define xent_math xent_loaded->math
 #endif
 
 #ifdef __cplusplus

@@ -1,13 +1,14 @@
 """Mutation tests: for each guarantee one mutation of the source that breaks it, which a test must catch.
 
-    python tests/mutations.py                 every mutation, one on each core: builds plain C kernels, minutes
+    python tests/mutations.py                 every mutation, one on each core: builds plain C kernels, some twenty minutes
     python tests/mutations.py mean fork       those whose guarantee or file has one of the words
-    python tests/mutations.py --quick         those that need no compiler
+    python tests/mutations.py --quick         those that need no kernels compiled: Python and Cython, seconds for each
     python tests/mutations.py --list          prints the mutations and makes none
 
 A mutation changes one place in the source: a constant, an order, a mask, a clamp. It is made in a copy of the source and
-built there, and the tests that must catch it run until the first one fails. The exit status is 1 if a mutation survives,
-cannot be built, or its place is no longer in the source.
+built there, and the tests that must catch it run until the first one fails. Mutations of Cython are linked with the kernels
+of the installed library, which must be those of the source. The exit status is 1 if a mutation survives, cannot be built, or
+its place is no longer in the source.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from xent import _core
+from xent import _core, get_library
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 600
@@ -53,9 +54,14 @@ class Mutation(NamedTuple):
     machine: str = ""
 
     @property
+    def kernels(self) -> str:
+        """The instruction set whose kernels must be compiled; none if those of the installed library serve."""
+        return "" if self.file.startswith("src/") else self.isa
+
+    @property
     def builds(self) -> bool:
         """Whether it needs a compiler."""
-        return self.file.startswith(("csrc/", "CMake")) or self.file.endswith((".pyx", ".pxd"))
+        return not self.file.endswith(".py")
 
 
 LINES = "tests/test_semantics.py -k 'test_line and float32'"
@@ -115,7 +121,7 @@ MUTATIONS = (
     Mutation(
         "an ignored row of NaN reaches no gradient of a linear layer",
         "src/xent/_linear.py",
-        "counts &= self.index != self.ignore_index",
+        "counts &= self.index != self.request.ignore_index",
         "counts &= True",
         "tests/test_linear.py -k poison",
     ),
@@ -432,22 +438,22 @@ MUTATIONS = (
     ),
     Mutation(
         "outputs may not overlap inputs",
-        "src/xent/_arguments.py",
-        "            if overlap(out, source) and not",
-        "            if out is source and not",
+        "src/xent/_arguments.pyx",
+        "and overlap(out, source):",
+        "and out is source:",
         "tests/test_aliasing.py",
     ),
     Mutation(
         "only exactly in place is in place",
-        "src/xent/_arguments.py",
-        "        and a.strides == b.strides\n",
-        "",
+        "src/xent/_arguments.pyx",
+        " or cnp.PyArray_DIM(a, d) > 1 and cnp.PyArray_STRIDE(a, d) != cnp.PyArray_STRIDE(b, d)):",
+        " ):",
         "tests/test_aliasing.py",
     ),
     Mutation(
         "buffers that cannot be written to are refused",
-        "src/xent/_arguments.py",
-        "if not value.flags.writeable:",
+        "src/xent/_arguments.pyx",
+        "if not cnp.PyArray_ISWRITEABLE(found):",
         "if value is None:",
         "tests/test_bad_input.py",
     ),
@@ -474,7 +480,7 @@ MUTATIONS = (
     ),
     Mutation(
         "copies are made a block at a time",
-        "src/xent/_rows.py",
+        "src/xent/_blocks.py",
         "max(1, BLOCK_BYTES // row_bytes)",
         "max(1, 1 << 60)",
         "tests/test_memory.py -k conversion",
@@ -650,6 +656,133 @@ MUTATIONS = (
         'n = variable("XENT_NUM_THREADS");',
         'n = variable("OMP_NUM_THREADS");',
         "tests/test_process.py -k number_of_threads",
+    ),
+    # Memory of results.
+    Mutation(
+        "a result has the memory of one that was dropped",
+        "src/xent/pool.c",
+        "    if (best >= 0)\n        data = remove_idle(best);",
+        "    if (0)\n        data = remove_idle(best);",
+        "tests/test_pool.py -k has_the_memory",
+    ),
+    Mutation(
+        "memory in use is nobody else's",
+        "src/xent/pool.c",
+        "data = remove_idle(best);",
+        "data = pool.idle[best].data;",
+        "tests/test_pool.py -k test_memory",
+    ),
+    Mutation(
+        "no result has memory that is much too large",
+        "src/xent/pool.c",
+        "size >= bytes && size <= most &&",
+        "size >= bytes &&",
+        "tests/test_pool.py -k best_fit",
+    ),
+    Mutation(
+        "nor memory that is too small",
+        "src/xent/pool.c",
+        "size >= bytes && size <= most &&",
+        "size <= most &&",
+        "tests/test_pool.py -k best_fit",
+    ),
+    Mutation(
+        "no more memory is idle than the limit allows",
+        "src/xent/pool.c",
+        "pool.count == MOST_IDLE || read_size(&pool.idle_bytes) > limit - bytes",
+        "pool.count == MOST_IDLE",
+        "tests/test_pool.py -k limit_allows",
+    ),
+    Mutation(
+        "idle memory is given back when the limit sinks",
+        "src/xent/pool.c",
+        "    while (read_size(&pool.idle_bytes) > bytes)\n",
+        "    while (0)\n",
+        "tests/test_pool.py -k limit_allows",
+    ),
+    Mutation(
+        "idle memory is given back after some calls",
+        "src/xent/pool.c",
+        "(read_size(&pool.idle_bytes) > KEPT || now",
+        "(now",
+        "tests/test_pool.py -k after_some_calls",
+    ),
+    Mutation(
+        "and the last of it after some time",
+        "src/xent/pool.c",
+        "now - pool.idle[0].since >= SECONDS)",
+        "0)",
+        "tests/test_pool.py -k for_a_while",
+    ),
+    Mutation(
+        "memory that is used at each call is kept",
+        "src/xent/pool.c",
+        "pool.looks - pool.idle[0].look >= LOOKS &&",
+        "",
+        "tests/test_pool.py -k each_call_uses",
+    ),
+    Mutation(
+        "the system may have idle memory at any time",
+        "src/xent/pool.c",
+        "bytes >= HUGE_PAGE && huge_pages()",
+        "0",
+        "tests/test_pool.py -k run_short",
+    ),
+    Mutation(
+        "memory is given back where more is needed",
+        "src/xent/pool.c",
+        "if (!data && xent_pool_release())",
+        "if (0)",
+        "tests/test_pool.py -k would_not_fit",
+    ),
+    Mutation(
+        "a child of fork does not copy idle memory",
+        "src/xent/pool.c",
+        "pthread_atfork(before_fork, in_parent, in_child)",
+        "pthread_atfork(before_fork, in_parent, in_parent)",
+        "tests/test_pool.py -k children",
+    ),
+    Mutation(
+        "a resized result keeps its elements",
+        "src/xent/pool.c",
+        "memcpy(moved, data, bytes < before ? bytes : before);",
+        ";",
+        "tests/test_pool.py -k resized",
+    ),
+    Mutation(
+        "the pool knows the memory of a control group",
+        "src/xent/pool.c",
+        "if (allowed > 0 && allowed < bytes)",
+        "if (0)",
+        "tests/test_pool.py -k an_eighth",
+    ),
+    Mutation(
+        "NumPy's own memory handler is in force again",
+        "src/xent/_pool.pyx",
+        "    finally:\n        cnp.PyDataMem_SetHandler(before)\n",
+        "    finally:\n        pass\n",
+        "tests/test_pool.py -k in_force",
+    ),
+    Mutation(
+        "a memory handler of the user's own is respected",
+        "src/xent/_pool.pyx",
+        "if <PyObject *>before != PyDataMem_DefaultHandler:",
+        "if before is None:",
+        "tests/test_pool.py -k users_own",
+    ),
+    Mutation(
+        "nonsense in XENT_POOL_BYTES is an error",
+        "src/xent/_pool.pyx",
+        "if not (text.isascii() and text.isdigit()):",
+        "if not text.isdigit():",
+        "tests/test_pool.py -k nonsense",
+    ),
+    Mutation(
+        "XENT_POOL_BYTES=0 turns the pool off",
+        "src/xent/_pool.pyx",
+        "or xent_pool_limit() == 0:",
+        "or False:",
+        "tests/test_pool.py -k is_off",
     ),
     # The stages, over shards of the classes.
     Mutation(
@@ -842,55 +975,295 @@ MUTATIONS = (
         "return n;",
         "tests/test_team.py -k limits",
     ),
-    # Arguments, validated in Python.
+    # Arguments, validated.
     Mutation(
         "masked arrays are refused",
-        "src/xent/_arguments.py",
+        "src/xent/_arguments.pyx",
         "    if isinstance(value, np.ma.MaskedArray):\n",
         "    if isinstance(value, bytes):\n",
         "tests/test_bad_input.py",
     ),
     Mutation(
         "longdouble is refused",
-        "src/xent/_arguments.py",
-        'dtype.kind in "fiub" and dtype.itemsize <= 8 and',
-        'dtype.kind in "fiub" and',
+        "src/xent/_arguments.pyx",
+        "or number <= cnp.NPY_DOUBLE",
+        "or number <= cnp.NPY_LONGDOUBLE",
         "tests/test_bad_input.py",
     ),
     Mutation(
         "flags are validated before anything is written",
-        "src/xent/special.py",
+        "src/xent/_functions.pyx",
         '    return_sign = arguments.flag(return_sign, "return_sign")\n',
         "",
         "tests/test_bad_input.py -k return_sign",
     ),
     Mutation(
         "class indices are no floating-point numbers",
-        "src/xent/_arguments.py",
-        'if found.dtype.kind not in "iub":',
-        'if found.dtype.kind not in "iubf":',
+        "src/xent/_arguments.pyx",
+        "        if is_index(found):\n",
+        '        if is_index(found) or found.dtype.kind == "f":\n',
         "tests/test_bad_input.py",
     ),
     Mutation(
+        "functions that take class indices alone refuse class probabilities",
+        "src/xent/_functions.pyx",
+        "    set_targets(request, targets, function)\n",
+        "    set_targets(request, targets, None)\n",
+        "tests/test_bad_input.py -k targets",
+    ),
+    Mutation(
+        "an axis that does not exist is refused",
+        "src/xent/_arguments.pyx",
+        "if not -ndim <= position < ndim:",
+        "if not -ndim <= position <= ndim:",
+        "tests/test_bad_input.py -k axis",
+    ),
+    Mutation(
         "label_smoothing is at most 1",
-        "src/xent/_arguments.py",
+        "src/xent/_arguments.pyx",
         'number(value, "label_smoothing", 0.0, 1.0,',
         'number(value, "label_smoothing", 0.0, 2.0,',
         "tests/test_bad_input.py",
     ),
     Mutation(
+        '"batchmean" is a reduction of kl_div alone',
+        "src/xent/_arguments.pyx",
+        "if code is None or <int>code == XENT_BATCH_MEAN and not batchmean:",
+        "if code is None:",
+        "tests/test_arguments.py tests/test_elementwise.py -k 'reduction or message'",
+    ),
+    Mutation(
         "ignore_index is compared by value, not by bits",
-        "src/xent/_arguments.py",
-        "    if not least <= value <= most:\n        return None\n",
-        "",
+        "src/xent/_arguments.pyx",
+        "None if overflow or value < 0 else found\n",
+        "None if overflow else found\n",
         "tests/test_semantics.py -k by_value",
     ),
     Mutation(
+        "ignore_index may be any number of the targets' dtype",
+        "src/xent/_arguments.pyx",
+        "found - (1 << 64) if found < 1 << 64 else None",
+        "None",
+        "tests/test_arguments.py -k ignore_index",
+    ),
+    Mutation(
+        "class indices may be of any byte order",
+        "src/xent/_arguments.pyx",
+        'return found if cnp.PyArray_ISNOTSWAPPED(found) else found.astype(found.dtype.newbyteorder("=")), None',
+        "return found, None",
+        "tests/test_layout.py -k targets_and_weights",
+    ),
+    Mutation(
+        "class weights may be strided",
+        "src/xent/_arguments.pyx",
+        "    return found if cnp.PyArray_ISCARRAY_RO(found) else np.require(",
+        "    return found if True else np.require(",
+        "tests/test_layout.py -k targets_and_weights",
+    ),
+    Mutation(
+        "a sample weight that is no number for each row is refused",
+        "src/xent/_arguments.pyx",
+        "        if more < 0 or cnp.PyArray_DIM(found, d) != 1 and",
+        "        if more < 0 and",
+        "tests/test_bad_input.py -k sample_weight",
+    ),
+    Mutation(
+        "numbers too large for the dtype are infinite, without a warning",
+        "src/xent/_arguments.pyx",
+        '    with np.errstate(all="ignore"):\n        return a.astype(dtype)',
+        "    return a.astype(dtype)",
+        "tests/test_arguments.py -k weights",
+    ),
+    Mutation(
         "integers are computed in float64",
-        "src/xent/_arguments.py",
-        "dtype = np.dtype(np.float64)",
-        "dtype = np.dtype(np.float32)",
+        "src/xent/_arguments.pyx",
+        "        return DOUBLE\n",
+        "        return SINGLE\n",
         "tests/test_options.py -k integer_and_bool",
+    ),
+    Mutation(
+        "an array reaches to both sides of its first element",
+        "src/xent/_arguments.pyx",
+        "            first[0] += reach\n",
+        "            end[0] -= reach\n",
+        "tests/test_arguments.py -k overlap",
+    ),
+    Mutation(
+        "outputs may not overlap the upstream gradient",
+        "src/xent/_request.pyx",
+        "            and arguments.apart(a, self.grad_output)\n",
+        "",
+        "tests/test_aliasing.py -k no_other_argument",
+    ),
+    Mutation(
+        "nor each other",
+        "src/xent/_request.pyx",
+        "and arguments.apart(out, self.out) and",
+        "and",
+        "tests/test_aliasing.py -k no_other_argument",
+    ),
+    Mutation(
+        "buffers for what is not requested are refused",
+        "src/xent/_arguments.pyx",
+        "if not with_grad and (grad_output is not None or grad_out is not None):",
+        "if not with_grad and grad_output is not None:",
+        "tests/test_bad_input.py -k not_returned",
+    ),
+    # The request: where everything lies, and what is returned.
+    Mutation(
+        "the class axis is any of the logits' axes",
+        "src/xent/_request.pyx",
+        "cnp.PyArray_STRIDE(a, d + (d >= self.axis))",
+        "cnp.PyArray_STRIDE(a, d)",
+        "tests/test_layout.py -k test_class_axis",
+    ),
+    Mutation(
+        "a weight is repeated along the axes on which it has one element",
+        "src/xent/_request.pyx",
+        "if d >= missing and cnp.PyArray_DIM(a, d - missing) == self.layout[d]:",
+        "if d >= missing:",
+        "tests/test_options.py -k broadcasts",
+    ),
+    Mutation(
+        "one logit that stands for all classes is none of many",
+        "src/xent/_request.pyx",
+        "self.repeated |= step == 0 and self.call.classes > 1",
+        "self.repeated |= 0",
+        "tests/test_layout.py -k broadcast_logits",
+    ),
+    Mutation(
+        "arrays of other dtypes are converted",
+        "src/xent/_request.pyx",
+        "has_dtype(self.logits, storage)\n",
+        "True\n",
+        "tests/test_memory.py -k conversion",
+    ),
+    Mutation(
+        "as are those of a layout that no kernel reads",
+        "src/xent/_request.pyx",
+        "        if status == XENT_BAD_LAYOUT:\n            from",
+        "        if 0:\n            from",
+        "tests/test_layout.py -k layout_of_logits",
+    ),
+    Mutation(
+        "of many numbers not all are converted at once",
+        "src/xent/_request.pyx",
+        "        if size > FEW_ELEMENTS if self.axis < 0 else size * 8 > FEW_BYTES:\n",
+        "        if 0:\n",
+        "tests/test_memory.py -k conversion",
+    ),
+    Mutation(
+        "few class probabilities beside half logits keep their digits",
+        "src/xent/_request.pyx",
+        "arguments.cast(self.soft, self.soft_dtype)",
+        "arguments.cast(self.soft, self.precision.storage)",
+        "tests/test_half.py -k every_option",
+    ),
+    Mutation(
+        "a reduced loss is in the caller's array, too",
+        "src/xent/_request.pyx",
+        "                out[...] = loss\n",
+        "                pass\n",
+        "tests/test_options.py",
+    ),
+    Mutation(
+        "the loss of one row is a scalar",
+        "src/xent/_request.pyx",
+        "            loss = self.loss[()]\n",
+        "            loss = self.loss\n",
+        "tests/test_semantics.py tests/test_options.py",
+    ),
+    Mutation(
+        "Ctrl-C raises KeyboardInterrupt",
+        "src/xent/_request.pyx",
+        "    return PyErr_CheckSignals()\n",
+        "    return 0\n",
+        "tests/test_process.py -k interrupting",
+    ),
+    Mutation(
+        "num_threads holds for calls",
+        "src/xent/_request.pyx",
+        "self.call.threads = get_value(context_threads)",
+        "self.call.threads = 0",
+        "tests/test_process.py tests/test_threads.py -k threads",
+    ),
+    Mutation(
+        "an error names the probability that is none",
+        "src/xent/_request.pyx",
+        "            return self.call.bad_row\n",
+        "            return 0\n",
+        "tests/test_bad_input.py tests/test_probabilities.py",
+    ),
+    Mutation(
+        "probabilities are checked before anything is written",
+        "src/xent/_functions.pyx",
+        "        validate_probabilities(request.logits, request.precision)\n",
+        "        pass\n",
+        "tests/test_probabilities.py",
+    ),
+    Mutation(
+        "perplexity is the exponential of the mean",
+        "src/xent/_functions.pyx",
+        "term = (term * rest >> 96) // i",
+        "term = (term * rest >> 96) // (i + 1)",
+        "tests/test_regressions.py -k perplexity",
+    ),
+    Mutation(
+        "the log-probability of a certain token is never -0.0",
+        "src/xent/_functions.pyx",
+        "else loss.dtype.type(0) - loss\n",
+        "else -loss\n",
+        "tests/test_semantics.py",
+    ),
+    Mutation(
+        "log-sum-exp keeps axes of one element",
+        "src/xent/_functions.pyx",
+        "lse = lse.reshape(shape) if keepdims else lse\n",
+        "lse = lse\n",
+        "tests/test_scipy.py -k keepdims",
+    ),
+    # What is converted block by block.
+    Mutation(
+        "class indices of all blocks are validated before anything is written",
+        "src/xent/_blocks.py",
+        "        self.request.refuse(whole.prepare())\n",
+        "        whole.prepare()\n",
+        "tests/test_semantics.py tests/test_layout.py -k target",
+    ),
+    Mutation(
+        "elements converted in blocks are summed as in one call",
+        "src/xent/_request.pyx",
+        "ELEMENTS, BLOCK_BYTES = 1 << 16, 1 << 20",
+        "ELEMENTS, BLOCK_BYTES = (1 << 16) - 1000, 1 << 20",
+        "tests/test_elementwise.py -k changes_no_bit",
+    ),
+    Mutation(
+        "numbers are rounded to bfloat16 once",
+        "src/xent/_blocks.py",
+        "            bits |= single != values\n",
+        "",
+        "tests/test_half.py tests/test_linear.py -k 'bfloat16 or round'",
+    ),
+    Mutation(
+        "and to float16",
+        "src/xent/_blocks.py",
+        "        small = np.where(np.abs(values) < 2.0**-14, (values + room) - room, values)\n",
+        "        small = values + 0 * room\n",
+        "tests/test_linear.py",
+    ),
+    Mutation(
+        "the factors of log-sum-exp have signs",
+        "src/xent/_weighted.py",
+        "np.where(decided, np.sign(total), np.sign(s))",
+        "np.where(decided, np.sign(total), np.abs(np.sign(s)))",
+        "tests/test_scipy.py -k sign",
+    ),
+    Mutation(
+        "there is one version",
+        "src/xent/__init__.py",
+        '__version__ = "0.1.0"',
+        '__version__ = "0.1.1"',
+        "tests/test_package.py -k one_version",
     ),
     Mutation(
         "a number of threads holds in its own context alone",
@@ -898,6 +1271,78 @@ MUTATIONS = (
         "        _core.context_threads.reset(token)\n",
         "        pass\n",
         "tests/test_threads.py -k context_manager",
+    ),
+    # What class indices read of (log-)probabilities.
+    Mutation(
+        "the probabilities of targets are validated",
+        "csrc/kernels/targets.h",
+        "if (indices->probabilities && *outside < 0) {",
+        "if (indices->probabilities && *outside < -1) {",
+        "tests/test_probabilities.py -k what_is_not_a_probability",
+    ),
+    Mutation(
+        "rows that do not count need no probability",
+        "csrc/kernels/targets.h",
+        "number_at(indices->weight + (at + i) * indices->weight_step) == 0))",
+        "number_at(indices->weight + (at + i) * indices->weight_step) < 0))",
+        "tests/test_probabilities.py -k rows_that_do_not_count",
+    ),
+    Mutation(
+        "the first of the probabilities outside [0, 1] is named",
+        "csrc/call/rows.c",
+        "while (row < so_far &&",
+        "while (row != so_far &&",
+        "tests/test_probabilities.py -k first_of_many",
+    ),
+    Mutation(
+        "the gradient of a target alone is zeros elsewhere, whatever memory held",
+        "csrc/kernels/picked.h",
+        "        v(store)(s->window + k, v(set)(0));\n",
+        "",
+        "tests/test_probabilities.py -k number_alone",
+    ),
+    Mutation(
+        "rows of a gradient that gaps separate leave the gaps alone",
+        "csrc/kernels/picked.h",
+        "const int whole = writes(c) && !columns && rows->out_step == plan->classes * c->stored->bytes;",
+        "const int whole = writes(c) && !columns;",
+        "tests/test_probabilities.py -k number_alone",
+    ),
+    # Inputs that once failed.
+    Mutation(
+        "factors of any size weigh exponentials",
+        "src/xent/_weighted.py",
+        "ordinary = np.all(np.abs(exponent) <= ORDINARY, axis=-1, keepdims=True)",
+        "ordinary = np.all(np.abs(exponent) <= 5000, axis=-1, keepdims=True)",
+        "tests/test_regressions.py -k factors_of_any_size",
+    ),
+    Mutation(
+        "the gradient of a bias is summed in float64",
+        "src/xent/_linear.py",
+        "gradient.sum(axis=0, dtype=np.float64)",
+        "gradient.sum(axis=0)",
+        "tests/test_linear.py -k summed_in_double",
+    ),
+    Mutation(
+        "uint16 is read as numbers by SciPy's functions alone",
+        "src/xent/_arguments.pyx",
+        "if number == cnp.NPY_UINT16 and not integers:",
+        "if False:",
+        "tests/test_half.py -k without_a_word",
+    ),
+    Mutation(
+        "targets of elementwise losses do not make the logits grow",
+        "src/xent/_arguments.pyx",
+        "        if more < 0 or cnp.PyArray_DIM(found, d) != 1 and",
+        "        if more >= 0 and cnp.PyArray_DIM(found, d) != 1 and",
+        "tests/test_regressions.py -k broadcast_on_purpose",
+    ),
+    Mutation(
+        "perplexity and log-probabilities take no class probabilities",
+        "src/xent/_functions.pyx",
+        "    set_targets(request, targets, function)\n",
+        "    set_targets(request, targets, None)\n",
+        "tests/test_regressions.py -k integers_in_the_shape",
     ),
     # What is in the binaries.
     Mutation(
@@ -944,19 +1389,21 @@ def run(*command: object) -> None:
 
 
 class Workshop:
-    """A copy of the source, built with the kernels of one instruction set."""
+    """A copy of the source, built with the kernels of one instruction set, or with those of the installed library."""
 
-    def __init__(self, folder: Path, isa: str, builds: bool):
+    def __init__(self, folder: Path, kernels: str, builds: bool):
         self.tree, self.build, self.pristine = (folder / x for x in ("xent", "build", "pristine"))
         built = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.so")
         shutil.copytree(ROOT, self.tree, ignore=built)
         if not builds:
-            shutil.copy2(_core.__file__, self.tree / "src/xent")
+            for module in Path(_core.__file__).parent.glob("*.so"):
+                shutil.copy2(module, self.tree / "src/xent")
             return
         # No bit depends on optimisation, which takes most of the time of a build.
-        options = "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS_DEBUG=-O1", f"-DXENT_ISAS={isa}"
+        options = "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS_DEBUG=-O1"
+        made_of = f"-DXENT_ISAS={kernels}" if kernels else f"-DXENT_LIBRARY={get_library()}"
         python = f"-DPython_EXECUTABLE={sys.executable}"
-        run("cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", python, *options)
+        run("cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", python, *options, made_of)
         self.compile()
         shutil.copytree(self.build, self.pristine)
 
@@ -1039,8 +1486,8 @@ def run_one(workshop: Workshop, mutation: Mutation) -> bool:
     return True
 
 
-def run_all(mutations: list[Mutation], isa: str, folder: Path) -> int:
-    """Return how many of the mutations of one instruction set were not caught."""
+def run_all(mutations: list[Mutation], kernels: str, folder: Path) -> int:
+    """Return how many of the mutations that need the same kernels were not caught."""
     builds = any(mutation.builds for mutation in mutations)
     workshops: SimpleQueue[Workshop] = SimpleQueue()
 
@@ -1053,7 +1500,7 @@ def run_all(mutations: list[Mutation], isa: str, folder: Path) -> int:
 
     count = min(len(os.sched_getaffinity(0)), len(mutations))
     with ThreadPoolExecutor(count) as pool:
-        for made in pool.map(lambda i: Workshop(folder / str(i), isa, builds), range(count)):
+        for made in pool.map(lambda i: Workshop(folder / str(i), kernels, builds), range(count)):
             workshops.put(made)
         # A test that fails without the mutation cannot catch it.
         tests = list(dict.fromkeys(mutation.tests for mutation in mutations))
@@ -1072,7 +1519,7 @@ def chosen(words: list[str], quick: bool) -> list[Mutation]:
         mutation
         for mutation in MUTATIONS
         if (not words or any(word in f"{mutation.guarantee} {mutation.file}" for word in words))
-        and not (quick and mutation.builds)
+        and not (quick and mutation.kernels)
         and mutation.isa in _core.isas()
         and mutation.machine in ("", platform.machine())
     ]
@@ -1083,7 +1530,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", metavar="WORD")
-    parser.add_argument("--quick", action="store_true", help="only what needs no compiler")
+    parser.add_argument("--quick", action="store_true", help="only what needs no kernels compiled")
     parser.add_argument("--list", action="store_true", help="print the mutations and make none")
     options = parser.parse_args()
     mutations = chosen(options.words, options.quick)
@@ -1092,9 +1539,10 @@ def main() -> int:
             print(f"{mutation.guarantee}\n    {mutation.file}, pytest {mutation.tests}")
         return 0
     missed = 0
-    for isa in dict.fromkeys(mutation.isa for mutation in mutations):
+    for kernels in dict.fromkeys(mutation.kernels for mutation in mutations):
         with tempfile.TemporaryDirectory() as folder:
-            missed += run_all([m for m in mutations if m.isa == isa], isa, Path(folder))
+            alike = [mutation for mutation in mutations if mutation.kernels == kernels]
+            missed += run_all(alike, kernels, Path(folder))
     print(f"{len(mutations)} mutations, {missed} not caught")
     return int(missed > 0 or not mutations)
 

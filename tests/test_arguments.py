@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 
 from xent import _arguments as arguments
+from xent._blocks import numbers
 
 F16, F32, F64, BITS = (np.dtype(code) for code in ("e", "f", "d", "H"))
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -18,7 +19,7 @@ INDEX = np.zeros(4, int)
 READ_ONLY = np.zeros(4)
 READ_ONLY.flags.writeable = False
 REPEATED = np.lib.stride_tricks.as_strided(np.zeros(8), (4,), (4,))
-SINGLE, DOUBLE, HALF = (arguments.precision(dtype) for dtype in (F32, F64, F16))
+SINGLE, DOUBLE, HALF = (arguments.logits(np.zeros(2, t), "x")[1] for t in (F32, F64, F16))
 AS_BITS = arguments.logits(np.zeros(2, BITS), "x", "bfloat16")[1]
 
 
@@ -121,27 +122,27 @@ MESSAGES = [
     ),
     (
         arguments.targets,
-        (np.zeros(4), (4, 3), 1),
+        (np.full(4, 0.5), LOGITS, 1),
         TypeError,
         "targets: dtype float64 is not accepted for class indices, of shape (4,); expected "
         "integers or bool. Class probabilities would have the shape of the logits, (4, 3)",
     ),
     (
         arguments.targets,
-        (_of("dask"), (4, 3), 1),
+        (_of("dask"), LOGITS, 1),
         TypeError,
         "targets: Array is a Dask array; call .compute(), or map this function over its blocks",
     ),
     (
         arguments.targets,
-        (1j * LOGITS, (4, 3), 1),
+        (1j * LOGITS, LOGITS, 1),
         TypeError,
         "targets: dtype complex128 is not accepted; expected real numbers of at most 64 bits "
         "for class probabilities, of shape (4, 3), or class indices of shape (4,)",
     ),
     (
         arguments.targets,
-        (INDEX, (3, 5), 0),
+        (INDEX, np.zeros((3, 5)), 0),
         ValueError,
         "targets: shape (4,) does not fit logits of shape (3, 5) with the classes on "
         "axis 0; expected (5,) for class indices or (3, 5) for class probabilities",
@@ -260,9 +261,9 @@ MESSAGES = [
     ),
     (
         arguments.reduction,
-        (1, ("sum", "mean")),
+        (1, True),
         ValueError,
-        "reduction: expected one of sum, mean, got 1",
+        "reduction: expected one of none, sum, mean, batchmean, got 1",
     ),
     (
         arguments.class_weight,
@@ -277,41 +278,34 @@ MESSAGES = [
         "class_weight: expected shape (3,), one weight a class; got (1,)",
     ),
     (
-        arguments.broadcast,
+        arguments.broadcastable,
         (1j, "weight", (4,), F64),
         TypeError,
         "weight: dtype complex128 is not accepted; expected real numbers of at most 64 bits",
     ),
     (
-        arguments.broadcast,
+        arguments.broadcastable,
         ([1, 2], "weight", (4,), F64),
         ValueError,
         "weight: shape (2,) does not broadcast to that of the loss, (4,)",
     ),
     (
-        arguments.same_shape,
-        (1j, "t", (), "x"),
-        TypeError,
-        "t: dtype complex128 is not accepted; expected real numbers of at most 64 bits",
-    ),
-    (arguments.same_shape, ([1], "t", (), "x"), ValueError, "t: shape (1,) is not that of x, ()"),
-    (
         arguments.grad_output,
-        (1j, "sum", (), F64),
+        (1j, True, (), F64),
         TypeError,
         "grad_output: dtype complex128 is not accepted; expected real numbers of at most 64 bits",
     ),
     (
         arguments.grad_output,
-        (1.0, "none", (4,), F64),
+        (1.0, False, (4,), F64),
         ValueError,
         "grad_output: expected the shape of the loss, (4,), for reduction='none'; got ()",
     ),
     (
         arguments.grad_output,
-        (INDEX, "sum", (4,), F64),
+        (INDEX, True, (4,), F64),
         ValueError,
-        "grad_output: expected a scalar for reduction='sum', got an array of shape (4,) and dtype int64",
+        "grad_output: expected a scalar for a loss that is reduced, got an array of shape (4,) and dtype int64",
     ),
     (
         arguments.factors,
@@ -462,7 +456,7 @@ def test_arrays_of_other_kinds():
 def test_dtypes():
     for code in ("?", *"bBhHiIlLqQefd", ">f8", BFLOAT16):
         assert arguments.real(np.zeros(1, code), "x").dtype == code
-    for code in ("?", *"bBhHiIlLqQ"):
+    for code in ("?", *"bBhiIlLqQ"):
         assert arguments.logits(np.zeros(1, code), "x")[1] == DOUBLE
     for dtype in (F16, F32, F64):
         swapped = np.zeros(1, dtype.newbyteorder())
@@ -485,16 +479,16 @@ def test_class_axis_counts_from_the_front():
 def test_targets():
     shape = (2, 3, 5)
     for axis, rows in enumerate(((3, 5), (2, 5), (2, 3))):
-        index, soft = arguments.targets(np.zeros(rows, ">i4"), shape, axis)
+        index, soft = arguments.targets(np.zeros(rows, ">i4"), np.zeros(shape), axis)
         assert soft is None
         assert index is not None
         assert (index.shape, index.dtype) == (rows, np.int32)
-        index, soft = arguments.targets(np.zeros(shape), shape, axis)
+        index, soft = arguments.targets(np.zeros(shape), np.zeros(shape), axis)
         assert index is None
         assert soft is not None
-        assert soft.shape == (*rows, shape[axis])
-    assert arguments.targets(INDEX, (4, 3), 1)[0] is INDEX
-    assert arguments.targets(INDEX > 0, (4, 3), 1)[0].dtype == bool
+        assert soft.shape == shape
+    assert arguments.targets(INDEX, LOGITS, 1)[0] is INDEX
+    assert arguments.targets(INDEX > 0, LOGITS, 1)[0].dtype == bool
 
 
 @pytest.mark.parametrize(
@@ -576,8 +570,8 @@ def test_numbers_at_the_ends_of_their_ranges():
     assert [arguments.label_smoothing(value) for value in (0, 1)] == [0.0, 1.0]
     assert [arguments.z_loss(value) for value in (0, 1e30)] == [0.0, 1e30]
     assert [arguments.temperature(value) for value in (1e-30, 1e30)] == [1e-30, 1e30]
-    assert [arguments.softcap(value) for value in (None, 1e-30, 1e30)] == [None, 1e-30, 1e30]
-    assert [arguments.reduction(name) for name in arguments.REDUCTIONS] == ["none", "sum", "mean"]
+    assert [arguments.softcap(value) for value in (None, 1e-30, 1e30)] == [0.0, 1e-30, 1e30]
+    assert [arguments.reduction(name, True) for name in arguments.REDUCTIONS] == [0, 1, 2, 3]
 
 
 def test_weights():
@@ -586,12 +580,13 @@ def test_weights():
     assert found.dtype == F32
     assert found.flags.c_contiguous
     assert arguments.class_weight([1e300], 1, F32) == [np.inf]
-    assert arguments.broadcast(None, "x", (2, 4), F32) is None
+    assert arguments.broadcastable(None, "x", (2, 4), F32) is None
     for dtype, kept in ((F32, F32), (None, np.dtype(int))):
-        found = arguments.broadcast(INDEX, "x", (2, 4), dtype)
-        assert (found.shape, found.dtype) == ((2, 4), kept)
-    assert arguments.broadcast([1e300], "x", (1,), F32) == [np.inf]
-    assert arguments.same_shape(LOGITS, "x", (4, 3), "logits") is LOGITS
+        for given in (INDEX, INDEX[:1], INDEX[:, None][:2]):
+            found = arguments.broadcastable(given, "x", (2, 4), dtype)
+            assert (found.shape, found.dtype) == (given.shape, kept)
+    assert arguments.broadcastable([1e300], "x", (1,), F32) == [np.inf]
+    assert arguments.broadcastable(LOGITS, "x", (4, 3), None, "logits") is LOGITS
     assert arguments.factors(None, LOGITS) == (LOGITS, None)
     a, b = arguments.factors(np.ones((2, 1, 1)), LOGITS)
     assert (a.shape, b.shape) == ((2, 4, 3), (2, 4, 3))
@@ -600,26 +595,26 @@ def test_weights():
 
 
 def test_upstream_gradients():
-    assert arguments.grad_output(None, "none", (4,), F32) == (None, 1.0)
-    assert arguments.grad_output(2, "mean", (4,), F32) == (None, 2.0)
+    assert arguments.grad_output(None, False, (4,), F32) == (None, 1.0)
+    assert arguments.grad_output(2, True, (4,), F32) == (None, 2.0)
     single = np.zeros(4, F32)
-    assert arguments.grad_output(single, "none", (4,), None)[0] is single
-    rows, factor = arguments.grad_output(READ_ONLY, "none", (4,), F32)
+    assert arguments.grad_output(single, False, (4,), None)[0] is single
+    rows, factor = arguments.grad_output(READ_ONLY, False, (4,), F32)
     assert rows.dtype == F32
     assert factor == 1.0
-    assert arguments.grad_output([1e300], "none", (1,), F32)[0] == [np.inf]
+    assert arguments.grad_output([1e300], False, (1,), F32)[0] == [np.inf]
 
 
 def test_what_is_asked_for():
-    assert arguments.requested_outputs(False, False, None, None, None) == (False, False)
-    assert arguments.requested_outputs(True, False, 1.0, LOGITS, None) == (True, False)
-    assert arguments.requested_outputs(False, True, 1.0, LOGITS, LOGITS) == (True, True)
-    assert arguments.requested_outputs(1, np.bool_(True), None, None, None) == (True, True)
+    assert arguments.requested_outputs(False, False, None, None, None) == 0
+    assert arguments.requested_outputs(True, False, 1.0, LOGITS, None) == 1
+    assert arguments.requested_outputs(False, True, 1.0, LOGITS, LOGITS) == 2
+    assert arguments.requested_outputs(1, np.bool_(True), None, None, None) == 2
 
 
 def test_numbers_of_bits():
-    assert arguments.numbers(LOGITS, DOUBLE) is LOGITS
-    found = arguments.numbers(np.array([0x3FC0, 0xC000], BITS), AS_BITS)
+    assert numbers(LOGITS, DOUBLE) is LOGITS
+    found = numbers(np.array([0x3FC0, 0xC000], BITS), AS_BITS)
     assert found.dtype == F32
     assert found.tolist() == [1.5, -2.0]
 

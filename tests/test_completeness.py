@@ -17,6 +17,7 @@ RUNTIME = {
     "get_num_threads",
     "num_threads",
     "set_num_threads",
+    "set_pool_bytes",
     "show_config",
 }
 OPERATIONS = sorted(

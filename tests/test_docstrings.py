@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 
 import numpy as np
 import pytest
@@ -31,3 +32,28 @@ def test_examples(name):
 def test_first_line_is_a_summary(name):
     first, _, _ = getattr(xent, name).__doc__.strip().partition("\n")
     assert first.endswith(".")
+
+
+# Parameters documented, and no others; results documented, each by itself.
+CHECKS = {
+    "GL01",
+    "GL02",
+    "GL03",
+    "GL05",
+    "GL08",
+    "PR01",
+    "PR02",
+    "RT01",
+    "RT03",
+    "RT04",
+    "RT05",
+    "SS03",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in xent.__all__ if not name.startswith("__")])
+def test_sections_are_as_numpydoc_has_them(name):
+    validate = pytest.importorskip("numpydoc.validate").validate
+    wrong = [message for code, message in validate(f"xent.{name}")["errors"] if code in CHECKS]
+    returned = inspect.signature(getattr(xent, name)).return_annotation
+    assert not wrong or (returned == "None" and wrong == ["No Returns section found"])

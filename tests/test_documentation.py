@@ -118,7 +118,7 @@ def test_architecture_names_what_exists() -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     sources = {
         str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
-        for folder in ("csrc", "src", "tests", "benchmarks", "docs")
+        for folder in ("csrc", "src", "tests", "benchmarks", "docs", "cmake")
         for file in (ROOT / folder).rglob("*")
         if file.suffix in {".c", ".h", ".def", ".txt", ".py", ".pyx", ".pxd", ".pyi"}
     }

@@ -11,7 +11,7 @@ import pytest
 
 import inputs
 import xent
-from calls import FAMILY, MODULATED, OPTIONS, REDUCTIONS
+from calls import FAMILY, MODULATED, OPTIONS, REDUCTIONS, assert_same
 from test_layout import LAYOUTS
 
 SHAPES = ((1, 1), (7, 10), (33, 16), (40, 64), (5, 130), (3, 4, 65), (4, 1025), (2, 17000))
@@ -242,8 +242,33 @@ def test_bits_are_taken_from_uint16_alone(given):
         xent.cross_entropy(np.zeros((2, 3), given), [0, 1], dtype="bfloat16")
 
 
-def test_uint16_without_a_word_is_integers():
+def test_uint16_without_a_word_is_refused():
+    """They are bits more often than numbers; SciPy's functions, which have no such word, take them as numbers."""
     logits, targets = np.arange(6, dtype=np.uint16).reshape(2, 3), [0, 2]
-    loss = xent.cross_entropy(logits, targets)
-    assert loss.dtype == np.float64
-    assert loss == xent.cross_entropy(logits.astype(float), targets)
+    for function in (xent.cross_entropy, xent.nll_loss, xent.perplexity):
+        with pytest.raises(TypeError, match=r"uint16 .*dtype='bfloat16'.*\.astype\(np\.int32\)"):
+            function(logits, targets)
+    for function in (xent.entropy, lambda x: xent.kl_div(x, x)):
+        with pytest.raises(TypeError, match=r"uint16 .*dtype='bfloat16'"):
+            function(logits)
+    assert xent.logsumexp(logits) == xent.logsumexp(logits.astype(float))
+    assert_same(xent.softmax(logits), xent.softmax(logits.astype(float)))
+
+
+def test_bits_out_of_a_file():
+    """ml_dtypes' bfloat16 is |V2 in a .npy file."""
+    logits, targets = inputs.batch((5, 7), np.float32)
+    bits = logits.astype(ml_dtypes.bfloat16)
+    stored = bits.view("V2")
+    options = {"reduction": "none", "return_grad": True}
+    loss, grad = xent.cross_entropy(stored, targets, dtype="bfloat16", **options)
+    expected = xent.cross_entropy(bits, targets, **options)
+    assert_same(loss, expected[0])
+    assert grad.dtype == stored.dtype
+    assert_same(grad.view(bits.dtype), expected[1])
+    xent.cross_entropy(stored, targets, dtype="bfloat16", grad_out=stored, **options)
+    assert_same(stored.view(bits.dtype), expected[1])
+    with pytest.raises(TypeError, match=r"\|V2"):
+        xent.cross_entropy(stored, targets)
+    with pytest.raises(ValueError, match=r"\|V4"):
+        xent.cross_entropy(logits.view("V4"), targets, dtype="bfloat16")

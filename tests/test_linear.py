@@ -16,7 +16,7 @@ from test_half import HALVES
 from test_layout import LAYOUTS
 from tolerance import assert_within, expect
 from xent import _linear
-from xent._arguments import bfloat16_bits, float16
+from xent._blocks import bfloat16_bits, float16
 
 NAMES = ("hidden", "weight", "bias")
 linear = xent.linear_cross_entropy
@@ -671,9 +671,32 @@ def test_bad_argument(options, error, shows):
         assert part in str(caught.value), str(caught.value)
 
 
-def test_bits_need_to_be_told_and_mean_all_three():
-    hidden, weight, bias = (a.astype(np.uint16) for a in problem((4, 5), 3, float) if a is not None)
-    with pytest.raises(ValueError, match=r"dtype.*weight.*float64"):
-        linear(hidden, weight.astype(float), np.zeros(4, int), dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"dtype.*bias.*float64"):
-        linear(hidden, weight, np.zeros(4, int), bias=bias.astype(float), dtype="bfloat16")
+def test_bits_need_to_be_told_and_may_be_among_other_dtypes():
+    arrays = dict(zip(("hidden", "weight", "bias"), problem((4, 5), 3, np.float32), strict=True))
+    halves = {name: a.astype(ml_dtypes.bfloat16) for name, a in arrays.items()}
+    targets = np.zeros(4, int)
+    for names in (["hidden"], ["weight"], ["bias"], ["hidden", "bias"], list(arrays)):
+        given = arrays | {name: halves[name].view(np.uint16) for name in names}
+        expected = linear(
+            **arrays | {n: halves[n] for n in names}, targets=targets, return_grad=True
+        )
+        loss, grads = linear(**given, targets=targets, return_grad=True, dtype="bfloat16")
+        assert_same(loss, expected[0])
+        for name, grad, wanted in zip(arrays, grads, expected[1], strict=True):
+            assert grad.dtype == given[name].dtype
+            assert_same(grad.view(wanted.dtype), wanted)
+        with pytest.raises(TypeError, match=rf"{names[0]}: dtype uint16 .*dtype='bfloat16'"):
+            linear(**given, targets=targets)
+    with pytest.raises(ValueError, match=r"dtype.*hidden.*float32"):
+        linear(**arrays, targets=targets, dtype="bfloat16")
+
+
+def test_the_gradient_of_the_bias_is_summed_in_double():
+    """A million rows of equal classes, of which float32 sums lose a hundredth."""
+    rows, classes = 1_000_000, 10
+    hidden, weight = np.zeros((rows, 1), np.float32), np.zeros((classes, 1), np.float32)
+    targets = np.zeros(rows, np.int8)
+    _, (_, _, grad) = linear(
+        hidden, weight, targets, bias=np.zeros(classes, np.float32), return_grad=True
+    )
+    np.testing.assert_allclose(grad, np.r_[-0.9, [0.1] * 9], rtol=1e-6)

@@ -124,6 +124,8 @@ def test_integer_and_bool_logits_become_float64(code):
         actual = getattr(xent, name)(logits, axis=-1)
         assert actual.dtype == np.float64
         np.testing.assert_array_equal(actual, getattr(xent, name)(as_float, axis=-1))
+    if code == "H":  # bits more often than numbers: test_half.py
+        return
     loss, grad = xent.cross_entropy(logits, [0, 1], return_grad=True)
     expected = xent.cross_entropy(as_float, [0, 1], return_grad=True)
     assert (loss.dtype, grad.dtype) == (np.float64, np.float64)

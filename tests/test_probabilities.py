@@ -148,7 +148,8 @@ def test_without_clipping_nothing_is_added(isa, dtype):
 
 @pytest.mark.parametrize("eps", [None, 1e-3])
 @pytest.mark.parametrize("bad", [-1e-30, -1.0, 1.0 + 2e-7, 2.0, INF, -INF])
-def test_what_is_not_a_probability(dtype, bad, eps):
+@pytest.mark.parametrize("kind", ["index", "smoothed", "soft"])
+def test_what_is_not_a_probability(isa, dtype, kind, bad, eps):
     for shape in ((3, 4), (40, 70), (2, 3, 5), (4,)):
         p = np.full(shape, 0.25, dtype)
         position = tuple(n - 1 for n in shape)
@@ -157,28 +158,145 @@ def test_what_is_not_a_probability(dtype, bad, eps):
         grad_out = np.full(shape, 7, dtype)
         where = ", ".join(map(str, position))
         shown = str(float(dtype.type(bad))).replace(".", r"\.").replace("+", r"\+")
+        targets: Any = np.full(shape[:-1], shape[-1] - 1 if kind == "index" else 0)
+        options: dict[str, Any] = {"eps": eps, "out": out, "grad_out": grad_out}
+        if kind == "smoothed":
+            options["label_smoothing"] = 0.1
+        if kind == "soft":
+            targets = np.full(shape, 0.25)
         with pytest.raises(ValueError, match=rf"probs\[{where}\] = {shown}"):
-            both(
-                "categorical_cross_entropy",
-                p,
-                np.zeros(shape[:-1], int),
-                dtype,
-                eps=eps,
-                out=out,
-                grad_out=grad_out,
-            )
+            both("categorical_cross_entropy", p, targets, dtype, **options)
         assert (out == 7).all()
         assert (grad_out == 7).all()
 
 
-def test_the_first_that_is_not_a_probability_is_named():
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_the_first_that_is_not_a_probability_is_named(kind):
     p = np.full((50, 7), 0.25)
     p[20, 3] = p[30, 0] = p[20, 5] = 2
-    for layout in (p, np.asfortranarray(p), p[:, ::-1][:, ::-1]):
+    targets: Any = np.full((50, 7), 0.25)
+    if kind == "index":
+        targets = np.zeros(50, int)
+        targets[20] = 3
+    swapped = p.astype(p.dtype.newbyteorder())
+    for layout in (
+        p,
+        np.asfortranarray(p),
+        p[:, ::-1][:, ::-1],
+        np.repeat(p, 2, 1)[:, ::2],
+        swapped,
+    ):
         with pytest.raises(ValueError, match=r"probs\[20, 3\] = 2"):
-            xent.categorical_cross_entropy(layout, np.zeros(50, int))
-    with pytest.raises(ValueError, match=r"probs\[0, 30\] = 2"):
-        xent.categorical_cross_entropy(p.T, np.zeros(50, int), axis=0)
+            xent.categorical_cross_entropy(layout, targets)
+    columns = p if kind == "index" else p[[30]]
+    first = r"probs\[3, 20\] = 2" if kind == "index" else r"probs\[0, 0\] = 2"
+    for layout in (columns.T, columns.T.astype(swapped.dtype)):
+        with pytest.raises(ValueError, match=first):
+            xent.categorical_cross_entropy(layout, targets[: len(columns)].T, axis=0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_first_of_many_that_are_not_probabilities_is_named(isa, threads):
+    p, targets = np.full((100_000, 5), 0.5, np.float32), np.arange(100_000) % 5
+    p[9_000:, :] = 2
+    p[:, 4] = -1
+    targets[:9_001] = 1
+    with xent.num_threads(threads), pytest.raises(ValueError, match=r"probs\[9000, 1\] = 2"):
+        xent.categorical_cross_entropy(p, targets)
+    targets[99_999] = 5
+    with xent.num_threads(threads), pytest.raises(IndexError, match=r"targets\[99999\] = 5"):
+        xent.categorical_cross_entropy(p, targets)
+
+
+def test_rows_that_do_not_count_need_no_probability(isa, dtype):
+    p = np.full((40, 6), 2, dtype)
+    p[1::3] = 0.5
+    targets, weight = np.full(40, 1), np.ones(40)
+    targets[::3] = 5
+    weight[2::3] = 0
+    loss, grad = both(
+        "categorical_cross_entropy", p, targets, dtype, ignore_index=5, sample_weight=weight
+    )
+    assert_close(loss, np.where(np.arange(40) % 3 == 1, LN2, 0), dtype)
+    assert_close(grad[:, 1], np.where(np.arange(40) % 3 == 1, -2, 0), dtype)
+    weight[2] = 1
+    with pytest.raises(ValueError, match=r"probs\[2, 1\] = 2"):
+        xent.categorical_cross_entropy(p, targets, ignore_index=5, sample_weight=weight)
+
+
+def of_an_index(name: str, p: np.ndarray, targets: np.ndarray, axis: int) -> tuple[Any, Any]:
+    """Loss and gradient of every row as NumPy writes them, but for the logarithm."""
+    at = np.expand_dims(targets, axis)
+    picked = np.take_along_axis(p, at, axis)
+    grad = np.zeros_like(p)
+    compute = np.float64 if p.dtype == np.float64 else np.float32
+    slope = 1 if name == "nll_loss" else picked.astype(compute)
+    np.put_along_axis(grad, at, (-1 / slope * np.ones(picked.shape, compute)).astype(p.dtype), axis)
+    return picked.squeeze(axis), grad
+
+
+#: Narrow and wide rows, in the cache and beyond it, whose ends lie anywhere in a cache line.
+READ_ALONE = [
+    (300, 1),
+    (70, 2),
+    (1000, 10),
+    (40, 130),
+    (7, 3000),
+    (2_000_003, 2),
+    (61_001, 67),
+    (5003, 1000),
+]
+
+
+@BOTH
+@pytest.mark.parametrize("shape", READ_ALONE, ids=str)
+@pytest.mark.parametrize("type_", [np.float16, np.float32, np.float64])
+def test_the_targets_number_alone_is_read(isa, name, shape, type_):
+    """Whatever else is in the row, and wherever it lies, the gradient in the place of the input included."""
+    if shape[0] * shape[1] > 10_000 and type_ == np.float64:
+        shape = (shape[0] // 2, shape[1])
+    generator = np.random.default_rng(3)
+    targets = generator.integers(shape[1], size=shape[0])
+    p = np.asarray([NAN, INF, -INF, 2], type_)[generator.integers(4, size=shape[0])]
+    p = np.repeat(p[:, None], shape[1], 1)
+    p[np.arange(shape[0]), targets] = np.linspace(0.25, 1, shape[0])
+    picked, expected = of_an_index(name, p, targets, 1)
+    value = -picked if name == "nll_loss" else None
+    wide = np.full((shape[0], shape[1] + 3), 7, type_)
+    layouts: list[tuple[np.ndarray, int]] = [(p, 1), (p.T.copy(), 0)]
+    wide[:, 2:-1] = p
+    layouts.append((wide[:, 2:-1], 1))
+    for x, axis in layouts:
+        options: dict[str, Any] = {"axis": axis, "reduction": "none", "return_grad": True}
+        with xent.num_threads(3):
+            loss, grad = getattr(xent, name)(x, targets, **options)
+            if value is None:
+                value = loss
+                np.testing.assert_allclose(loss, -np.log(picked.astype(float)), rtol=1e-6, atol=0)
+            np.testing.assert_array_equal(loss, value)
+            np.testing.assert_array_equal(grad, expected if axis == 1 else expected.T)
+            loss, grad = getattr(xent, name)(x, targets, grad_out=x, **options)
+        np.testing.assert_array_equal(loss, value)
+        np.testing.assert_array_equal(x, expected if axis == 1 else expected.T)
+    assert (wide[:, [0, 1, -1]] == 7).all()
+
+
+@BOTH
+def test_of_a_row_that_threads_share_the_target_alone_is_read(isa, name):
+    """Its gradient may be written where it lies."""
+    for target in (0, 7, 700_000, 1_100_006):
+        x = np.full((2, 1_100_007), NAN, np.float32)
+        x[:, target] = 0.5
+        expected = np.zeros_like(x)
+        expected[0, target] = -1 if name == "nll_loss" else -2
+        with xent.num_threads(3):
+            options: dict[str, Any] = {"reduction": "none", "return_grad": True}
+            loss, grad = getattr(xent, name)(x, [target, -100], **options)
+            in_place, _ = getattr(xent, name)(x, [target, -100], grad_out=x, **options)
+        np.testing.assert_array_equal(grad, expected)
+        np.testing.assert_array_equal(x, expected)
+        np.testing.assert_array_equal(in_place, loss)
+        assert_close(loss, [-0.5 if name == "nll_loss" else LN2, 0], np.dtype(np.float32))
 
 
 def test_the_ends_are_probabilities(dtype):

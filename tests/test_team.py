@@ -96,8 +96,15 @@ if sys.platform == "linux":
     def test_idle_workers_sleep():
         script = f"""{CALL}
         def states():
-            tasks = [t for t in os.listdir("/proc/self/task") if int(t) != os.getpid()]
-            return [open(f"/proc/self/task/{{t}}/stat").read().rsplit(")")[1][1] for t in tasks]
+            states = []
+            for task in os.listdir("/proc/self/task"):
+                if int(task) != os.getpid():
+                    try:
+                        stat = open(f"/proc/self/task/{{task}}/stat").read()
+                    except OSError:  # A thread of a probe that has ended since.
+                        continue
+                    states.append(stat.rsplit(")")[1][1])
+            return states
         while len(states()) < 2 or {{*states()}} != {{"S"}}:
             pass
         print("asleep")

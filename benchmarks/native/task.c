@@ -296,8 +296,8 @@ void run(const task *t, const xent_kernels *kernels) {
             .ignore = t->plan.ignore,
             .classes = t->plan.classes,
         };
-        int64_t found[2] = {0, -1};
-        found[0] = kernels->check(&indices, &found[1]);
+        int64_t found[2] = {0, -1}, outside = -1;
+        found[0] = kernels->check(&indices, &found[1], &outside);
         memcpy(a[LOSS].at, found, sizeof found);
     } else if (t->operation->family == MATH) {
         kernels->math((xent_function)t->operation->first, a[X].at, a[OUT].at, n);

@@ -95,8 +95,20 @@ typedef struct {
     const xent_call *call;
     const axes *arrays;
     const xent_kernels *kernels;
-    atomic_llong first_bad;
+    atomic_llong first_bad, first_outside;
 } check_work;
+
+static void note_first(atomic_llong *first, long long row) {
+    long long so_far = atomic_load(first);
+    while (row < so_far && !atomic_compare_exchange_weak(first, &so_far, row))
+        ;
+}
+
+/* What is read of an array of probabilities, and of it alone, is checked; where soft targets or smoothed labels ask for all
+ * of it, it is taken as it is. */
+static int checks_probabilities(const xent_call *call) {
+    return traits_of(call)->input == OF_PROBABILITIES && call->label_smoothing == 0;
+}
 
 /* Class weights of shards are where the sums are. */
 static const xent_sums *sums_of(const xent_rows *rows, int64_t i) {
@@ -124,14 +136,27 @@ static void check_rows(void *context, int64_t begin, int64_t end, int worker) {
     int64_t counted = 0;
     for (int64_t r = begin; r < end;) {
         const xent_rows rows = rows_at(w->arrays, r, end);
-        const xent_indices indices = {rows.index,       rows.index_step,    rows.count,       (int)call->index_type,
-                                      call->has_ignore, call->ignore_index, num_classes(call)};
-        int64_t bad = -1;
-        counted += w->kernels->check(&indices, &bad);
+        const xent_indices indices = {
+            .index = rows.index,
+            .step = rows.index_step,
+            .count = rows.count,
+            .type = (int)call->index_type,
+            .has_ignore = call->has_ignore,
+            .ignore = call->ignore_index,
+            .classes = num_classes(call),
+            .probabilities = checks_probabilities(call) ? rows.logits : NULL,
+            .weight = rows.weight,
+            .probabilities_step = rows.logits_step,
+            .class_step = call->logits_class_step ? call->logits_class_step : storage_bytes(call),
+            .weight_step = rows.weight_step,
+            .dtype = call->dtype,
+        };
+        int64_t bad = -1, outside = -1;
+        counted += w->kernels->check(&indices, &bad, &outside);
+        if (outside >= 0)
+            note_first(&w->first_outside, r + outside);
         if (bad >= 0) {
-            long long first = atomic_load(&w->first_bad);
-            while (r + bad < first && !atomic_compare_exchange_weak(&w->first_bad, &first, r + bad))
-                ;
+            note_first(&w->first_bad, r + bad);
             return;
         }
         if (weighted)
@@ -146,7 +171,7 @@ static xent_status check_indices(xent_call *call, double_double *total) {
     axes a;
     join_axes(&a, call, -1);
     const int few = block_count(call) < FEW_BLOCKS;
-    check_work w = {call, &a, xent_kernels_for(call->dtype), INT64_MAX};
+    check_work w = {call, &a, xent_kernels_for(call->dtype), INT64_MAX, INT64_MAX};
     /* One block's work does not repay waking a thread. */
     if (xent_parallel(row_count(call), XENT_SUM_BLOCK, few ? 1 : thread_count(call), check_rows, &w, call->poll,
                       call->poll_data))
@@ -154,6 +179,10 @@ static xent_status check_indices(xent_call *call, double_double *total) {
     if (atomic_load(&w.first_bad) != INT64_MAX) {
         call->bad_row = atomic_load(&w.first_bad);
         return XENT_BAD_TARGET;
+    }
+    if (atomic_load(&w.first_outside) != INT64_MAX) {
+        call->bad_row = atomic_load(&w.first_outside);
+        return XENT_BAD_PROBABILITY;
     }
     *total = dd_total(block_sums(call), block_count(call));
     return XENT_OK;
@@ -268,8 +297,8 @@ xent_status xent_compute_rows(const xent_call *call, xent_stages stages) {
     const int64_t chunks = (plan.layout == XENT_COLUMNS ? XENT_MOST_LANES : 1) * XENT_CHUNKS(call->classes);
     void *workspaces[MOST_THREADS];
     row_work w = {call, &a, &plan, xent_kernels_for(call->dtype), stages, chunks > XENT_OWN_CHUNKS ? chunks : 0, workspaces};
-    /* Of log-probabilities the target's alone may be read, a cache line. */
-    const int one_of_each = plan.transform == XENT_LOG_PROBS && plan.stream == XENT_NO_STREAM && plan.form == XENT_NO_OUTPUT;
+    /* Of the target alone a cache line is read. */
+    const int one_of_each = xent_reads_target_alone(&plan) && plan.form == XENT_NO_OUTPUT;
     const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call), item_bytes = row_bytes + 16;
     /* Whole tiles; of columns whole runs, where these are short and many. */
     enum { MANY_RUNS = 8 /* for each thread */ };

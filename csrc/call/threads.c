@@ -17,6 +17,7 @@
 #include <omp.h>
 #endif
 
+#include "control_groups.h"
 #include "team.h"
 
 static atomic_int own; /* threads that were asked for, or 0 */
@@ -73,18 +74,18 @@ static int cpus(void) {
     return n ? n : machine_cpus();
 }
 
-/* CPUs of one control group, rounded up; 0 where it sets no limit. */
-static double quota_of(const char *folder, const char *max_file, const char *period_file) {
+/* CPUs of one control group; 0 where it sets no limit. */
+static double quota_of(const char *folder, int v2) {
     char path[4400];
     double quota = 0, period = 0;
-    snprintf(path, sizeof path, "%s/%s", folder, max_file);
+    snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
     FILE *f = fopen(path, "r");
     if (!f)
         return 0;
-    int n = period_file ? fscanf(f, "%lf", &quota) : fscanf(f, "%lf %lf", &quota, &period) - 1; /* "max 100000": 0 */
+    int n = v2 ? fscanf(f, "%lf %lf", &quota, &period) - 1 : fscanf(f, "%lf", &quota); /* "max 100000": 0 */
     fclose(f);
-    if (n == 1 && period_file) {
-        snprintf(path, sizeof path, "%s/%s", folder, period_file);
+    if (n == 1 && !v2) {
+        snprintf(path, sizeof path, "%s/%s", folder, "cpu.cfs_period_us");
         f = fopen(path, "r");
         n = f ? fscanf(f, "%lf", &period) : 0;
         if (f)
@@ -93,43 +94,9 @@ static double quota_of(const char *folder, const char *max_file, const char *per
     return n == 1 && quota > 0 && period > 0 ? quota / period : 0;
 }
 
-/* The tightest quota from this process's group up to the root, in either version of the control groups. */
-static double cgroup_quota(void) {
-    double least = 0;
-    FILE *f = fopen("/proc/self/cgroup", "r");
-    if (!f)
-        return 0;
-    char line[4200];
-    while (fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\n")] = 0;
-        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!path)
-            continue;
-        *path++ = 0;
-        ++controllers;
-        const int v2 = !*controllers;
-        if (!v2 && !strstr(controllers, "cpu"))
-            continue;
-        for (;;) {
-            char folder[4300];
-            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s%s", v2 ? "" : "/cpu", path);
-            const double quota =
-                v2 ? quota_of(folder, "cpu.max", NULL) : quota_of(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us");
-            if (quota > 0 && (least == 0 || quota < least))
-                least = quota;
-            char *slash = strrchr(path, '/');
-            if (!slash)
-                break;
-            *slash = 0;
-        }
-    }
-    fclose(f);
-    return least;
-}
-
 static int usable(void) {
     const int most = cpus();
-    const double quota = cgroup_quota();
+    const double quota = xent_tightest_group("cpu", quota_of);
     const int whole = (int)quota + (quota > (int)quota);
     return clamp(quota > 0 && whole < most ? whole : most);
 }

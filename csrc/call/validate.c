@@ -124,10 +124,13 @@ static int same_places(const xent_call *call, const field *a, const field *b) {
     return a->bytes == b->bytes && (!a->has_classes || call->classes <= 1 || class_step_of(a) == class_step_of(b));
 }
 
-/* An output that begins where another array does, other than `out` in the place of the logits. */
+/* An output that begins where another array does, other than `out` in the place of the logits. Arrays of no classes lie
+ * nowhere. */
 static int begins_in_another(const xent_call *call, const field *fields, int count, const field *output) {
+    const int no_classes = !is_elementwise(call) && call->classes == 0;
     for (const field *f = fields; f < fields + count; ++f)
         if (f != output && f->array->data == output->array->data &&
+            !(no_classes && (f->has_classes || output->has_classes)) &&
             !(output->array == &call->out && f->array == &call->logits && same_places(call, output, f)))
             return 1;
     return 0;

@@ -28,11 +28,9 @@ static INLINE applied apply_to(vec t, vec a, mask at, const lane_coefs *row, con
     if (form == XENT_LOGARITHMS)
         return r;
     if (transform == XENT_LOG_PROBS) {
-        vec w = v(set)(0);
-        if (stream != XENT_NO_STREAM)
-            w = v(mul)(row->a_coef, a);
+        const vec w = v(mul)(row->a_coef, a);
         vec g = v(sub)(v(set)(0), w), slope;
-        if (p->probabilities && stream != XENT_NO_STREAM) {
+        if (p->probabilities) {
             (void)clipped_probability(t, &slope, p);
             g = v(div)(g, slope);
         }
@@ -95,9 +93,8 @@ static INLINE void apply_vectors(const wide_range *m, int64_t k, int count, int 
     applied r[XENT_SIDE_BY_SIDE];
     for (int j = 0; j < count; ++j) {
         const int64_t i = k + j * LANES;
-        vec z = v(set)(0), a = z;
-        if (transform != XENT_LOG_PROBS || stream != XENT_NO_STREAM)
-            z = load_up_to(m->z + i * (int64_t)sizeof(real), n, (real)-INFINITY);
+        const vec z = load_up_to(m->z + i * (int64_t)sizeof(real), n, (real)-INFINITY);
+        vec a = v(set)(0);
         if (is_weighted(stream) || stream == XENT_TEACHER)
             a = load_second(m->second, m->weight, i, n, mix, stream);
         if (stream == XENT_TEACHER)
@@ -205,7 +202,7 @@ static void write_range(const row_writer *w, int64_t k, int64_t n, int streams, 
     char *const hess = !w->hess ? NULL : streams ? w->hess->at + k * w->hess->bytes : place_of(w->hess, k);
     const int hess_streams = streams && ((uintptr_t)hess - (uintptr_t)out) % CACHE_LINE == 0;
     const int64_t vectors = (n + LANES - 1) / LANES;
-    const char *z = reads_logits(plan) ? read_stored(from, w->row->z, k, n) : NULL;
+    const char *z = read_stored(from, w->row->z, k, n);
     if (capped) {
         transform_block(from->z_buffer, from->slope_buffer, z, n, plan, from->transform);
         z = (const char *)from->z_buffer;

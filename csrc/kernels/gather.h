@@ -13,6 +13,34 @@ typedef struct {
     real (*load_one)(const char *from);
 } storage;
 
+/* One number as it is stored. */
+static INLINE void copy_number(char *to, const char *from, int64_t bytes) {
+    if (bytes == 2)
+        memcpy(to, from, 2);
+    else if (bytes == 4)
+        memcpy(to, from, 4);
+    else
+        memcpy(to, from, 8);
+}
+
+/* Of n rows the number at one class each, 0 where it is none of theirs, as they are stored. */
+static NOINLINE void pick_stored(char *to, const char *from, int64_t step, int64_t class_step, const int64_t *class,
+                                 int64_t classes, int64_t n, int64_t bytes) {
+    static const char zero[8] = {0};
+#define PICK(BYTES)                                                                                                         \
+    for (int64_t i = 0; i < n; ++i, from += step)                                                                           \
+        memcpy(to + i * BYTES, (uint64_t)class[i] < (uint64_t)classes ? from + class[i] * class_step : zero, BYTES);
+    switch (bytes) {
+    case 2:
+        PICK(2) break;
+    case 4:
+        PICK(4) break;
+    default:
+        PICK(8)
+    }
+#undef PICK
+}
+
 /* Tiles of columns that are gathered together, where their classes are few. */
 enum { SIDE = 4 };
 

@@ -78,13 +78,22 @@ typedef struct {
     int64_t sums_step;
 } xent_rows;
 
-/* A run of class indices to be checked. */
+/* A run of class indices to be checked, and where they are to be found, the probabilities of these classes in the rows that
+ * count. */
 typedef struct {
     const char *index;
     int64_t step, count;
     int type, has_ignore;
     int64_t ignore, classes;
+    const char *probabilities, *weight; /* each may be NULL */
+    int64_t probabilities_step, class_step, weight_step;
+    xent_dtype dtype;
 } xent_indices;
+
+/* Of (log-)probabilities a class index needs one. */
+static inline int xent_reads_target_alone(const xent_plan *plan) {
+    return plan->transform == XENT_LOG_PROBS && plan->stream == XENT_NO_STREAM;
+}
 
 /* What is computed of each element and summed: one of the elementwise losses; 1, which weights multiply; 1 where x is not a
  * probability. */
@@ -142,7 +151,8 @@ typedef struct {
     USE(XENT_WEIGHTS, XENT_LOG_PROBS)                                                                                       \
     USE(XENT_SOFT, XENT_LOG_PROBS)
 
-/* What of these is compiled: a cap is applied before the kernels see the logits. */
+/* What of these is compiled: a cap is applied before the kernels see the logits, and of a target alone there is nothing to
+ * sum. */
 #define XENT_REDUCE_KERNELS(USE)                                                                                            \
     USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
     USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
@@ -173,7 +183,6 @@ typedef struct {
     USE(XENT_SOFT, XENT_TEMPERATURE, XENT_EXPONENTIALS, 1)                                                                  \
     USE(XENT_SELF, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                                  \
     USE(XENT_TEACHER, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                               \
-    USE(XENT_NO_STREAM, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)                                                               \
     USE(XENT_WEIGHTS, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)                                                                 \
     USE(XENT_SOFT, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)
 
@@ -202,8 +211,9 @@ typedef struct {
     /* The sums of `count` parts, in the order of their classes; two parts of one row may not overlap. */
     xent_sums (*merge)(const xent_sums *parts, int64_t count, double temperature, xent_stream stream);
     void (*elements)(const xent_element_plan *plan, const xent_elements *elements);
-    /* How many rows count; in *bad the first whose index is neither a class nor ignored, if there is one. */
-    int64_t (*check)(const xent_indices *indices, int64_t *bad);
+    /* How many rows are not ignored; in *bad the first whose index is neither a class nor ignored, if there is one, and in
+     * *outside the first before it whose probability is outside [0, 1]. */
+    int64_t (*check)(const xent_indices *indices, int64_t *bad, int64_t *outside);
     /* Plain reading and copying at full width, to measure a machine's memory by. */
     double (*read)(const void *from, int64_t bytes);
     void (*copy)(void *to, const void *from, int64_t bytes);

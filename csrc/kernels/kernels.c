@@ -26,6 +26,7 @@ enum { LANES = v(lanes) };
 #include "run.h"
 #include "rows_wide.h"
 #include "rows_tile.h"
+#include "picked.h"
 #include "rows.h"
 #include "elementwise.h"
 #include "probe.h"

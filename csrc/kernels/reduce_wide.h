@@ -277,7 +277,7 @@ static inline const char *read_stored(const block_reader *from, const char *z, i
 static inline const char *read_block(const block_reader *from, const char *z, int64_t k, int64_t n, double *max) {
     const char *at = read_stored(from, z, k, n);
     vec unused;
-    if (!transforms_blocks(from->plan))
+    if (!is_transformed(from->plan))
         return at;
     if (is_capped(from->plan))
         *max = (double)v(get)(transformed(v(set)(block_max(at, n)), &unused, from->plan, from->transform));
@@ -289,7 +289,7 @@ static void reduce_chunk(xent_sums *sums, const block_reader *from, const wide_r
                          known_max *known, const target_mix *mix, reduce_block *kernel) {
     const xent_plan *plan = from->plan;
     const int64_t bytes = from->stored->bytes;
-    const int in_place = !from->converts && !transforms_blocks(plan);
+    const int in_place = !from->converts && !is_transformed(plan);
     for (int64_t at = begin; at < end; at += XENT_BLOCK) {
         const int64_t n = end - at < XENT_BLOCK ? end - at : XENT_BLOCK;
         const int64_t soon = at + plan->fetch_ahead, after = soon - plan->classes;
@@ -327,16 +327,15 @@ static void reduce_chunk(xent_sums *sums, const block_reader *from, const wide_r
     }
 }
 
-/* Classes begin..end, from one chunk's first to another's last. Of log-probabilities the target's alone may be of use. */
+/* Classes begin..end, from one chunk's first to another's last. Where the target alone is read, there is no kernel. */
 static void reduce_row(const block_reader *from, const wide_row *row, int64_t begin, int64_t end, known_max *known,
                        xent_sums *chunks, const target_mix *mix) {
     const xent_plan *plan = from->plan;
-    const int unread = !reads_logits(plan);
     reduce_block *const kernel = reduce_wide_kernel(plan->stream, plan->transform);
     for (int64_t at = begin; at < end; at += XENT_CHUNK) {
         xent_sums *const sums = &chunks[at / XENT_CHUNK];
         clear_sums(sums, plan->transform);
-        if (!unread)
+        if (kernel)
             reduce_chunk(sums, from, row, at, end - at < XENT_CHUNK ? end : at + XENT_CHUNK, known, mix, kernel);
     }
 }

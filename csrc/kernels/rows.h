@@ -9,7 +9,9 @@ static run begin_run(const xent_plan *plan, const xent_rows *rows) {
 
 static void all_rows(const xent_plan *plan, const xent_rows *rows) {
     const run c = begin_run(plan, rows);
-    if (plan->layout == XENT_WIDE)
+    if (xent_reads_target_alone(plan))
+        picked_rows(&c);
+    else if (plan->layout == XENT_WIDE)
         wide_rows(&c);
     else
         tile_rows(&c);

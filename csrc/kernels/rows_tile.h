@@ -80,7 +80,7 @@ static void tiles_to_z(const run *c, int64_t tiles, int64_t classes, int applies
         tile_maxima(s->max, w->x, classes, tiles);
     if (plan->stream == XENT_TEACHER)
         tile_maxima(s->teacher_max, w->second, classes, tiles);
-    if (!transforms_blocks(plan))
+    if (!is_transformed(plan))
         return;
     for (int64_t t = 0; is_capped(plan) && t < tiles; ++t)
         s->max[t] = transformed(s->max[t], &unused, plan, &w->transform);
@@ -143,11 +143,8 @@ static void tile_reduce(const run *c, int64_t r, int64_t n, int64_t ahead) {
     if (plan->transform == XENT_LOG_PROBS)
         for (int64_t t = 0; t < tiles; ++t)
             s->max[t] = v(set)(0);
-    if (!reads_logits(plan))
-        memset(s->sums, 0, (size_t)tiles * sizeof *s->sums);
-    else
-        reduce_tile_kernel(plan->stream, plan->transform)(&w->lanes, s->sums, s->max, s->teacher_max, &first, tiles, &w->mix,
-                                                          &w->transform);
+    reduce_tile_kernel(plan->stream, plan->transform)(&w->lanes, s->sums, s->max, s->teacher_max, &first, tiles, &w->mix,
+                                                      &w->transform);
     targets_to_z(c, tiles);
     if (!(rows->stages & XENT_HEAD))
         keep_tile_sums(c, r, n);
@@ -175,8 +172,6 @@ static void tile_reduce_blocks(const run *c, int64_t r, int64_t n) {
         s->max[0] = s->teacher_max[0] = v(set)(0);
         find_targets(c, 1, at, classes);
         tiles_to_z(c, 1, classes, 0);
-        if (!reads_logits(plan))
-            continue;
         for (int i = 0; i < LANES; ++i) {
             real *const max = (real *)&s->max[0] + i, *const teacher_max = (real *)&s->teacher_max[0] + i;
             raise_maximum(&chunk[i * chunks], (double)*max, (double)*teacher_max, plan->temperature, plan->stream);
@@ -301,7 +296,7 @@ static void tile_rows(const run *c) {
                 if (is_capped(plan))
                     transform_block(c->space->x, c->space->slope, (const char *)c->space->x, tiles * of_block * LANES, plan,
                                     &c->space->transform);
-                else if (transforms_blocks(plan))
+                else if (is_transformed(plan))
                     memcpy(c->space->slope, c->space->x, (size_t)(tiles * of_block) * sizeof(vec));
                 tile_apply(c, r, n, at, of_block);
             }

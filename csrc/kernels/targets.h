@@ -6,8 +6,28 @@ static inline double number_at(const char *p) {
     return (double)x;
 }
 
-static int64_t check_indices(const xent_indices *indices, int64_t *bad) {
-    enum { PART = 256 };
+enum { PART = 256 };
+
+/* Of n rows from row `at` on, whose indices are y, the first that counts and whose probability is outside [0, 1], else n;
+ * NaN passes. */
+static NOINLINE int64_t first_outside(const xent_indices *indices, int64_t at, int64_t *y, int64_t n) {
+    const storage *stored = storage_of(indices->dtype);
+    char picked[PART * sizeof(real)];
+    real p[PART];
+    for (int64_t i = 0; i < n; ++i)
+        if ((indices->has_ignore && y[i] == indices->ignore) ||
+            (indices->weight && number_at(indices->weight + (at + i) * indices->weight_step) == 0))
+            y[i] = -1;
+    pick_stored(picked, indices->probabilities + at * indices->probabilities_step, indices->probabilities_step,
+                indices->class_step, y, indices->classes, n, stored->bytes);
+    stored->gather_run(p, picked, n);
+    int64_t i = 0;
+    while (i < n && !(p[i] < 0 || p[i] > 1))
+        ++i;
+    return i;
+}
+
+static int64_t check_indices(const xent_indices *indices, int64_t *bad, int64_t *outside) {
     const uint64_t classes = (uint64_t)indices->classes;
     const int64_t ignore = indices->has_ignore ? indices->ignore : -1, step = indices->step;
     int64_t counted = 0, y[PART];
@@ -27,6 +47,11 @@ static int64_t check_indices(const xent_indices *indices, int64_t *bad) {
             return counted;
         }
         counted += inside;
+        if (indices->probabilities && *outside < 0) {
+            const int64_t i = first_outside(indices, at, y, n);
+            if (i < n)
+                *outside = at + i;
+        }
     }
     return counted;
 }

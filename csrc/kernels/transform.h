@@ -43,18 +43,11 @@ static inline xent_transform kernel_transform(xent_transform transform) {
     return transform == XENT_SOFTCAP ? XENT_TEMPERATURE : transform;
 }
 
-/* Of log-probabilities the targets' alone may be of use. */
-static inline int reads_logits(const xent_plan *plan) {
-    return plan->transform != XENT_LOG_PROBS || plan->stream != XENT_NO_STREAM;
-}
-
 /* Whether logits become other numbers before the kernels see them. */
 static inline int is_transformed(const xent_plan *plan) {
     return plan->transform == XENT_SOFTCAP || (plan->transform == XENT_LOG_PROBS && plan->probabilities);
 }
 
-/* And all of them, not the targets' alone; before the second pass, too. */
-static inline int transforms_blocks(const xent_plan *plan) { return is_transformed(plan) && reads_logits(plan); }
 static inline int is_capped(const xent_plan *plan) { return plan->transform == XENT_SOFTCAP; }
 
 /* `slope` is the inverse of d(log p)/dp: p, or infinity where p was clipped. */

@@ -1,7 +1,5 @@
 """Cross-entropy for NumPy at memory speed."""
 
-from importlib.metadata import version as _version
-
 from xent.binary import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -18,11 +16,13 @@ from xent.runtime import (
     get_num_threads,
     num_threads,
     set_num_threads,
+    set_pool_bytes,
     show_config,
 )
 from xent.special import log_softmax, logsumexp, softmax
 
-__version__ = _version("xent")
+# The one place of the version: pyproject.toml and CMakeLists.txt read it here.
+__version__ = "0.1.0"
 
 __all__ = [
     "binary_cross_entropy",
@@ -44,6 +44,7 @@ __all__ = [
     "perplexity",
     "poly1_loss",
     "set_num_threads",
+    "set_pool_bytes",
     "show_config",
     "sigmoid_focal_loss",
     "softmax",

@@ -11,7 +11,7 @@ weight is therefore computed for a slice of classes at a time, and added while t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
@@ -19,15 +19,19 @@ from typing import Any
 import numpy as np
 
 from xent import _arguments as arguments
-from xent._arguments import Array, Precision
-from xent._rows import Block, Rows, blocks, run_in_blocks, unread
-from xent._softmax import compute, loss_buffer, stored, validate
+from xent._arguments import Precision
+from xent._blocks import Array, Block, RowBlocks, blocks, numbers, rounded, stored, unread
+from xent._functions import linear_request
+from xent._pool import count_call, empty_array
+from xent._request import Request
 
 # The size of a block of logits, and its least number of rows. BLAS needs some hundred rows to be fast: with 256 a product
 # takes up to 1.2 times as long for each row as with 1024, with 64 twice as long.
 BLOCK_BYTES, BLOCK_ROWS = 64 << 20, 256
 # The size of a slice of classes of the weight, if it must be converted, or of its gradient, if it is added to a sum.
 SLICE_BYTES = 4 << 20
+# Up to so many, of one block, are computed at once if every row counts and the gradient is not requested.
+FEW_LOGITS = 1 << 16
 
 
 def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
@@ -36,11 +40,14 @@ def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
         a.dtype == dtype
         and a.ndim == 2
         and a.flags.aligned
-        and any(
-            m.strides[1] == a.itemsize
-            and m.strides[0] % a.itemsize == 0
-            and m.strides[0] >= m.shape[1] * a.itemsize
-            for m in (a, a.T)
+        and (
+            (a.flags.forc and a.size > 0)
+            or any(
+                m.strides[1] == a.itemsize
+                and m.strides[0] % a.itemsize == 0
+                and m.strides[0] >= m.shape[1] * a.itemsize
+                for m in (a, a.T)
+            )
         )
     )
 
@@ -55,36 +62,90 @@ class Factor:
 
     def read(self, at: Any, dtype: np.dtype[Any]) -> Array:
         """Return a part in the compute dtype, in a layout that BLAS can read."""
-        numbers = arguments.numbers(self.values[at], self.kind)
-        return numbers if matrix(numbers, dtype) else np.ascontiguousarray(numbers, dtype)
+        found = numbers(self.values[at], self.kind)
+        return found if matrix(found, dtype) else np.ascontiguousarray(found, dtype)
 
     def write(self, at: Any, gradient: Array) -> None:
         """Store a part of the gradient, rounded to its result dtype."""
         assert self.grad is not None
-        self.grad[at] = arguments.rounded(gradient, self.kind)
+        self.grad[at] = rounded(gradient, self.kind)
 
 
-class Linear(Rows):
-    """Rows whose logits are computed a block at a time; `logits` is a placeholder that has their shape."""
+def widest(precisions: Iterable[Precision]) -> Precision:
+    """Return the precision in which arrays of several precisions are computed together."""
+    compute = max((precision.compute for precision in precisions), key=lambda dtype: dtype.itemsize)
+    return Precision(compute, compute, compute)
 
-    def __init__(
-        self, hidden: Factor, weight: Factor, bias: Factor | None, precision: Precision, **rows: Any
-    ):
-        shape = (*hidden.values.shape[:-1], len(weight.values))
-        logits = unread(shape, precision.storage)
-        super().__init__("cross_entropy", logits, precision, **rows)
+
+def layer(hidden: Any, weight: Any, bias: Any, dtype: Any) -> dict[str, Factor]:
+    """Return the validated arrays of a linear layer: hidden states (..., D), weight (C, D), and the bias (C,) if given."""
+    given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
+    arrays = {name: arguments.array(value, name) for name, value in given.items()}
+    # Bits of bfloat16 may be among other dtypes.
+    bits = [name for name, a in arrays.items() if arguments.are_bits(a)] or ["hidden"]
+    found = {
+        name: Factor(*arguments.logits(a, name, dtype if name in bits else None))
+        for name, a in arrays.items()
+    }
+    states, shape = found["hidden"].values.shape, found["weight"].values.shape
+    if not states:
+        raise ValueError("hidden: expected at least one axis, that of the features; got a scalar")
+    if len(shape) != 2 or shape[1] != states[-1]:
+        raise ValueError(
+            f"weight: expected shape (C, {states[-1]}), for each class the features of hidden, "
+            f"whose shape is {states}; got {shape}"
+        )
+    if "bias" in found and found["bias"].values.shape != shape[:1]:
+        raise ValueError(
+            f"bias: expected shape ({shape[0]},), a number for each class of weight; got {found['bias'].values.shape}"
+        )
+    return found
+
+
+def buffers(value: Any, expected: dict[str, tuple[Any, ...]]) -> list[Array | None]:
+    """Return the caller's arrays for the gradients, given as a tuple with an array or None for each of `expected`."""
+    if value is None:
+        return [None] * len(expected)
+    if not isinstance(value, tuple | list) or len(value) != len(expected):
+        is_tuple = isinstance(value, tuple | list)
+        raise (ValueError if is_tuple else TypeError)(
+            f"grad_out: expected a tuple of {len(expected)}, for {', '.join(expected)}, each an array or None; "
+            f"got {f'{len(value)} of them' if is_tuple else arguments.described(value)}"
+        )
+    return [
+        None if one is None else arguments.buffer(one, f"grad_out[{position}]", *form)
+        for position, (one, form) in enumerate(zip(value, expected.values(), strict=True))
+    ]
+
+
+def product(factors: dict[str, Factor], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return all logits, in the compute dtype."""
+    with np.errstate(all="ignore"):
+        states = factors["hidden"].read(..., dtype)
+        weight = factors["weight"].read(..., dtype)
+        logits: Array = np.matmul(states.reshape(-1, weight.shape[1]), weight.T)
+        if "bias" in factors:
+            logits += factors["bias"].read(..., dtype)
+    return logits.reshape(shape)
+
+
+class Linear(RowBlocks):
+    """Rows whose logits are computed a block at a time; those of the request are a placeholder that has their shape."""
+
+    def __init__(self, request: Request, hidden: Factor, weight: Factor, bias: Factor | None):
+        super().__init__(request)
         self.hidden, self.weight, self.bias = hidden, weight, bias
         self.classes, self.features = weight.values.shape
-        self.dtype = precision.compute
+        self.dtype = self.precision.compute
         step = max(1, SLICE_BYTES // (max(1, self.features) * self.dtype.itemsize))
         starts = range(0, max(1, self.classes), step)
         self.slices = [slice(start, start + step) for start in starts]
 
     def counts(self, divisor: float) -> Array:
         """Return which rows count, by the same rule as the kernels."""
-        counts = np.full(self.shape, self.numbers["reduction"] != "mean" or divisor != 0)
-        if self.ignore_bits is not None:
-            counts &= self.index != self.ignore_index
+        counts = np.full(self.shape, self.request.reduction != "mean" or divisor != 0)
+        if self.request.ignores:
+            counts &= self.index != self.request.ignore_index
         if self.sample_weight is not None:
             counts &= self.sample_weight != 0
         return counts
@@ -101,7 +162,7 @@ class Linear(Rows):
         row_bytes = max(1, self.classes, self.features) * self.dtype.itemsize
         parts = ceil(rows / max(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
         most = ceil(rows / parts) if parts else 1
-        self.room = np.empty((most, self.classes), self.dtype)
+        self.room = empty_array((most, self.classes), self.dtype)
         self.prepare_sums(parts)
         if all_count and (parts == 1 or (parts and counts.ndim == 1)):
             yield from blocks(self.shape, most)
@@ -117,11 +178,11 @@ class Linear(Rows):
         if self.weight.grad is None:
             return
         if self.weight.grad.dtype != self.dtype:
-            self.sum = np.empty(self.weight.grad.shape, self.dtype) if parts > 1 else None
+            self.sum = empty_array(self.weight.grad.shape, self.dtype) if parts > 1 else None
         if self.bias is not None:
-            self.bias_sum = np.zeros(self.classes, self.dtype)
+            self.bias_sum = np.zeros(self.classes)  # float64: as many terms as rows
         widest = min(self.slices[0].stop, self.classes)
-        self.term = np.empty((widest, self.features), self.dtype)
+        self.term = empty_array((widest, self.features), self.dtype)
 
     def finish_sums(self) -> None:
         """Round the sums to the result dtypes of the gradients."""
@@ -170,7 +231,7 @@ class Linear(Rows):
     def add_to_sums(self, gradient: Array) -> None:
         """Add a block's contribution to the gradients of weight and bias."""
         if self.bias_sum is not None:
-            self.bias_sum += gradient.sum(axis=0)
+            self.bias_sum += gradient.sum(axis=0, dtype=np.float64)
         if self.empty and self.sum is not None and matrix(self.sum, self.dtype):
             np.matmul(gradient.T, self.states, out=self.sum)
             return
@@ -189,7 +250,7 @@ class Linear(Rows):
         assert self.hidden.grad is not None
         place = None if isinstance(block[0], np.ndarray) else self.hidden.grad[block]
         if place is None or not (place.flags.carray and place.dtype == self.dtype):
-            result = np.empty(self.states.shape, self.dtype)
+            result = empty_array(self.states.shape, self.dtype)
         else:
             result = place.reshape(self.states.shape)
         for number, (classes, weight) in enumerate(self.read_weight()):
@@ -212,41 +273,51 @@ def linear_loss(
     out: Any,
     grad_out: Any,
     dtype: Any,
+    ignore_index: Any,
     **options: Any,
 ) -> Any:
     """Return the loss, or the loss and the tuple of gradients, as `linear_cross_entropy` describes them."""
-    factors = {
-        name: Factor(*found)
-        for name, found in arguments.linear(hidden, weight, bias, dtype).items()
-    }
-    precision = arguments.common_precision(factor.kind for factor in factors.values())
-    rows = Linear(factors["hidden"], factors["weight"], factors.get("bias"), precision)
-    shape = rows.logits.shape
-    rows.index, rows.soft = arguments.targets(targets, shape, len(shape) - 1)
-    validate(rows, grad_output=grad_output, **options)
-    with_grad, _ = arguments.requested_outputs(return_grad, False, grad_output, grad_out, None)
+    factors = layer(hidden, weight, bias, dtype)
+    precision = widest(factor.kind for factor in factors.values())
+    logits = unread(
+        (*factors["hidden"].values.shape[:-1], len(factors["weight"].values)), precision.storage
+    )
+    request, loss = linear_request(
+        logits,
+        precision,
+        targets,
+        out,
+        ignore_index=ignore_index,
+        grad_output=grad_output,
+        **options,
+    )
+    with_grad = arguments.requested_outputs(return_grad, False, grad_output, grad_out, None)
+    few = 0 < logits.size <= FEW_LOGITS and prod(request.shape) <= BLOCK_ROWS
+    few &= 8 * factors["weight"].values.size <= SLICE_BYTES
+    all_count = request.sample_weight is None and not (
+        request.ignores and (request.index == ignore_index).any()
+    )
+    if few and all_count and not with_grad and out is None:
+        request.logits = product(factors, logits.shape, precision.compute)
+        return request.results()
     expected = {name: (f.values.shape, f.kind.result_dtype) for name, f in factors.items()}
-    grads = arguments.buffers(grad_out, "grad_out", expected)
+    grads = buffers(grad_out, expected)
     arguments.check_no_overlap(
-        {
-            "out": loss_buffer(rows, out),
-            **{f"grad_out[{position}]": grad for position, grad in enumerate(grads)},
-        },
-        {
-            **{name: factor.values for name, factor in factors.items()},
-            "targets": rows.index if rows.soft is None else rows.soft,
-            "class_weight": rows.class_weight,
-            "sample_weight": rows.sample_weight,
-            "grad_output": rows.grad_output,
-        },
-        in_place=("grad_out[0]", "hidden"),
+        {"out": loss} | {f"grad_out[{position}]": grad for position, grad in enumerate(grads)},
+        {name: factor.values for name, factor in factors.items()} | request.targets_and_weights(),
+        ("grad_out[0]", "hidden"),
     )
-    if not with_grad:
-        return compute(rows, run_in_blocks, out)
-    results = tuple(
-        np.empty(*form) if grad is None else grad
-        for grad, form in zip(grads, expected.values(), strict=True)
-    )
-    for factor, grad in zip(factors.values(), results, strict=True):
-        factor.grad = stored(grad, factor.kind)
-    return compute(rows, run_in_blocks, out), results
+    if with_grad:
+        results = tuple(
+            empty_array(*form) if grad is None else grad
+            for grad, form in zip(grads, expected.values(), strict=True)
+        )
+        for factor, grad in zip(factors.values(), results, strict=True):
+            factor.grad = stored(np.asarray(grad), factor.kind)
+
+    def run(request: Request) -> float:
+        return Linear(request, factors["hidden"], factors["weight"], factors.get("bias")).run()
+
+    count_call()
+    total = request.results(out, run)
+    return (total, results) if with_grad else total

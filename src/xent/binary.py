@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack, overload
+from xent import _functions
 
-from numpy.typing import ArrayLike, NDArray
-
-from xent import _arguments as arguments
-from xent._elementwise import elementwise_loss
-from xent._typing import Array, BinaryLogitsOptions, BinaryOptions, Scalar, SigmoidFocalOptions
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
 
 __all__ = [
     "binary_cross_entropy",
@@ -17,70 +15,20 @@ __all__ = [
 ]
 
 
-@overload
 def binary_cross_entropy(
     probs: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[BinaryOptions],
-) -> Scalar: ...
-@overload
-def binary_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    **options: Unpack[BinaryOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def binary_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[BinaryOptions],
-) -> Array: ...
-@overload
-def binary_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[BinaryOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def binary_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    out: Array | None = None,
-    **options: Unpack[BinaryOptions],
-) -> Any: ...
-def binary_cross_entropy(
-    probs: Any,
-    targets: Any,
     *,
     eps: float | None = None,
     label_smoothing: float = 0.0,
-    sample_weight: Any = None,
-    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array]:
     r"""Binary cross-entropy of probabilities, element by element.
 
     .. math:: \ell = -t \log p - (1 - t) \log(1 - p)
@@ -117,10 +65,10 @@ def binary_cross_entropy(
 
     Returns
     -------
-    loss : numpy scalar, or array of the shape of `probs` for reduction "none"
-        float64 for float64, integers and bool, else float32.
-    grad : numpy.ndarray
-        If requested: shape and dtype of `probs`, float64 for integers. Elements below the smallest normal one are 0.
+    loss : float32 or float64 scalar, or ndarray of the shape of `probs`
+        An array for reduction "none"; float64 for float64, integers and bool, else float32.
+    grad : ndarray, shape of `probs`
+        With `return_grad`; of the dtype of `probs`, float64 for integers. Elements below the smallest normal one are 0.
 
     Raises
     ------
@@ -141,119 +89,40 @@ def binary_cross_entropy(
     >>> grad.round(6)
     array([-0.625   ,  0.833333])
     """
-    return elementwise_loss(
+    return _functions.elementwise_loss(
         "binary_cross_entropy",
-        "probs",
         probs,
         targets,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        return_grad=return_grad,
-        grad_output=grad_output,
-        out=out,
-        grad_out=grad_out,
-        dtype=dtype,
-        label_smoothing=arguments.label_smoothing(label_smoothing),
-        eps=arguments.eps(eps),
+        sample_weight,
+        reduction,
+        return_grad,
+        False,
+        grad_output,
+        out,
+        grad_out,
+        None,
+        dtype,
+        label_smoothing=label_smoothing,
+        eps=eps,
     )
 
 
-@overload
 def binary_cross_entropy_with_logits(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[BinaryLogitsOptions],
-) -> Scalar: ...
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[BinaryLogitsOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    out: None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[BinaryLogitsOptions],
-) -> tuple[Scalar, Array, Array]: ...
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[BinaryLogitsOptions],
-) -> Array: ...
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[BinaryLogitsOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[BinaryLogitsOptions],
-) -> tuple[Array, Array, Array]: ...
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    return_hess: bool = False,
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[BinaryLogitsOptions],
-) -> Any: ...
-def binary_cross_entropy_with_logits(
-    logits: Any,
-    targets: Any,
-    *,
-    pos_weight: Any = None,
+    pos_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
-    sample_weight: Any = None,
-    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
     return_hess: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    hess_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    hess_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array]:
     r"""Binary cross-entropy of logits, element by element.
 
     .. math:: \ell = w\, t\, \mathrm{softplus}(-z) + (1 - t)\, \mathrm{softplus}(z), \qquad
@@ -291,10 +160,12 @@ def binary_cross_entropy_with_logits(
 
     Returns
     -------
-    loss : numpy scalar, or array of the shape of `logits` for reduction "none"
-        float64 for float64, integers and bool, else float32.
-    grad, hess : numpy.ndarray
-        If requested: shape and dtype of `logits`, float64 for integers. Elements below the smallest normal one are 0.
+    loss : float32 or float64 scalar, or ndarray of the shape of `logits`
+        An array for reduction "none"; float64 for float64, integers and bool, else float32.
+    grad : ndarray, shape of `logits`
+        With `return_grad`; of the dtype of `logits`, float64 for integers. Elements below the smallest normal one are 0.
+    hess : ndarray, shape of `logits`
+        With `return_hess`; as `grad`.
 
     Raises
     ------
@@ -314,121 +185,40 @@ def binary_cross_entropy_with_logits(
     >>> grad.round(6), hess.round(6)
     (array([-0.059601, -0.365529]), array([0.052497, 0.098306]))
     """
-    return elementwise_loss(
+    return _functions.elementwise_loss(
         "binary_cross_entropy_with_logits",
-        "logits",
         logits,
         targets,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        return_grad=return_grad,
-        return_hess=return_hess,
-        grad_output=grad_output,
-        out=out,
-        grad_out=grad_out,
-        hess_out=hess_out,
-        dtype=dtype,
-        pos_weight=pos_weight,
-        label_smoothing=arguments.label_smoothing(label_smoothing),
+        sample_weight,
+        reduction,
+        return_grad,
+        return_hess,
+        grad_output,
+        out,
+        grad_out,
+        hess_out,
+        dtype,
+        pos_weight,
+        label_smoothing,
     )
 
 
-@overload
 def sigmoid_focal_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[SigmoidFocalOptions],
-) -> Scalar: ...
-@overload
-def sigmoid_focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[SigmoidFocalOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def sigmoid_focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    out: None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[SigmoidFocalOptions],
-) -> tuple[Scalar, Array, Array]: ...
-@overload
-def sigmoid_focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[SigmoidFocalOptions],
-) -> Array: ...
-@overload
-def sigmoid_focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[SigmoidFocalOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def sigmoid_focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[SigmoidFocalOptions],
-) -> tuple[Array, Array, Array]: ...
-@overload
-def sigmoid_focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    return_hess: bool = False,
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[SigmoidFocalOptions],
-) -> Any: ...
-def sigmoid_focal_loss(
-    logits: Any,
-    targets: Any,
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
-    sample_weight: Any = None,
-    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
     return_hess: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    hess_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    hess_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array]:
     r"""Focal loss of logits, element by element: binary cross-entropy that weights confident elements down.
 
     .. math:: \ell = \alpha_t\, (1 - p_t)^\gamma\, \mathrm{BCE}(z, t), \qquad
@@ -465,10 +255,12 @@ def sigmoid_focal_loss(
 
     Returns
     -------
-    loss : numpy scalar, or array of the shape of `logits` for reduction "none"
-        float64 for float64, integers and bool, else float32.
-    grad, hess : numpy.ndarray
-        If requested: shape and dtype of `logits`, float64 for integers. Elements below the smallest normal one are 0.
+    loss : float32 or float64 scalar, or ndarray of the shape of `logits`
+        An array for reduction "none"; float64 for float64, integers and bool, else float32.
+    grad : ndarray, shape of `logits`
+        With `return_grad`; of the dtype of `logits`, float64 for integers. Elements below the smallest normal one are 0.
+    hess : ndarray, shape of `logits`
+        With `return_hess`; as `grad`.
 
     Raises
     ------
@@ -486,22 +278,19 @@ def sigmoid_focal_loss(
     >>> xent.sigmoid_focal_loss([4.0, 0.5], [1, 1], reduction="none").round(6)
     array([1.0000e-06, 1.6893e-02])
     """
-    return elementwise_loss(
+    return _functions.elementwise_loss(
         "sigmoid_focal_loss",
-        "logits",
         logits,
         targets,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        return_grad=return_grad,
-        return_hess=return_hess,
-        grad_output=grad_output,
-        out=out,
-        grad_out=grad_out,
-        hess_out=hess_out,
-        dtype=dtype,
-        strength=arguments.number(gamma, "gamma", 0.0, 1000.0, "a number in [0, 1000]"),
-        alpha=None
-        if alpha is None
-        else arguments.number(alpha, "alpha", 0.0, 1.0, "None or a number in [0, 1]"),
+        sample_weight,
+        reduction,
+        return_grad,
+        return_hess,
+        grad_output,
+        out,
+        grad_out,
+        hess_out,
+        dtype,
+        alpha=alpha,
+        gamma=gamma,
     )

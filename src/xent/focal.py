@@ -2,118 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack, overload
+from xent import _functions
 
-from numpy.typing import ArrayLike, NDArray
-
-from xent import _arguments as arguments
-from xent._softmax import softmax_loss
-from xent._typing import Array, FocalOptions, Poly1Options, Scalar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
 
 __all__ = ["focal_loss", "poly1_loss"]
 
 
-@overload
 def focal_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[FocalOptions],
-) -> Scalar: ...
-@overload
-def focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[FocalOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    out: None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[FocalOptions],
-) -> tuple[Scalar, Array, Array]: ...
-@overload
-def focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[FocalOptions],
-) -> Array: ...
-@overload
-def focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[FocalOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[FocalOptions],
-) -> tuple[Array, Array, Array]: ...
-@overload
-def focal_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    return_hess: bool = False,
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[FocalOptions],
-) -> Any: ...
-def focal_loss(
-    logits: Any,
-    targets: Any,
     *,
     gamma: float = 2.0,
     axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
     return_hess: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    hess_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    hess_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array]:
     r"""Focal loss over classes: cross-entropy that weights confident rows down.
 
     .. math:: \ell = w_y\, (1 - p_y)^\gamma\, (-\log p_y), \qquad p = \mathrm{softmax}(z)
@@ -137,8 +55,12 @@ def focal_loss(
 
     Returns
     -------
-    loss, or (loss, grad), or (loss, grad, hess)
-        As `cross_entropy`.
+    loss : float32 or float64 scalar, or ndarray of the shape of `logits` without the class axis
+        In float64 for float64 and integer input, float32 for all other.
+    grad : ndarray, shape of `logits`
+        With `return_grad`; of the dtype of `logits`, float64 for integers.
+    hess : ndarray, shape of `logits`
+        With `return_hess`; as `grad`.
 
     Raises
     ------
@@ -156,98 +78,50 @@ def focal_loss(
     >>> xent.focal_loss(logits, [0, 0], reduction="none").round(6)
     array([4.50000e-05, 2.38674e-01])
     """
-    return softmax_loss(
+    return _functions.softmax_loss(
         "focal_loss",
         logits,
         targets,
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        z_loss=z_loss,
-        softcap=softcap,
-        temperature=temperature,
-        reduction=reduction,
-        return_grad=return_grad,
-        return_hess=return_hess,
-        grad_output=grad_output,
-        out=out,
-        grad_out=grad_out,
-        hess_out=hess_out,
-        dtype=dtype,
-        strength=arguments.number(gamma, "gamma", 0.0, 1000.0, "a number in [0, 1000]"),
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        0.0,
+        z_loss,
+        softcap,
+        temperature,
+        reduction,
+        return_grad,
+        return_hess,
+        False,
+        grad_output,
+        out,
+        grad_out,
+        hess_out,
+        dtype,
+        gamma=gamma,
     )
 
 
-@overload
 def poly1_loss(
     logits: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[Poly1Options],
-) -> Scalar: ...
-@overload
-def poly1_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    **options: Unpack[Poly1Options],
-) -> tuple[Scalar, Array]: ...
-@overload
-def poly1_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[Poly1Options],
-) -> Array: ...
-@overload
-def poly1_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[Poly1Options],
-) -> tuple[Array, Array]: ...
-@overload
-def poly1_loss(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    out: Array | None = None,
-    **options: Unpack[Poly1Options],
-) -> Any: ...
-def poly1_loss(
-    logits: Any,
-    targets: Any,
     *,
     epsilon: float = 2.0,
     axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array]:
     r"""Poly-1 loss: cross-entropy with its first polynomial coefficient changed.
 
     .. math:: \ell = w_y \left( -\log p_y + \epsilon\, (1 - p_y) \right), \qquad p = \mathrm{softmax}(z)
@@ -267,8 +141,10 @@ def poly1_loss(
 
     Returns
     -------
-    loss, or (loss, grad)
-        As `cross_entropy`.
+    loss : float32 or float64 scalar, or ndarray of the shape of `logits` without the class axis
+        In float64 for float64 and integer input, float32 for all other.
+    grad : ndarray, shape of `logits`
+        With `return_grad`; of the dtype of `logits`, float64 for integers.
 
     Raises
     ------
@@ -286,24 +162,26 @@ def poly1_loss(
     >>> round(float(xent.poly1_loss(np.zeros((1, 4)), [1], epsilon=1.0)), 6)
     2.136294
     """
-    return softmax_loss(
+    return _functions.softmax_loss(
         "poly1_loss",
         logits,
         targets,
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        z_loss=z_loss,
-        softcap=softcap,
-        temperature=temperature,
-        reduction=reduction,
-        return_grad=return_grad,
-        grad_output=grad_output,
-        out=out,
-        grad_out=grad_out,
-        dtype=dtype,
-        strength=arguments.number(
-            epsilon, "epsilon", -arguments.LARGEST, arguments.LARGEST, "a finite number"
-        ),
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        0.0,
+        z_loss,
+        softcap,
+        temperature,
+        reduction,
+        return_grad,
+        False,
+        False,
+        grad_output,
+        out,
+        grad_out,
+        None,
+        dtype,
+        epsilon=epsilon,
     )

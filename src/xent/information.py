@@ -2,77 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack, overload
+from xent import _functions
 
-from numpy.typing import ArrayLike
-
-from xent import _arguments as arguments
-from xent._elementwise import elementwise_loss
-from xent._softmax import softmax_loss
-from xent._typing import Array, DistillationOptions, EntropyOptions, KlOptions, Scalar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
 
 __all__ = ["distillation_loss", "entropy", "kl_div"]
 
 
-@overload
 def entropy(
     logits: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"],
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[EntropyOptions],
-) -> Scalar: ...
-@overload
-def entropy(
-    logits: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"],
-    return_grad: Literal[True],
-    out: None = None,
-    **options: Unpack[EntropyOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def entropy(
-    logits: ArrayLike,
-    *,
-    reduction: Literal["none"] = "none",
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[EntropyOptions],
-) -> Array: ...
-@overload
-def entropy(
-    logits: ArrayLike,
-    *,
-    reduction: Literal["none"] = "none",
-    return_grad: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[EntropyOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def entropy(
-    logits: ArrayLike,
-    *,
-    reduction: str = "none",
-    return_grad: bool = False,
-    out: Array | None = None,
-    **options: Unpack[EntropyOptions],
-) -> Any: ...
-def entropy(
-    logits: Any,
     *,
     axis: int = -1,
-    sample_weight: Any = None,
+    sample_weight: ArrayLike | None = None,
     softcap: float | None = None,
     temperature: float = 1.0,
-    reduction: str = "none",
+    reduction: Literal["none", "sum", "mean"] = "none",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array]:
     r"""Entropy of the softmax of each row, in nats.
 
     .. math:: H = -\sum_c p_c \log p_c = \mathrm{lse} - \sum_c p_c z_c, \qquad p = \mathrm{softmax}(z)
@@ -93,8 +45,10 @@ def entropy(
 
     Returns
     -------
-    entropy, or (entropy, grad)
-        As `cross_entropy`: between 0 and log C.
+    entropy : float32 or float64 scalar, or ndarray of the shape of `logits` without the class axis
+        In float64 for float64 and integer input, float32 for all other. Between 0 and log C.
+    grad : ndarray, shape of `logits`
+        With `return_grad`; of the dtype of `logits`, float64 for integers.
 
     Raises
     ------
@@ -111,11 +65,11 @@ def entropy(
     >>> xent.entropy(np.array([[0.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, -np.inf]])).round(6)
     array([1.386294, 0.002468])
     """
-    return softmax_loss(
+    return _functions.softmax_loss(
         "entropy",
         logits,
         None,
-        axis=axis,
+        axis,
         sample_weight=sample_weight,
         softcap=softcap,
         temperature=temperature,
@@ -128,70 +82,20 @@ def entropy(
     )
 
 
-@overload
 def distillation_loss(
     student_logits: ArrayLike,
     teacher_logits: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[DistillationOptions],
-) -> Scalar: ...
-@overload
-def distillation_loss(
-    student_logits: ArrayLike,
-    teacher_logits: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    **options: Unpack[DistillationOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def distillation_loss(
-    student_logits: ArrayLike,
-    teacher_logits: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[DistillationOptions],
-) -> Array: ...
-@overload
-def distillation_loss(
-    student_logits: ArrayLike,
-    teacher_logits: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[DistillationOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def distillation_loss(
-    student_logits: ArrayLike,
-    teacher_logits: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    out: Array | None = None,
-    **options: Unpack[DistillationOptions],
-) -> Any: ...
-def distillation_loss(
-    student_logits: Any,
-    teacher_logits: Any,
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    sample_weight: Any = None,
-    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array]:
     r"""Divergence of a student's softmax from its teacher's, both at a temperature.
 
     .. math::
@@ -218,9 +122,11 @@ def distillation_loss(
 
     Returns
     -------
-    loss, or (loss, grad)
-        As `cross_entropy`. A class masked (``-inf``) in the teacher adds nothing, one masked in the student alone makes the
-        row ``inf``. Rows that are nearly equal may come out slightly below 0.
+    loss : float32 or float64 scalar, or ndarray of the shape of `student_logits` without the class axis
+        In the dtype of the computation. A class masked (``-inf``) in the teacher adds nothing, one masked in the student
+        alone makes the row ``inf``. Rows that are nearly equal may come out slightly below 0.
+    grad : ndarray, shape of `student_logits`
+        With `return_grad`; of the dtype of `student_logits`, float64 for integers.
 
     Raises
     ------
@@ -240,13 +146,11 @@ def distillation_loss(
     >>> float(xent.distillation_loss(student, student, temperature=4.0))
     0.0
     """
-    return softmax_loss(
+    return _functions.softmax_loss(
         "distillation_loss",
         student_logits,
-        None,
-        teacher=teacher_logits,
-        name="student_logits",
-        axis=axis,
+        teacher_logits,
+        axis,
         sample_weight=sample_weight,
         temperature=temperature,
         reduction=reduction,
@@ -258,69 +162,19 @@ def distillation_loss(
     )
 
 
-@overload
 def kl_div(
     log_probs: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "batchmean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[KlOptions],
-) -> Scalar: ...
-@overload
-def kl_div(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "batchmean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    **options: Unpack[KlOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def kl_div(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[KlOptions],
-) -> Array: ...
-@overload
-def kl_div(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[KlOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def kl_div(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    out: Array | None = None,
-    **options: Unpack[KlOptions],
-) -> Any: ...
-def kl_div(
-    log_probs: Any,
-    targets: Any,
     *,
     log_target: bool = False,
-    sample_weight: Any = None,
-    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "batchmean", "sum", "none"] = "mean",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array]:
     r"""Kullback-Leibler divergence of log-probabilities from targets, element by element.
 
     .. math:: \ell = t\, (\log t - x) \qquad \text{or, with log-targets,} \qquad \ell = e^t\, (t - x)
@@ -354,10 +208,10 @@ def kl_div(
 
     Returns
     -------
-    loss : numpy scalar, or array of the shape of `log_probs` for reduction "none"
-        float64 for float64, integers and bool, else float32.
-    grad : numpy.ndarray
-        If requested: shape and dtype of `log_probs`, float64 for integers. Elements below the smallest normal one are 0.
+    loss : float32 or float64 scalar, or ndarray of the shape of `log_probs`
+        An array for reduction "none"; float64 for float64, integers and bool, else float32.
+    grad : ndarray, shape of `log_probs`
+        With `return_grad`; of the dtype of `log_probs`, float64 for integers. Elements below the smallest normal one are 0.
 
     Raises
     ------
@@ -376,18 +230,18 @@ def kl_div(
     >>> round(float(divergence), 6)
     0.071921
     """
-    return elementwise_loss(
+    return _functions.elementwise_loss(
         "kl_div",
-        "log_probs",
         log_probs,
         targets,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        return_grad=return_grad,
-        grad_output=grad_output,
-        out=out,
-        grad_out=grad_out,
-        dtype=dtype,
-        reductions=(*arguments.REDUCTIONS, "batchmean"),
-        log_target=arguments.flag(log_target, "log_target"),
+        sample_weight,
+        reduction,
+        return_grad,
+        False,
+        grad_output,
+        out,
+        grad_out,
+        None,
+        dtype,
+        log_target=log_target,
     )

@@ -2,125 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack, overload
-
-from numpy.typing import ArrayLike, NDArray
-
-from xent._linear import linear_loss
-from xent._typing import Array, LinearOptions, Scalar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
 
 __all__ = ["linear_cross_entropy"]
 
 
-@overload
 def linear_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
     targets: ArrayLike,
     *,
     bias: ArrayLike | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[LinearOptions],
-) -> Scalar: ...
-@overload
-def linear_cross_entropy(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    targets: ArrayLike,
-    *,
-    bias: None = None,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None,
-    **options: Unpack[LinearOptions],
-) -> tuple[Scalar, tuple[Array, Array]]: ...
-@overload
-def linear_cross_entropy(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    targets: ArrayLike,
-    *,
-    bias: ArrayLike,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None] | None = None,
-    **options: Unpack[LinearOptions],
-) -> tuple[Scalar, tuple[Array, Array, Array]]: ...
-@overload
-def linear_cross_entropy(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    targets: ArrayLike,
-    *,
-    bias: ArrayLike | None = None,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[LinearOptions],
-) -> Array: ...
-@overload
-def linear_cross_entropy(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    targets: ArrayLike,
-    *,
-    bias: None = None,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None,
-    **options: Unpack[LinearOptions],
-) -> tuple[Array, tuple[Array, Array]]: ...
-@overload
-def linear_cross_entropy(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    targets: ArrayLike,
-    *,
-    bias: ArrayLike,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    grad_out: tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None] | None = None,
-    **options: Unpack[LinearOptions],
-) -> tuple[Array, tuple[Array, Array, Array]]: ...
-@overload
-def linear_cross_entropy(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    targets: ArrayLike,
-    *,
-    bias: ArrayLike | None = None,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    out: Array | None = None,
-    grad_out: tuple[NDArray[Any] | None, ...] | None = None,
-    **options: Unpack[LinearOptions],
-) -> Any: ...
-def linear_cross_entropy(
-    hidden: Any,
-    weight: Any,
-    targets: Any,
-    *,
-    bias: Any = None,
-    class_weight: Any = None,
-    sample_weight: Any = None,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: tuple[NDArray[Any] | None, ...] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, tuple[Array, Array]] | tuple[Loss, tuple[Array, Array, Array]]:
     r"""Softmax cross-entropy of a linear layer's output, whose logits are never all in memory.
 
     .. math:: z = h W^{\mathsf T} + b, \qquad \ell = \mathrm{cross\_entropy}(z, y), \qquad
@@ -160,7 +68,7 @@ def linear_cross_entropy(
 
     Returns
     -------
-    loss : float32 or float64 scalar, or array of the shape of `hidden` without its last axis
+    loss : float32 or float64 scalar, or ndarray of the shape of `hidden` without its last axis
         In float64 if `hidden`, `weight` or `bias` are float64 or integers, else in float32. That is what everything is
         computed in; half types are converted a part at a time.
     grad : tuple of ndarray
@@ -209,6 +117,8 @@ def linear_cross_entropy(
            [ 0.122,  0.844],
            [ 0.045, -0.886]])
     """
+    from xent._linear import linear_loss
+
     return linear_loss(
         hidden,
         weight,

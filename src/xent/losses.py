@@ -2,205 +2,37 @@
 
 from __future__ import annotations
 
-from decimal import Context, Decimal
-from typing import Any, Literal, Unpack, overload
+from xent import _functions
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from xent import _arguments as arguments
-from xent import _core
-from xent._softmax import softmax_loss
-from xent._typing import Array, CrossEntropyOptions, Scalar, TokenOptions
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Scalar
 
 __all__ = ["cross_entropy", "perplexity", "token_log_probs"]
 
-EXPONENTIAL = Context(prec=40, traps=[])
 
-
-@overload
 def cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    return_lse: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> Scalar: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    return_lse: Literal[True],
-    out: None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    return_lse: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    return_lse: Literal[True],
-    out: None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Scalar, Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    return_lse: Literal[False] = False,
-    out: None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Scalar, Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    return_lse: Literal[True],
-    out: None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Scalar, Array, Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    return_lse: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> Array: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    return_hess: Literal[False] = False,
-    return_lse: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    return_lse: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    return_hess: Literal[False] = False,
-    return_lse: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Array, Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    return_lse: Literal[False] = False,
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Array, Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: bool = False,
-    return_hess: Literal[True],
-    return_lse: Literal[True],
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> tuple[Array, Array, Array, Array]: ...
-@overload
-def cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    return_hess: bool = False,
-    return_lse: bool = False,
-    out: Array | None = None,
-    hess_out: NDArray[Any] | None = None,
-    **options: Unpack[CrossEntropyOptions],
-) -> Any: ...
-def cross_entropy(
-    logits: Any,
-    targets: Any,
     *,
     axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
     return_hess: bool = False,
     return_lse: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    hess_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    hess_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array] | tuple[Loss, Array, Array, Array]:
     r"""Softmax cross-entropy of logits against class indices or class probabilities.
 
     For one row of logits :math:`z`, with :math:`\mathrm{lse} = \log \sum_c e^{z_c}`:
@@ -259,10 +91,10 @@ def cross_entropy(
 
     Returns
     -------
-    loss : float32 or float64 scalar, or array of the shape of `logits` without the class axis
-        In float64 for float64 and integer logits, float32 for all others.
+    loss : float32 or float64 scalar, or ndarray of the shape of `logits` without the class axis
+        In float64 for float64 and integer input, float32 for all other.
     grad : ndarray, shape of `logits`
-        With `return_grad`; of the logits' dtype, float64 for integers.
+        With `return_grad`; of the dtype of `logits`, float64 for integers.
     hess : ndarray, shape of `logits`
         With `return_hess`; as `grad`.
     lse : ndarray, shape of `logits` without the class axis
@@ -303,95 +135,43 @@ def cross_entropy(
     >>> xent.cross_entropy(logits, [0, -100], reduction="none").round(6)
     array([0.407606, 0.      ])
     """
-    if (
-        class_weight is None
-        and sample_weight is None
-        and softcap is None
-        and out is None
-        and dtype is None
-        and hess_out is None
-        and return_hess is False
-        and return_lse is False
-    ):
-        result = _core.cross_entropy(
-            logits,
-            targets,
-            axis,
-            ignore_index,
-            label_smoothing,
-            z_loss,
-            temperature,
-            reduction,
-            return_grad,
-            grad_output,
-            grad_out,
-        )
-        if result is not None:
-            return result
-    return softmax_loss(
+    return _functions.softmax_loss(
         "cross_entropy",
         logits,
         targets,
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        softcap=softcap,
-        temperature=temperature,
-        reduction=reduction,
-        return_grad=return_grad,
-        return_hess=return_hess,
-        return_lse=return_lse,
-        grad_output=grad_output,
-        out=out,
-        grad_out=grad_out,
-        hess_out=hess_out,
-        dtype=dtype,
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        temperature,
+        reduction,
+        return_grad,
+        return_hess,
+        return_lse,
+        grad_output,
+        out,
+        grad_out,
+        hess_out,
+        dtype,
     )
 
 
-@overload
 def token_log_probs(
     logits: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["none"] = "none",
-    out: Array | None = None,
-    **options: Unpack[TokenOptions],
-) -> Array: ...
-@overload
-def token_log_probs(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"],
-    out: None = None,
-    **options: Unpack[TokenOptions],
-) -> Scalar: ...
-@overload
-def token_log_probs(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "none",
-    out: Array | None = None,
-    **options: Unpack[TokenOptions],
-) -> Any: ...
-def token_log_probs(
-    logits: Any,
-    targets: Any,
     *,
     axis: int = -1,
-    sample_weight: Any = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     softcap: float | None = None,
     temperature: float = 1.0,
-    reduction: str = "none",
-    out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    reduction: Literal["none", "sum", "mean"] = "none",
+    out: Array | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss:
     r"""Log-probability of each target under the softmax of its logits: :math:`z_y - \mathrm{lse}(z)`.
 
     Parameters
@@ -406,8 +186,8 @@ def token_log_probs(
 
     Returns
     -------
-    log_probs : array, or scalar
-        The negative of `cross_entropy` with the same arguments.
+    log_probs : ndarray of the shape of `logits` without the class axis, or float32 or float64 scalar
+        The negative of `cross_entropy` with the same arguments; an array for reduction "none".
 
     Raises
     ------
@@ -421,9 +201,10 @@ def token_log_probs(
     >>> xent.token_log_probs(logits[:, :-1], np.array([[1, 3]])).round(4)
     array([[-1.3863, -1.3863]])
     """
-    loss = cross_entropy(
+    return _functions.log_probability(
+        "token_log_probs",
         logits,
-        class_indices(targets, logits, "token_log_probs"),
+        targets,
         axis=axis,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
@@ -432,12 +213,6 @@ def token_log_probs(
         reduction=reduction,
         out=out,
         dtype=dtype,
-    )
-    # 0 - loss, not -loss: the log-probability of a certain token is 0.0, never -0.0.
-    return (
-        np.subtract(0, loss, out=loss)
-        if isinstance(loss, np.ndarray)
-        else loss.dtype.type(0) - loss
     )
 
 
@@ -465,8 +240,8 @@ def perplexity(
 
     Returns
     -------
-    perplexity : scalar
-        Of the loss dtype; NaN when no position counts, ``inf`` past the largest number.
+    perplexity : float32 or float64 scalar
+        NaN when no position counts, ``inf`` past the largest number.
 
     Raises
     ------
@@ -481,9 +256,10 @@ def perplexity(
     >>> round(float(xent.perplexity(np.zeros((2, 5, 100)), np.ones((2, 5), int))), 9)
     100.0
     """
-    loss = cross_entropy(
+    return _functions.log_probability(
+        "perplexity",
         logits,
-        class_indices(targets, logits, "perplexity"),
+        targets,
         axis=axis,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
@@ -491,18 +267,3 @@ def perplexity(
         temperature=temperature,
         dtype=dtype,
     )
-    # Rounded correctly, so with the same bits everywhere; those of NumPy's exponential depend on the processor.
-    with np.errstate(over="ignore"):
-        result: Scalar = loss.dtype.type(float(EXPONENTIAL.exp(Decimal(float(loss)))))
-    return result
-
-
-def class_indices(targets: Any, logits: Any, function: str) -> Any:
-    """Refuse class probabilities, which `cross_entropy` would accept."""
-    found = arguments.array(targets, "targets")
-    if found.dtype.kind not in "iub":
-        raise TypeError(
-            f"targets: dtype {found.dtype} of shape {found.shape} is not accepted by {function}; expected integers, "
-            f"of the shape of the logits, {arguments.array(logits, 'logits').shape}, without the class axis"
-        )
-    return found

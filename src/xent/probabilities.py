@@ -2,83 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack, overload
+from xent import _functions
 
-from numpy.typing import ArrayLike
-
-from xent import _arguments as arguments
-from xent._softmax import softmax_loss
-from xent._typing import Array, CategoricalOptions, NllOptions, Scalar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
 
 __all__ = ["categorical_cross_entropy", "nll_loss"]
 
 
-@overload
 def nll_loss(
     log_probs: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[NllOptions],
-) -> Scalar: ...
-@overload
-def nll_loss(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    **options: Unpack[NllOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def nll_loss(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[NllOptions],
-) -> Array: ...
-@overload
-def nll_loss(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[NllOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def nll_loss(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    out: Array | None = None,
-    **options: Unpack[NllOptions],
-) -> Any: ...
-def nll_loss(
-    log_probs: Any,
-    targets: Any,
     *,
     axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array]:
     r"""Negative log-likelihood of log-probabilities: cross-entropy without the softmax.
 
     .. math::
@@ -99,8 +47,11 @@ def nll_loss(
 
     Returns
     -------
-    loss, or (loss, grad)
-        As `cross_entropy`. Only classes to which the target gives weight are read.
+    loss : float32 or float64 scalar, or ndarray of the shape of `log_probs` without the class axis
+        In float64 for float64 and integer input, float32 for all other. Of class indices the target's
+        log-probability alone is read, unless labels are smoothed.
+    grad : ndarray, shape of `log_probs`
+        With `return_grad`; of the dtype of `log_probs`, float64 for integers.
 
     Raises
     ------
@@ -118,16 +69,15 @@ def nll_loss(
     >>> xent.nll_loss(log_probs, [0, 1], reduction="none").round(6)
     array([0.693147, 0.223144])
     """
-    return softmax_loss(
+    return _functions.softmax_loss(
         "nll_loss",
         log_probs,
         targets,
-        name="log_probs",
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
         reduction=reduction,
         return_grad=return_grad,
         grad_output=grad_output,
@@ -137,73 +87,23 @@ def nll_loss(
     )
 
 
-@overload
 def categorical_cross_entropy(
     probs: ArrayLike,
     targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[False] = False,
-    out: None = None,
-    **options: Unpack[CategoricalOptions],
-) -> Scalar: ...
-@overload
-def categorical_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    return_grad: Literal[True],
-    out: None = None,
-    **options: Unpack[CategoricalOptions],
-) -> tuple[Scalar, Array]: ...
-@overload
-def categorical_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[False] = False,
-    out: Array | None = None,
-    **options: Unpack[CategoricalOptions],
-) -> Array: ...
-@overload
-def categorical_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    return_grad: Literal[True],
-    out: Array | None = None,
-    **options: Unpack[CategoricalOptions],
-) -> tuple[Array, Array]: ...
-@overload
-def categorical_cross_entropy(
-    probs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    reduction: str = "mean",
-    return_grad: bool = False,
-    out: Array | None = None,
-    **options: Unpack[CategoricalOptions],
-) -> Any: ...
-def categorical_cross_entropy(
-    probs: Any,
-    targets: Any,
     *,
     eps: float | None = None,
     axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
-    grad_output: Any = None,
-    out: Any = None,
-    grad_out: Any = None,
-    dtype: Any = None,
-) -> Any:
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+) -> Loss | tuple[Loss, Array]:
     r"""Cross-entropy of probabilities, used as they are: not renormalised, and not clipped unless `eps` says so.
 
     .. math::
@@ -229,13 +129,16 @@ def categorical_cross_entropy(
 
     Returns
     -------
-    loss, or (loss, grad)
-        As `cross_entropy`. Only classes to which the target gives weight are read.
+    loss : float32 or float64 scalar, or ndarray of the shape of `probs` without the class axis
+        In float64 for float64 and integer input, float32 for all other. Of class indices the target's
+        probability alone is read, and has to be one, unless labels are smoothed.
+    grad : ndarray, shape of `probs`
+        With `return_grad`; of the dtype of `probs`, float64 for integers.
 
     Raises
     ------
     IndexError, TypeError, ValueError
-        As `cross_entropy`; a probability outside [0, 1] is a ValueError that names its position.
+        As `cross_entropy`; a probability that is read and outside [0, 1] is a ValueError that names its position.
 
     References
     ----------
@@ -250,21 +153,20 @@ def categorical_cross_entropy(
     >>> float(xent.categorical_cross_entropy(probs, probs).round(6))
     0.839376
     """
-    return softmax_loss(
+    return _functions.softmax_loss(
         "categorical_cross_entropy",
         probs,
         targets,
-        name="probs",
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
         reduction=reduction,
         return_grad=return_grad,
         grad_output=grad_output,
         out=out,
         grad_out=grad_out,
         dtype=dtype,
-        eps=arguments.eps(eps),
+        eps=eps,
     )

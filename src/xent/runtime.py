@@ -1,13 +1,15 @@
-"""Threads, instruction sets, and what this build is."""
+"""Threads, memory that is kept for results, instruction sets, and what this build is."""
 
 from __future__ import annotations
 
 import operator
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from typing import TypedDict
 
-from xent import _core
+from xent import _core, _pool
 
 __all__ = [
     "get_include",
@@ -15,6 +17,7 @@ __all__ = [
     "get_num_threads",
     "num_threads",
     "set_num_threads",
+    "set_pool_bytes",
     "show_config",
 ]
 
@@ -66,6 +69,7 @@ def get_num_threads() -> int:
     Returns
     -------
     n : int
+        At least 1.
 
     Examples
     --------
@@ -83,6 +87,11 @@ def num_threads(n: int) -> AbstractContextManager[None]:
     ----------
     n : int
         1 to 1024.
+
+    Returns
+    -------
+    context : context manager
+        Its ``with`` block has the number; what was before is restored behind it.
 
     Raises
     ------
@@ -108,14 +117,63 @@ def _num_threads(count: int) -> Iterator[None]:
         _core.context_threads.reset(token)
 
 
-def show_config() -> dict[str, str | int | tuple[str, ...]]:
-    """What computes: instruction sets, threads, OpenMP, compiler.
+def set_pool_bytes(n: int) -> None:
+    """Set how many bytes of dropped results xent may keep for later ones.
+
+    A large result that is dropped leaves its memory to the next one of about its size, which then costs no page faults.
+    What nobody asks for in some calls goes back to the system. The first value is that of the environment's
+    ``XENT_POOL_BYTES``, else an eighth of the memory that this process may use.
+
+    Parameters
+    ----------
+    n : int
+        0 or more. What exceeds it is given back at once; 0 turns the pool off.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n` is not such a number.
+
+    Examples
+    --------
+    >>> import xent
+    >>> before = xent.show_config()["pool_bytes"]["limit"]
+    >>> xent.set_pool_bytes(2**30)
+    >>> xent.show_config()["pool_bytes"]["limit"]
+    1073741824
+    >>> xent.set_pool_bytes(before)
+    """
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected a number of bytes, got {n!r}") from None
+    if count < 0:
+        raise ValueError(f"n: expected 0 or more bytes, got {count}")
+    _pool.set_limit(min(count, sys.maxsize))
+
+
+class Config(TypedDict):
+    """What `show_config` returns."""
+
+    version: str
+    isa: str
+    isas_available: tuple[str, ...]
+    isas_built: tuple[str, ...]
+    threads: int
+    pool_bytes: dict[str, int]
+    openmp: str
+    compiler: str
+
+
+def show_config() -> Config:
+    """What computes: instruction sets, threads, memory kept for results, OpenMP, compiler.
 
     Returns
     -------
     config : dict
-        ``version``; ``isa`` in use, ``isas_available`` on this machine and ``isas_built``; ``threads``; ``openmp``, the
-        specification compiled for and the file of the runtime that starts the threads; ``compiler``.
+        ``version``; ``isa`` in use, ``isas_available`` on this machine and ``isas_built``; ``threads``; ``pool_bytes``: the
+        ``limit`` of `set_pool_bytes`, the bytes ``idle`` within it, and those ``in_use`` by results from the pool;
+        ``openmp``, the specification compiled for and the file of the runtime that starts the threads; ``compiler``.
 
     Examples
     --------
@@ -132,6 +190,7 @@ def show_config() -> dict[str, str | int | tuple[str, ...]]:
         "isas_available": _core.isas(),
         "isas_built": _core.isas(built=True),
         "threads": get_num_threads(),
+        "pool_bytes": _pool.statistics(),
         "openmp": _core.openmp(),
         "compiler": _core.compiler(),
     }
@@ -143,6 +202,7 @@ def get_include() -> str:
     Returns
     -------
     path : str
+        Of the installed package.
 
     Examples
     --------
@@ -150,7 +210,7 @@ def get_include() -> str:
     >>> os.path.exists(os.path.join(xent.get_include(), "xent.h"))
     True
     """
-    return str(Path(_core.__file__).parent / "include")
+    return os.path.join(os.path.dirname(_core.__file__), "include")
 
 
 def get_library() -> str:
@@ -161,6 +221,7 @@ def get_library() -> str:
     Returns
     -------
     path : str
+        Of the installed package.
 
     Examples
     --------
@@ -168,4 +229,4 @@ def get_library() -> str:
     >>> os.path.isdir(xent.get_library())
     True
     """
-    return str(Path(_core.__file__).parent / "lib")
+    return os.path.join(os.path.dirname(_core.__file__), "lib")

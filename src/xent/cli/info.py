@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ def cpus() -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return _text(f"{name.replace('_', ' ')} {number}" for name, number in value.items())
     if isinstance(value, str) or not isinstance(value, Iterable):
         return str(value)
     return ", ".join(map(str, value))

@@ -79,6 +79,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 HESSIAN: dict[str, Any] = {"gradient": True, "hessian": True, "options": {"reduction": "sum"}}
+#: Options of a small call.
+SMALL: dict[str, dict[str, Any]] = {
+    label: {"function": "cross_entropy"} | VARIANTS[label]
+    for label in ("soft", "smooth", "softcap", "temperature", "zloss")
+}
 
 WORKLOADS = (
     workload(
@@ -87,6 +92,7 @@ WORKLOADS = (
         *loss_and_gradient((512, 50257), tiers=QUICK),
         *loss_and_gradient((256, 128256), tiers=USUAL),
         *loss_and_gradient((512, 50257), "bf16", dtype="bfloat16", tiers=USUAL),
+        Case("grad-512x50257-fresh", "cross_entropy", (512, 50257), gradient=True, fresh=True),
         *loss_and_gradient((512, 50257), "f16", dtype="float16"),
         *loss_and_gradient((512, 50257), "f64", dtype="float64"),
         *loss_and_gradient((4, 128, 50257), "shifted", layout="shifted"),
@@ -133,6 +139,7 @@ WORKLOADS = (
         "cifar",
         "CIFAR: ten or a hundred classes, many rows",
         *loss_and_gradient((1_000_000, 10), tiers=QUICK_GRADIENT),
+        Case("grad-1000000x10-fresh", "cross_entropy", (1_000_000, 10), gradient=True, fresh=True),
         *loss_and_gradient((50_000, 10)),
         *loss_and_gradient((1_000_000, 10), "f64", dtype="float64"),
         *loss_and_gradient((200_000, 100)),
@@ -207,12 +214,38 @@ WORKLOADS = (
         *loss_and_gradient((1, 128256), "bf16", dtype="bfloat16"),
     ),
     workload(
+        "small",
+        "Calls so small that what surrounds the arithmetic counts",
+        *(
+            Case(f"small-{function}", function, (32, 10))
+            for function in (
+                *("logsumexp", "softmax", "log_softmax", "nll_loss", "poly1_loss"),
+                *("categorical_cross_entropy", "focal_loss", "token_log_probs", "perplexity"),
+            )
+        ),
+        *(
+            Case(f"small-{function}", function, (100, 10), soft=True)
+            for function in (
+                *("binary_cross_entropy", "binary_cross_entropy_with_logits"),
+                *("sigmoid_focal_loss", "kl_div"),
+            )
+        ),
+        Case(
+            "small-distillation_loss", "distillation_loss", (32, 10), options={"temperature": 2.0}
+        ),
+        Case("small-entropy", "entropy", (32, 10), options={"reduction": "mean"}),
+        Case("small-linear_cross_entropy", "linear_cross_entropy", (32, 10), features=16),
+        *(Case(f"small-{label}", shape=(32, 10), **given) for label, given in SMALL.items()),
+        on_request=True,
+    ),
+    workload(
         "special",
         "The special functions",
         Case("logsumexp-512x50257", "logsumexp", (512, 50257), tier="usual"),
         Case("softmax-512x50257", "softmax", (512, 50257), tier="quick"),
         Case("log_softmax-512x50257", "log_softmax", (512, 50257), tier="usual"),
         Case("softmax-512x50257-f64", "softmax", (512, 50257), dtype="float64"),
+        Case("softmax-512x50257-fresh", "softmax", (512, 50257), fresh=True),
         Case("softmax-64x128x50-axis1-fresh", "softmax", (64, 128, 50), axis=1, fresh=True),
     ),
     workload(

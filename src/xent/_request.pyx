@@ -1,0 +1,474 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, annotation_typing=False, cdivision=True, binding=False
+"""The one way in: validate → allocate → run → return, for every function.
+
+A `Request` is one call of the C interface. The functions of `_functions` validate their arguments into one, which then
+allocates its results, runs and returns them. Arrays that no kernel reads as they lie, of other dtypes, byte orders or without
+a contiguous axis, are left to `_blocks`, which copies a block of rows at a time and runs a `part` of the request on each.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.contextvars cimport get_value
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int64_t
+
+from xent cimport _arguments as arguments, _pool
+from xent._arguments cimport Precision, dtype_of, has_dtype, shape_of
+from xent.capi cimport xent_import
+from xent.xent cimport *
+
+from xent._arguments import bad_probability, bad_target, REDUCTIONS
+from xent._core import context_threads
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_Scalar(void *data, cnp.PyArray_Descr *descr, object base)
+
+cdef extern from "Python.h":
+    # Declared without exceptions: the one it sets stays pending until `pending` raises it.
+    int PyErr_CheckSignals() noexcept
+
+cnp.import_array()
+xent_import()
+
+# What public functions call their first argument, if not "logits".
+cdef dict FIRST_ARGUMENTS = {
+    "nll_loss": "log_probs", "categorical_cross_entropy": "probs", "distillation_loss": "student_logits",
+    "binary_cross_entropy": "probs", "kl_div": "log_probs", "logsumexp": "a", "softmax": "x", "log_softmax": "x",
+}
+
+
+cdef dict named_operations():
+    """The xent_operation of each name, and what its public function calls its first argument."""
+    cdef dict found = {}
+    cdef int i = 0
+    while xent_operation_name(<xent_operation>i) != NULL:
+        name = xent_operation_name(<xent_operation>i).decode()
+        found[name] = i, FIRST_ARGUMENTS.get(name, "logits")
+        i += 1
+    return found
+
+
+cdef dict OPERATIONS = named_operations()
+
+# So many elements of an elementwise loss, or bytes of rows, are converted at once.
+ELEMENTS, BLOCK_BYTES = 1 << 16, 1 << 20
+cdef int64_t FEW_ELEMENTS = ELEMENTS, FEW_BYTES = BLOCK_BYTES
+
+
+cdef int poll(void *data) noexcept with gil:
+    return PyErr_CheckSignals()
+
+
+cdef xent_call DEFAULTS = XENT_CALL_DEFAULTS
+DEFAULTS.reduction = XENT_NONE
+DEFAULTS.poll = poll
+
+
+cdef int pending() except -1:
+    """Raises the exception that a signal's handler left behind."""
+    return -1
+
+
+cdef class Request:
+    def __cinit__(self):
+        self.layout = self.few
+        self.call = DEFAULTS
+
+    def __dealloc__(self):
+        if self.layout != self.few:
+            PyMem_Free(self.layout)
+
+    def __init__(self, str operation, cnp.ndarray logits not None, Precision precision not None, int axis):
+        """`axis` counts from the front; -1 if every axis is one of the loss."""
+        self.begin(operation, logits, precision, axis)
+
+    cdef int begin(self, str operation, cnp.ndarray logits, Precision precision, int axis) except -1:
+        cdef tuple known = OPERATIONS[operation]
+        self.operation = operation
+        self.call.operation = <xent_operation><int>known[0]
+        self.name = known[1]
+        self.logits = logits
+        self.precision = precision
+        self.axis = axis
+        self.shape = shape_of(logits, axis)
+        return 0
+
+    cdef int64_t classes(self) noexcept:
+        return 1 if self.axis < 0 else cnp.PyArray_DIM(self.logits, self.axis)
+
+    cdef int set_outputs(self, object return_grad, object return_hess, object return_lse,
+                          object grad_output, object out, object grad_out, object hess_out) except -1:
+        """Which results are requested, and the caller's arrays for them."""
+        cdef int requested = arguments.requested_outputs(return_grad, return_hess, grad_output, grad_out, hess_out)
+        self.with_grad, self.with_hess = requested >= 1, requested == 2
+        cdef object dtype = self.precision.result_dtype
+        cdef tuple shape
+        self.with_lse = arguments.flag(return_lse, "return_lse")
+        if out is None and grad_out is None and hess_out is None:
+            return 0
+        shape = shape_of(self.logits)
+        if out is not None:
+            out = self.loss_buffer(out)
+        if grad_out is not None:
+            self.out = arguments.buffer(grad_out, "grad_out", shape, dtype)
+        if hess_out is not None:
+            self.hess = arguments.buffer(hess_out, "hess_out", shape, dtype)
+        if not (
+            (out is None or self.apart_from_inputs(out, False))
+            and (self.out is None or self.apart_from_inputs(self.out, arguments.same_memory(self.out, self.logits)))
+            and (self.hess is None or self.apart_from_inputs(self.hess, False))
+            and arguments.apart(out, self.out) and arguments.apart(out, self.hess) and arguments.apart(self.out, self.hess)
+        ):
+            arguments.check_no_overlap(
+                {"out": out, "grad_out": self.out, "hess_out": self.hess},
+                {self.name: self.logits, **self.targets_and_weights()},
+                ("grad_out", self.name),
+            )
+        return 0
+
+    cdef bint apart_from_inputs(self, cnp.ndarray a, bint in_place) noexcept:
+        return (
+            (in_place or arguments.apart(a, self.logits))
+            and arguments.apart(a, self.index)
+            and arguments.apart(a, self.soft)
+            and arguments.apart(a, self.class_weight)
+            and arguments.apart(a, self.sample_weight)
+            and arguments.apart(a, self.pos_weight)
+            and arguments.apart(a, self.grad_output)
+        )
+
+    def targets_and_weights(self):
+        """Return the inputs beside the logits, by the names of their arguments."""
+        return {
+            "teacher_logits" if self.call.operation == XENT_DISTILLATION_LOSS else "targets":
+                self.index if self.soft is None else self.soft,
+            "class_weight": self.class_weight,
+            "sample_weight": self.sample_weight,
+            "pos_weight": self.pos_weight,
+            "grad_output": self.grad_output,
+        }
+
+    cdef cnp.ndarray loss_buffer(self, object out):
+        cdef tuple shape = self.shape if self.call.reduction == XENT_NONE else ()
+        return None if out is None else arguments.buffer(out, "out", shape, self.precision.compute)
+
+    # Allocate, run, return.
+
+    cpdef object results(self, object out=None, object runs=None):
+        """Return the loss, or a tuple of it and of the requested results. `runs` computes them in another way than `run`."""
+        cdef object loss
+        cdef list more
+        cdef bint reduced = self.call.reduction != XENT_NONE
+        if not reduced:
+            self.loss = empty(self.shape, self.precision.compute) if out is None else out
+        if self.with_grad and self.out is None:
+            self.out = empty_like(self.logits, self.precision.result_dtype)
+        if self.with_hess and self.hess is None:
+            self.hess = empty_like(self.logits, self.precision.result_dtype)
+        if self.with_lse:
+            self.lse = empty(self.shape, self.precision.compute)
+        if runs is None:
+            self.run()
+        else:
+            self.call.result = runs(self)
+        if reduced:
+            loss = self.scalar(self.call.result)
+            if out is not None:
+                out[...] = loss
+        elif out is None and not self.shape:
+            loss = self.loss[()]
+        else:
+            loss = self.loss
+        if out is not None:
+            loss = out
+        if not (self.with_grad or self.with_lse):
+            return loss
+        if self.with_grad and not self.with_hess and not self.with_lse:
+            return loss, self.out
+        more = [loss]
+        if self.with_grad:
+            more.append(self.out)
+        if self.with_hess:
+            more.append(self.hess)
+        if self.with_lse:
+            more.append(self.lse if self.shape else self.lse[()])
+        return tuple(more)
+
+    cdef object scalar(self, double value):
+        """A NumPy scalar of the loss's dtype."""
+        cdef float single = <float>value
+        cdef cnp.PyArray_Descr *dtype = <cnp.PyArray_Descr *>self.precision.compute
+        return PyArray_Scalar(&single if (<cnp.dtype>self.precision.compute).type_num == cnp.NPY_FLOAT else <void *>&value, dtype, None)
+
+    cdef int run(self) except -1:
+        cdef xent_status status
+        _pool.tick()
+        self.convert_few()
+        self.describe()
+        status = XENT_BAD_LAYOUT
+        if self.is_native():
+            if cnp.PyArray_SIZE(self.logits) < 1 << 13:
+                status = xent_run(&self.call)  # over before another thread would have run
+            else:
+                with nogil:
+                    status = xent_run(&self.call)
+        if status == XENT_BAD_LAYOUT:
+            from xent import _blocks
+
+            self.call.result = _blocks.run(self)
+        elif status != XENT_OK:
+            self.refuse(self.bad_row(status))
+        return 0
+
+    cdef int convert_few(self) except -1:
+        """Few numbers are converted at once rather than block by block."""
+        cdef int64_t size = cnp.PyArray_SIZE(self.logits)
+        if size > FEW_ELEMENTS if self.axis < 0 else size * 8 > FEW_BYTES:
+            return 0
+        self.logits = arguments.cast(self.logits, self.precision.storage)
+        if self.soft is not None:
+            self.soft = arguments.cast(self.soft, self.soft_dtype)
+        if self.grad_output is not None:
+            self.grad_output = arguments.cast(self.grad_output, self.precision.compute)
+        return 0
+
+    cdef bint is_native(self):
+        """Whether the core can read and write every array as it is, if its layout is supported."""
+        cdef object storage = self.precision.storage, compute = self.precision.compute
+        cdef bint as_bits = self.precision.bfloat16
+        return (
+            has_dtype(self.logits, storage)
+            and (self.soft is None or has_dtype(self.soft, self.soft_dtype))
+            and (self.sample_weight is None or has_dtype(self.sample_weight, compute))
+            and (self.pos_weight is None or has_dtype(self.pos_weight, compute))
+            and (self.grad_output is None or has_dtype(self.grad_output, compute))
+            and (self.out is None or as_bits or has_dtype(self.out, storage))
+            and (self.hess is None or as_bits or has_dtype(self.hess, storage))
+            and not self.repeated
+        )
+
+    cdef int describe(self) except -1:
+        """Tells the C interface where everything lies."""
+        cdef int d, ndim = <int>len(self.shape)
+        self.layout = self.few
+        if ndim > 4:
+            self.layout = <int64_t *>PyMem_Malloc((1 + ARRAYS) * ndim * sizeof(int64_t))
+            if self.layout == NULL:
+                raise MemoryError
+        for d in range(ndim):
+            self.layout[d] = self.shape[d]
+        self.call.ndim = ndim
+        self.call.shape = self.layout
+        self.call.classes = self.classes()
+        self.call.dtype = self.precision.dtype
+        self.call.threads = get_value(context_threads)
+        self.call.logits_class_step = self.place(1, &self.call.logits, self.logits)
+        self.place(2, &self.call.index, self.index)
+        if self.index is not None:
+            self.call.index_type = <xent_dtype>dtype_of(self.index)
+        self.call.soft_class_step = self.place(2, &self.call.soft, self.soft) if self.soft is not None else 0
+        self.call.class_weight = NULL if self.class_weight is None else cnp.PyArray_DATA(self.class_weight)
+        self.place(3, &self.call.sample_weight, self.sample_weight)
+        self.place(4, &self.call.pos_weight, self.pos_weight)
+        self.place(5, &self.call.grad_output, self.grad_output)
+        self.place(6, &self.call.loss, self.loss)
+        self.place(7, &self.call.lse, self.lse)
+        self.call.out_class_step = self.place(8, &self.call.out, self.out)
+        self.call.hess_class_step = self.place(9, &self.call.hess, self.hess)
+        self.call.block_sums = NULL if self.block_sums is None else <double *>cnp.PyArray_DATA(self.block_sums)
+        return 0
+
+    cdef int64_t place(self, int slot, xent_array *to, cnp.ndarray a) noexcept:
+        """Returns the step of the class axis, of arrays that have one. Others are broadcast to the loss."""
+        cdef int d, ndim = self.call.ndim, missing
+        cdef int64_t step
+        cdef int64_t *strides = self.layout + slot * ndim
+        if a is None:
+            to.data = NULL
+            return 0
+        to.data = cnp.PyArray_DATA(a)
+        to.strides = strides
+        missing = ndim - cnp.PyArray_NDIM(a)
+        if missing < 0:
+            for d in range(ndim):
+                strides[d] = cnp.PyArray_STRIDE(a, d + (d >= self.axis))
+            step = cnp.PyArray_STRIDE(a, self.axis)
+            self.repeated |= step == 0 and self.call.classes > 1
+            return step
+        for d in range(ndim):
+            strides[d] = 0
+            if d >= missing and cnp.PyArray_DIM(a, d - missing) == self.layout[d]:
+                strides[d] = cnp.PyArray_STRIDE(a, d - missing)
+        return 0
+
+    cdef int64_t bad_row(self, xent_status status) except -2:
+        """-1, or the row of a bad target, or the position of a bad probability."""
+        if status == XENT_OK:
+            return -1
+        if status == XENT_BAD_TARGET or status == XENT_BAD_PROBABILITY:
+            return self.call.bad_row
+        if status == XENT_INTERRUPTED:
+            pending()
+        text = xent_status_text(status).decode()
+        if status == XENT_BAD_ARGUMENT:
+            raise ValueError(f"xent: {text}: {self.call.bad_argument.decode()}")
+        raise MemoryError(f"xent: {text}") if status == XENT_NO_MEMORY else ValueError(f"xent: {text}")
+
+    cpdef int refuse(self, int64_t row) except -1:
+        """Raise the exception for the bad target or probability of a row or at a position; -1: none is bad."""
+        cdef tuple where
+        if row < 0:
+            return 0
+        if self.index is None:
+            raise refused_probability(self.logits, self.precision, self.name, row)
+        if self.reads_targets_alone:
+            # The core has found the target outside the classes, or else its probability outside [0, 1].
+            where = np.unravel_index(row, self.shape)
+            target = int(self.index[where])
+            if 0 <= target < self.classes():
+                where = (*where[:self.axis], target, *where[self.axis:])
+                raise refused_probability(
+                    self.logits, self.precision, self.name, np.ravel_multi_index(where, shape_of(self.logits)))
+        raise bad_target(self.index, row, self.classes(), self.ignore_index)
+
+    # For `_blocks`: what lies otherwise is computed in parts.
+
+    def part(self, cnp.ndarray logits not None, cnp.ndarray index=None, cnp.ndarray soft=None, cnp.ndarray sample_weight=None,
+             cnp.ndarray pos_weight=None, cnp.ndarray grad_output=None, cnp.ndarray loss=None, cnp.ndarray lse=None,
+             cnp.ndarray out=None, cnp.ndarray hess=None, cnp.ndarray block_sums=None, str reduction=None,
+             bint unread=False):
+        """Return the request for a part of the rows, or elements: arrays as the core reads them, the class axis last.
+
+        `unread` logits are a placeholder: `nll_loss` has the targets of `categorical_cross_entropy`, but not its checks.
+        """
+        cdef int axis = -1 if self.axis < 0 else cnp.PyArray_NDIM(logits) - 1
+        cdef Request part = new_request(self.operation, logits, self.precision, axis)
+        part.call = self.call
+        if reduction is not None:
+            part.call.reduction = <xent_reduction><int>REDUCTIONS[reduction]
+        if unread and self.reads_targets_alone:
+            part.call.operation = XENT_NLL_LOSS
+            part.call.eps = 0.0
+        part.ignore_index = self.ignore_index
+        part.index, part.soft, part.class_weight, part.sample_weight = index, soft, self.class_weight, sample_weight
+        part.pos_weight, part.grad_output, part.block_sums = pos_weight, grad_output, block_sums
+        part.loss, part.lse, part.out, part.hess = loss, lse, out, hess
+        part.describe()
+        return part
+
+    def classes_last(self, cnp.ndarray a):
+        """Return a view of one of the arrays, or None, in which the class axis is the last."""
+        cdef int last
+        if a is None or self.axis < 0 or cnp.PyArray_NDIM(a) <= len(self.shape):
+            return a
+        last = cnp.PyArray_NDIM(a) - 1
+        return a if self.axis == last else a.transpose(*range(self.axis), *range(self.axis + 1, last + 1), self.axis)
+
+    cpdef bint layout_supported(self):
+        """Whether the described arrays can be used where they lie."""
+        return not self.repeated and xent_layout_supported(&self.call)
+
+    @property
+    def elementwise(self):
+        return self.axis < 0
+
+    @property
+    def reads_targets_alone(self):
+        """Whether the probabilities of the targets are all that is read, and validated."""
+        return (
+            self.call.operation == XENT_CATEGORICAL_CROSS_ENTROPY and self.index is not None
+            and self.call.label_smoothing == 0
+        )
+
+    @property
+    def reduction(self):
+        return next(name for name, code in REDUCTIONS.items() if code == self.call.reduction)
+
+    @property
+    def soft_dtype(self):
+        """The dtype in which the core reads soft targets, or the teacher's logits."""
+        return self.precision.storage if self.call.operation == XENT_DISTILLATION_LOSS else self.precision.compute
+
+    @property
+    def divisor(self):
+        return self.call.divisor
+
+    @divisor.setter
+    def divisor(self, double value):
+        self.call.divisor = value
+
+    @property
+    def result(self):
+        return self.call.result
+
+    @property
+    def ignores(self):
+        """Whether a target can equal `ignore_index`."""
+        return bool(self.call.has_ignore)
+
+    def prepare(self):
+        """Check the class indices or probabilities: the row of the first bad one, or -1. Find the divisor."""
+        cdef xent_status status
+        with nogil:
+            status = xent_prepare(&self.call)
+        return self.bad_row(status)
+
+    def compute(self):
+        cdef xent_status status
+        with nogil:
+            status = xent_compute(&self.call)
+        return self.bad_row(status)
+
+    def finish(self):
+        """Sum the losses, or the sums of blocks; return the reduced loss."""
+        cdef xent_status status
+        with nogil:
+            status = xent_finish(&self.call)
+        self.bad_row(status)
+        return self.call.result
+
+
+cdef str first_argument(str operation):
+    """What the public function of this name calls its logits."""
+    return (<tuple>OPERATIONS[operation])[1]
+
+
+cdef Request new_request(str operation, cnp.ndarray logits, Precision precision, int axis):
+    cdef Request request = Request.__new__(Request)
+    request.begin(operation, logits, precision, axis)
+    return request
+
+
+cdef cnp.ndarray empty(tuple shape, object dtype):
+    cdef cnp.npy_intp sizes[64]
+    cdef int d
+    for d in range(<int>len(shape)):
+        sizes[d] = shape[d]
+    return _pool.empty(<int>len(shape), sizes, dtype)
+
+
+cdef cnp.ndarray empty_like(cnp.ndarray a, object dtype):
+    return _pool.empty(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), dtype)
+
+
+def refused_probability(cnp.ndarray a, Precision precision, str name, int64_t position):
+    """Return the exception for the probability at a flat position."""
+    from xent._blocks import numbers
+
+    where = np.unravel_index(position, shape_of(a))
+    return bad_probability(name, where, float(numbers(np.asarray(a[where]), precision)))
+
+
+cdef int validate_probabilities(cnp.ndarray a, Precision precision) except -1:
+    """Refuse numbers outside [0, 1]; NaN passes."""
+    cdef Request request = new_request("binary_cross_entropy", a, precision, -1)
+    request.convert_few()
+    request.describe()
+    if request.is_native():
+        request.refuse(request.prepare())
+        return 0
+    from xent import _blocks
+
+    _blocks.validate_probabilities(request)
+    return 0
