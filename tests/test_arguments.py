@@ -11,6 +11,7 @@ import scipy.sparse
 
 from xent import _arguments as arguments
 from xent._blocks import numbers
+from xent._request import bad_probability, bad_target
 
 F16, F32, F64, BITS = (np.dtype(code) for code in ("e", "f", "d", "H"))
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -519,14 +520,14 @@ def test_teacher_of_bits():
 
 
 def test_what_is_wrong_with_values():
-    error = arguments.bad_probability("probs", (1, 20), 1.5)
+    error = bad_probability(np.full((2, 21), 1.5), DOUBLE, "probs", 41)
     assert type(error) is ValueError
     assert str(error) == "probs[1, 20] = 1.5 is not a probability; expected 0 <= p <= 1"
     index = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    error = arguments.bad_target(index, 5, 4, None)
+    error = bad_target(index, 5, 4, None)
     assert type(error) is IndexError
     assert str(error) == "targets[1, 2] = 5 is not a class; expected 0 <= target < 4"
-    assert str(arguments.bad_target(index, 4, 4, -100)) == (
+    assert str(bad_target(index, 4, 4, -100)) == (
         "targets[1, 1] = 4 is not a class; expected 0 <= target < 4 or ignore_index=-100"
     )
 

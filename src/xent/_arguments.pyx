@@ -330,21 +330,6 @@ cpdef object ignore_bits(object ignore_index, cnp.ndarray index):
     return None if overflow or value < 0 or value >> bits else found
 
 
-def bad_target(cnp.ndarray index, int64_t row, int64_t classes, ignore_index):
-    """Return the exception for the target at flat position `row`."""
-    position = np.unravel_index(row, shape_of(index))
-    value = int(index[position])
-    where = ", ".join(str(int(i)) for i in position)
-    but = "" if ignore_index is None else f" or ignore_index={ignore_index}"
-    return IndexError(f"targets[{where}] = {value} is not a class; expected 0 <= target < {classes}{but}")
-
-
-def bad_probability(str name, position, value):
-    """Return the exception for a probability outside [0, 1]."""
-    where = ", ".join(str(int(i)) for i in position)
-    return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
-
-
 # Numbers.
 
 cpdef double number(object value, str name, double low, double high, str expected) except? -1:

@@ -17,7 +17,7 @@ import numpy as np
 
 from xent._arguments import Precision
 from xent._pool import empty_array
-from xent._request import BLOCK_BYTES, ELEMENTS, Request, refused_probability
+from xent._request import BLOCK_BYTES, ELEMENTS, Request, bad_probability
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -247,7 +247,7 @@ def validate_probabilities(request: Request) -> None:
     for at in slices(request.logits.size):
         position = request.part(flat[at]).prepare()
         if position >= 0:
-            raise refused_probability(
+            raise bad_probability(
                 request.logits, request.precision, request.name, at.start + position
             )
 

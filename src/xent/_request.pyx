@@ -18,7 +18,7 @@ from xent._arguments cimport Precision, dtype_of, has_dtype, shape_of
 from xent.capi cimport xent_import
 from xent.xent cimport *
 
-from xent._arguments import bad_probability, bad_target, REDUCTIONS
+from xent._arguments import REDUCTIONS
 from xent._core import context_threads
 
 cdef extern from "numpy/arrayobject.h":
@@ -321,14 +321,14 @@ cdef class Request:
         if row < 0:
             return 0
         if self.index is None:
-            raise refused_probability(self.logits, self.precision, self.name, row)
+            raise bad_probability(self.logits, self.precision, self.name, row)
         if self.reads_targets_alone:
             # The core has found the target outside the classes, or else its probability outside [0, 1].
             where = np.unravel_index(row, self.shape)
             target = int(self.index[where])
             if 0 <= target < self.classes():
                 where = (*where[:self.axis], target, *where[self.axis:])
-                raise refused_probability(
+                raise bad_probability(
                     self.logits, self.precision, self.name, np.ravel_multi_index(where, shape_of(self.logits)))
         raise bad_target(self.index, row, self.classes(), self.ignore_index)
 
@@ -452,12 +452,23 @@ cdef cnp.ndarray empty_like(cnp.ndarray a, object dtype):
     return _pool.empty(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), dtype)
 
 
-def refused_probability(cnp.ndarray a, Precision precision, str name, int64_t position):
-    """Return the exception for the probability at a flat position."""
+def bad_target(cnp.ndarray index, int64_t row, int64_t classes, ignore_index):
+    """Return the exception for the target at flat position `row`."""
+    position = np.unravel_index(row, shape_of(index))
+    value = int(index[position])
+    where = ", ".join(str(int(i)) for i in position)
+    but = "" if ignore_index is None else f" or ignore_index={ignore_index}"
+    return IndexError(f"targets[{where}] = {value} is not a class; expected 0 <= target < {classes}{but}")
+
+
+def bad_probability(cnp.ndarray a, Precision precision, str name, int64_t position):
+    """Return the exception for the probability at a flat position, which is outside [0, 1]."""
     from xent._blocks import numbers
 
-    where = np.unravel_index(position, shape_of(a))
-    return bad_probability(name, where, float(numbers(np.asarray(a[where]), precision)))
+    place = np.unravel_index(position, shape_of(a))
+    where = ", ".join(str(int(i)) for i in place)
+    value = float(numbers(np.asarray(a[place]), precision))
+    return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
 
 
 cdef int validate_probabilities(cnp.ndarray a, Precision precision) except -1:
