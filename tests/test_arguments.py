@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import scipy.sparse
+from xent._request import bad_probability, bad_target
 
 from xent import _arguments as arguments
 from xent._blocks import numbers
-from xent._request import bad_probability, bad_target
 
 F16, F32, F64, BITS = (np.dtype(code) for code in ("e", "f", "d", "H"))
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
