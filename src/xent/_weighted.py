@@ -40,7 +40,7 @@ def weighted(
     """Return log |Σ b exp(x)| and its sign over the last axis, in float64; b = 0 leaves an element out."""
     shape = x.shape[:-1]
     lse, sign = np.empty(shape), np.empty(shape)
-    for block in blocks(shape, max(1, BLOCK_BYTES // (8 * max(1, x.shape[-1])))):
+    for block in blocks(shape, max(1, BLOCK_BYTES // (16 * max(1, x.shape[-1])))):
         with np.errstate(all="ignore"):
             a = numbers(x[block], kind).astype(np.float64)
             lse[block], sign[block] = weighted_rows(a, np.asarray(b[block], np.float64))
