@@ -736,6 +736,27 @@ MUTATIONS = (
         "tests/test_pool.py -k would_not_fit",
     ),
     Mutation(
+        "and where the core needs it",
+        "src/xent/_request.pyx",
+        "if status == XENT_NO_MEMORY and _pool.release():",
+        "if False:",
+        "tests/test_pool.py -k what_a_call_needs",
+    ),
+    Mutation(
+        "every call counts for the age of idle memory",
+        "src/xent/_request.pyx",
+        "        _pool.tick()\n",
+        "",
+        "tests/test_pool.py -k calls_give",
+    ),
+    Mutation(
+        "results come from the pool",
+        "src/xent/_request.pyx",
+        "    return _pool.empty(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), dtype)\n",
+        "    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), (<cnp.dtype>dtype).num, 0)\n",
+        "tests/test_pool.py -k every_kind",
+    ),
+    Mutation(
         "a child of fork does not copy idle memory",
         "src/xent/pool.c",
         "pthread_atfork(before_fork, in_parent, in_child)",

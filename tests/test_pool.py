@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import pickle
 import sys
 import textwrap
@@ -99,6 +100,50 @@ def test_memory_that_each_call_uses_is_kept():
         empty(200 * MiB)
         _pool.count_call()
         assert held() == 208 * MiB
+
+
+LOGITS = np.random.default_rng(0).normal(size=(300, 1000)).astype(np.float32)
+TARGETS = np.arange(300) % 2
+
+RESULTS = {
+    "cross_entropy": lambda: xent.cross_entropy(LOGITS, TARGETS, return_grad=True)[1],
+    "of float16": lambda: xent.cross_entropy(
+        np.ones(LOGITS.shape, np.float16), TARGETS, return_grad=True, label_smoothing=0.1
+    )[1],
+    "hessian": lambda: xent.cross_entropy(LOGITS, TARGETS, return_hess=True)[2],
+    "elementwise": lambda: xent.binary_cross_entropy_with_logits(
+        LOGITS, LOGITS > 0, return_grad=True
+    )[1],
+    "losses": lambda: xent.binary_cross_entropy_with_logits(LOGITS, LOGITS > 0, reduction="none"),
+    "softmax": lambda: xent.softmax(LOGITS, axis=-1),
+    "softmax of strided columns": lambda: xent.softmax(LOGITS[:, ::2], axis=0),
+    "linear": lambda: xent.linear_cross_entropy(LOGITS, LOGITS, TARGETS, return_grad=True)[1][0],
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_of_every_kind_are_from_the_pool(name):
+    result = RESULTS[name]()
+    assert get_handler_name(result) == "xent"
+    assert result.flags.owndata
+
+
+def test_a_loop_that_drops_its_results_makes_no_page():
+    """Two gradients take turns, as `loss, grad = ...` keeps the old one until there is a new one."""
+    seen = set()
+    for _ in range(30):
+        loss, grad = xent.cross_entropy(LOGITS, TARGETS, return_grad=True)
+        seen.add(grad.ctypes.data)
+    assert len(seen) == 2
+    assert loss > 0
+
+
+def test_calls_give_idle_memory_back():
+    big = empty(LIMIT)
+    del big
+    for _ in range(CALLS):
+        xent.cross_entropy(LOGITS[:2, :3], TARGETS[:2])
+    assert held() == 0
 
 
 def test_the_best_fit_is_taken():
@@ -422,6 +467,21 @@ if sys.platform == "linux":
             print(np.empty(9 * MiB, "u1").size // MiB)
         """
         assert result_of(script).split() == ["256", "0", "True", "0", "9"]
+
+    def test_idle_memory_is_given_back_for_what_a_call_needs():
+        """Row losses of 256 MiB, which the core allocates."""
+        script = """
+            logits = np.broadcast_to(np.zeros((1, 2), np.float32), (1 << 25, 2))
+            targets = np.broadcast_to(np.zeros(1, int), 1 << 25)
+            xent.cross_entropy(logits[:100_000], targets[:100_000])
+            array = empty(512 * MiB)
+            del array
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 50 * MiB, used + 50 * MiB))
+            print(xent.cross_entropy(logits, targets), _pool.statistics()["idle"])
+        """
+        loss, idle = result_of(script).split()
+        assert (np.float32(loss), idle) == (np.float32(math.log(2)), "0")
 
     def test_children_have_memory_of_their_own():
         """Forked beside idle memory, memory in use, and threads that take and give back."""

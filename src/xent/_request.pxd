@@ -41,6 +41,7 @@ cdef class Request:
     cpdef object results(self, object out=*, object runs=*)
     cdef object scalar(self, double value)
     cdef int run(self) except -1
+    cdef xent_status run_core(self) noexcept
     cdef int convert_few(self) except -1
     cdef bint is_native(self)
     cdef int describe(self) except -1

@@ -208,11 +208,9 @@ cdef class Request:
         self.describe()
         status = XENT_BAD_LAYOUT
         if self.is_native():
-            if cnp.PyArray_SIZE(self.logits) < 1 << 13:
-                status = xent_run(&self.call)  # over before another thread would have run
-            else:
-                with nogil:
-                    status = xent_run(&self.call)
+            status = self.run_core()
+            if status == XENT_NO_MEMORY and _pool.release():
+                status = self.run_core()  # nothing has been written
         if status == XENT_BAD_LAYOUT:
             from xent import _blocks
 
@@ -220,6 +218,14 @@ cdef class Request:
         elif status != XENT_OK:
             self.refuse(self.bad_row(status))
         return 0
+
+    cdef xent_status run_core(self) noexcept:
+        cdef xent_status status
+        if cnp.PyArray_SIZE(self.logits) < 1 << 13:
+            return xent_run(&self.call)  # over before another thread would have run
+        with nogil:
+            status = xent_run(&self.call)
+        return status
 
     cdef int convert_few(self) except -1:
         """Few numbers are converted at once rather than block by block."""

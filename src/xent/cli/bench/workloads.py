@@ -93,6 +93,14 @@ WORKLOADS = (
         *loss_and_gradient((256, 128256), tiers=USUAL),
         *loss_and_gradient((512, 50257), "bf16", dtype="bfloat16", tiers=USUAL),
         Case("grad-512x50257-fresh", "cross_entropy", (512, 50257), gradient=True, fresh=True),
+        Case(
+            "grad-512x50257-bf16-fresh",
+            "cross_entropy",
+            (512, 50257),
+            dtype="bfloat16",
+            gradient=True,
+            fresh=True,
+        ),
         *loss_and_gradient((512, 50257), "f16", dtype="float16"),
         *loss_and_gradient((512, 50257), "f64", dtype="float64"),
         *loss_and_gradient((4, 128, 50257), "shifted", layout="shifted"),
@@ -167,6 +175,14 @@ WORKLOADS = (
             function="binary_cross_entropy_with_logits",
             soft=True,
             tiers=QUICK_GRADIENT,
+        ),
+        Case(
+            "grad-50000x100-logits-fresh",
+            "binary_cross_entropy_with_logits",
+            (50_000, 100),
+            soft=True,
+            gradient=True,
+            fresh=True,
         ),
         *loss_and_gradient(
             (50_000, 100), "binary", function="binary_cross_entropy", soft=True, tiers=USUAL
