@@ -757,6 +757,20 @@ MUTATIONS = (
         "tests/test_pool.py -k every_kind",
     ),
     Mutation(
+        "threads of no interpreter share idle memory",
+        "src/xent/pool.c",
+        "    pthread_once(&once, survive_forks);\n    pthread_mutex_lock(&pool.lock);\n",
+        "    pthread_once(&once, survive_forks);\n",
+        "tests/test_pool.py -k no_interpreter",
+    ),
+    Mutation(
+        "a child of fork waits for no lock of the parent's threads",
+        "src/xent/pool.c",
+        "    pool.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;\n",
+        "",
+        "tests/test_pool.py -k no_interpreter",
+    ),
+    Mutation(
         "a child of fork does not copy idle memory",
         "src/xent/pool.c",
         "pthread_atfork(before_fork, in_parent, in_child)",

@@ -19,14 +19,16 @@ from numpy._core import _multiarray_umath
 from numpy._core.multiarray import get_handler_name
 
 import xent
+from test_native import ROOT
 from test_other_machines import GROUPS, machine, on
-from test_process import output, run
+from test_process import compiled, output, printed, run
 from xent import _pool
 
 assert machine  # a fixture
 
 pytestmark = pytest.mark.skipif(_pool.statistics()["limit"] == 0, reason="the pool is off")
 
+SOURCE = ROOT / "src/xent"
 MiB = 1 << 20
 HUGE_PAGE = 2 * MiB
 LIMIT = 512 * MiB
@@ -397,6 +399,12 @@ def test_memory_in_use_by_one_thread_is_no_other_threads():
         thread.join()
     assert not wrong
     assert held() <= LIMIT
+
+
+@pytest.mark.parametrize("beside", ["threads", "fork"])
+def test_threads_that_no_interpreter_lets_take_turns(tmp_path, beside):
+    program = compiled("pool.c", tmp_path, f"-I{SOURCE}", str(SOURCE / "pool.c"), "-lpthread")
+    assert printed(program, beside).strip() == "right"
 
 
 if sys.platform == "linux":
