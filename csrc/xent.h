@@ -61,7 +61,8 @@ typedef enum {
 typedef enum {
     XENT_OK,
     XENT_BAD_TARGET,      /* a class index outside [0, classes): call.bad_row says where; nothing has been written */
-    XENT_BAD_PROBABILITY, /* a probability outside [0, 1]: call.bad_row says where; nothing has been written */
+    XENT_BAD_PROBABILITY, /* a probability, or its target, outside [0, 1]: call.bad_row says where; nothing has been written
+                           */
     XENT_NO_MEMORY,       /* by this function nothing has been written */
     XENT_BAD_LAYOUT,      /* `xent_layout_supported` says no; nothing has been written */
     XENT_INTERRUPTED,     /* `poll` said so; outputs are undefined */
@@ -227,6 +228,8 @@ const char *xent_version(void);
  * of OMP_NUM_THREADS, else the smaller of the CPUs this process may run on and its control group's quota. */
 void xent_set_num_threads(int threads); /* >= 1 */
 int xent_get_num_threads(void);
+/* The most that OpenMP lets a process have, OMP_THREAD_LIMIT: who asks for more gets so many. At most 1,024. */
+int xent_thread_limit(void);
 
 /* Instruction sets, best first: names of those that this library was built for, whether this machine has them, and the
  * one in use. The choice at start-up is the best, or that of the environment's XENT_ISA; `xent_start` says what is wrong

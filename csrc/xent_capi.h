@@ -45,7 +45,8 @@ enum { XENT_API_VERSION = 1 };
     FUNCTION(int, use_isa, (const char *name))                                                                              \
     FUNCTION(const char *, openmp, (void))                                                                                  \
     FUNCTION(const char *, compiler, (void))                                                                                \
-    FUNCTION(void, math, (xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n))
+    FUNCTION(void, math, (xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n))                 \
+    FUNCTION(int, thread_limit, (void))
 
 typedef struct {
     int api_version;
@@ -99,6 +100,7 @@ static inline int xent_import(void) {
 #define xent_openmp xent_loaded->openmp
 #define xent_compiler xent_loaded->compiler
 #define xent_math xent_loaded->math
+#define xent_thread_limit xent_loaded->thread_limit
 #endif
 
 #ifdef __cplusplus

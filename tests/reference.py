@@ -272,17 +272,22 @@ class BinaryCrossEntropy(Elementwise):
 
     def __init__(self, probs: Any, targets: Any, *, eps: float | None = None, **options: Any):
         super().__init__(probs, targets, **options)
-        self.eps, self.p = eps, self.x
+        self.eps, self.p, self.others = eps, self.x, 1 - self.x
         self.inside = np.ones(self.shape, bool)
         if eps is not None:
-            low, high = self.computed(eps), self.computed(1 - eps)
-            self.inside = ~((self.x < low) | (self.x > high))
-            self.p = np.clip(self.x, low, high)
+            low = self.computed(eps)
+            below, above = self.x < low, self.others < low
+            self.inside = ~(below | above)
+            # The smaller of p and 1 - p is exactly eps.
+            self.p = np.where(below, low, np.where(above, 1 - low, self.x))
+            self.others = np.where(below, 1 - low, np.where(above, low, self.others))
 
     @cached_property
     def logs(self) -> tuple[np.ndarray, np.ndarray]:
         """Log p and log(1 - p)."""
-        logs = np.log(self.p), np.log1p(-self.p)
+        near = self.p > 0.5
+        log_p = np.where(near, np.log1p(-self.others), np.log(self.p))
+        logs = log_p, np.where(near, np.log(self.others), np.log1p(-self.p))
         return logs if self.eps is not None else tuple(np.maximum(a, -100) for a in logs)
 
     @cached_property
@@ -773,15 +778,16 @@ class CategoricalCrossEntropy(RowLoss):
     def __init__(self, probs: Any, targets: Any, *, eps: float | None = None, **options: Any):
         super().__init__(probs, targets, **options)
         given = self.given.astype(WIDE)
-        # The bounds in the dtype of what they are compared with.
-        low, high = (0, 1) if eps is None else self._as_computed([eps, 1 - eps])
-        self.p = np.where(given < low, low, np.where(given > high, high, given))
-        self.moves = (given >= low) & (given <= high)
+        # The bound in the dtype of what it is compared with; of p near 1 it is that of 1 - p.
+        self.low = WIDE(0) if eps is None else self._as_computed([eps])[0]
+        self.above = 1 - given < self.low
+        self.p = np.where(given < self.low, self.low, given)
+        self.moves = (given >= self.low) & ~self.above
 
     @cached_property
     def log_p(self) -> np.ndarray:
         """Of the probabilities as they are used."""
-        return np.log(self.p)
+        return np.where(self.above, np.log1p(-self.low), np.log(self.p))
 
     @cached_property
     def cost(self) -> np.ndarray:

@@ -687,7 +687,9 @@ def test_keras_formula(dtype):
     p, t = draw("binary_cross_entropy", (500,), dtype)
     p[:4] = [0, 1, 1e-9, 1 - 1e-7]
     epsilon = 1e-7
-    clipped = np.clip(p, dtype.type(epsilon), dtype.type(1 - epsilon)).astype(WIDE)
+    # In numbers wide enough for 1 - 1e-7: 1 - p is clipped at 1e-7 as well.
+    low = dtype.type(epsilon).astype(WIDE)
+    clipped = np.clip(p.astype(WIDE), low, 1 - low)
     rows = -(t * np.log(clipped) + (1 - t) * np.log1p(-clipped))
     loss, grad = xent.binary_cross_entropy(p, t, eps=epsilon, reduction="none", return_grad=True)
     close = {"rtol": 4 * float(eps(dtype))}

@@ -106,14 +106,16 @@ static void make_elements(task *t, generator *g) {
         .mix_keep = 1 - mixing,
         .mix_add = mixing / 2,
         .eps = element == XENT_BINARY ? PICK(g, 0, 1e-7) : 0,
+        .most = PICK(g, 1, 1 + 0x1p-7),
         .alpha = element == XENT_SIGMOID_FOCAL ? PICK(g, 0.25, -1) : -1,
         .gamma = PICK(g, 2, 0, 0.5, 3.5),
         .log_target = element == XENT_KL && pick(g, 2),
         .scale = PICK(g, 1, 0.125, -0.3),
+        .weight_scale = PICK(g, 1, 0.25),
     };
     if (element != XENT_ONE)
         add_array(t, X, stored, t->rows, 1);
-    if (is_loss)
+    if (is_loss || (element == XENT_OUTSIDE && pick(g, 2)))
         add_array(t, SECOND, computed, t->rows, 1);
     if (element == XENT_ONE || (is_loss && pick(g, 2)))
         add_array(t, WEIGHT, computed, t->rows, 1);

@@ -50,8 +50,9 @@ static xent_status finish(xent_call *call) {
         status = xent_sum(call, &call->loss, &sum);
     if (status != XENT_OK)
         return status;
-    call->total = dd_value(sum);
-    call->result = is_mean(call) ? dd_quotient(sum, call->divisor) : call->total;
+    const double scale = weight_scale(call);
+    call->total = dd_value(sum) / scale;
+    call->result = is_mean(call) ? dd_quotient(sum, call->divisor * scale) : call->total;
     return XENT_OK;
 }
 

@@ -2,6 +2,8 @@
 #ifndef XENT_CALL_H
 #define XENT_CALL_H
 
+#include <math.h>
+
 #include "dispatch.h"
 #include "operations.h"
 #include "double_double.h"
@@ -23,7 +25,8 @@ static inline int storage_bytes(const xent_call *call) {
 }
 
 static inline int thread_count(const xent_call *call) {
-    return call->threads == 0 ? xent_get_num_threads() : call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    const int limit = xent_thread_limit();
+    return call->threads == 0 ? xent_get_num_threads() : call->threads < limit ? call->threads : limit;
 }
 
 /* Of the whole vocabulary, of which the arrays may hold a shard. */
@@ -33,6 +36,27 @@ static inline int64_t num_classes(const xent_call *call) {
 
 static inline int is_mean(const xent_call *call) {
     return call->reduction == XENT_MEAN || call->reduction == XENT_BATCH_MEAN;
+}
+
+/* The largest number that passes for a probability. What is clipped may be a rounding above 1, as a softmax of another
+ * library leaves it. */
+static inline double most_probability(const xent_call *call) {
+    const double unit[] = {[XENT_F16] = 0x1p-10, [XENT_BF16] = 0x1p-7, [XENT_F32] = 0x1p-23, [XENT_F64] = 0x1p-52};
+    return call->eps > 0 ? 1 + unit[call->dtype] : 1;
+}
+
+/* A power of two that the weights of elements are multiplied by, in a mean, and so is their sum: 1 unless that is so small
+ * or large that products with them would leave the range of their type, or lose digits below it. Rows have their weights in
+ * f64. */
+static inline double weight_scale(const xent_call *call) {
+    const double size = fabs(call->divisor);
+    if (!is_elementwise(call) || call->reduction != XENT_MEAN || !(size > 0 && size < INFINITY) ||
+        (size > 0x1p-60 && size < 0x1p60))
+        return 1;
+    const int most = compute_bytes(call) == 8 ? 1000 : 120;
+    int exponent;
+    frexp(size, &exponent);
+    return ldexp(1, exponent < -most ? most : exponent > most ? -most : -exponent);
 }
 
 /* The call's block sums: two numbers for each block. Few of them have room on the stack. */

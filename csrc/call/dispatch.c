@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <strings.h>
 
 #include "xent_version.h"
 
@@ -51,9 +51,10 @@ static int best(void) {
     return i;
 }
 
+/* By its name in any case. */
 static int find(const char *name) {
     for (int i = 0; name && i < ISAS; ++i)
-        if (!strcmp(isas[i].name, name))
+        if (!strcasecmp(isas[i].name, name))
             return isas[i].available() ? i : -1;
     return -1;
 }

@@ -191,10 +191,11 @@ static __attribute__((noinline)) xent_status run_blocks(const xent_call *call, e
 xent_status xent_sum(const xent_call *call, const xent_array *array, double_double *sum) {
     view of;
     set_view(&of, call, array, compute_bytes(call));
-    element_work w = {.views[WEIGHT] = &of,
-                      .kernels = xent_kernels_for(call->dtype),
-                      .block_sums = block_sums(call),
-                      .plan = {.dtype = compute_bytes(call) == 8 ? XENT_F64 : XENT_F32, .element = XENT_ONE}};
+    element_work w = {
+        .views[WEIGHT] = &of,
+        .kernels = xent_kernels_for(call->dtype),
+        .block_sums = block_sums(call),
+        .plan = {.dtype = compute_bytes(call) == 8 ? XENT_F64 : XENT_F32, .element = XENT_ONE, .weight_scale = 1}};
     const division d = divide_blocks(call);
     const xent_status status = in_parallel(call, &d, sum_blocks, &w);
     if (status == XENT_OK)
@@ -202,54 +203,80 @@ xent_status xent_sum(const xent_call *call, const xent_array *array, double_doub
     return status;
 }
 
-/* Whether x is a probability; NaN is. */
-static int is_outside(const char *x, xent_dtype dtype) {
-    double value = 0;
-    if (dtype == XENT_F64) {
-        memcpy(&value, x, sizeof value);
-    } else if (dtype == XENT_F32) {
-        float f;
-        memcpy(&f, x, sizeof f);
-        value = f;
-    } else {
-        /* The bits of half types are in the order of their numbers. */
-        uint16_t bits;
-        memcpy(&bits, x, sizeof bits);
-        const int nan = (bits & 0x7fff) > (dtype == XENT_F16 ? 0x7c00 : 0x7f80);
-        return !nan && (bits > 0x8000 || (bits < 0x8000 && bits > (dtype == XENT_F16 ? 0x3c00 : 0x3f80)));
-    }
-    return value < 0 || value > 1;
+/* Element i of an array, or `otherwise` if there is none; of half types the bits. */
+static double number_of(const view *a, int64_t i, double otherwise) {
+    double number;
+    float single;
+    uint16_t bits;
+    char x[8];
+    if (!a)
+        return otherwise;
+    move(a, i, 1, x, GATHER);
+    memcpy(&number, x, sizeof number);
+    memcpy(&single, x, sizeof single);
+    memcpy(&bits, x, sizeof bits);
+    return a->size == 8 ? number : a->size == 4 ? (double)single : bits;
 }
 
-/* The first element that is outside [0, 1], in a block that has one, unless another thread has changed it since. */
-static int64_t find_outside(const view *a, xent_dtype dtype, int64_t begin, int64_t end) {
-    char x[8];
+static int is_outside(double x, double most) { return x < 0 || x > most; }
+
+/* The same of bits of a half type, which are in the order of their numbers. */
+static int are_outside(unsigned bits, xent_dtype dtype, double most) {
+    const unsigned infinity = dtype == XENT_F16 ? 0x7c00 : 0x7f80, one = dtype == XENT_F16 ? 0x3c00 : 0x3f80;
+    const int nan = (bits & 0x7fff) > infinity;
+    return !nan && (bits > 0x8000 || (bits < 0x8000 && bits > one + (most > 1)));
+}
+
+/* The first element that counts and is, or whose target is, outside [0, 1], in a block that has one, unless another thread
+ * has changed it since. */
+static int64_t find_outside(const element_work *w, xent_dtype dtype, int64_t begin, int64_t end) {
+    const view *x = w->views[X];
     for (int64_t at = begin; at < end; ++at) {
-        move(a, at, 1, x, GATHER);
-        if (is_outside(x, dtype))
+        const double number = number_of(x, at, 0);
+        const int bad = x->size == 2 ? are_outside((unsigned)number, dtype, w->plan.most) : is_outside(number, w->plan.most);
+        if ((bad || is_outside(number_of(w->views[TARGET], at, 0), 1)) && number_of(w->views[WEIGHT], at, 1) != 0)
             return at;
     }
     return begin;
+}
+
+/* Probabilities and targets of elements that count. */
+static xent_status check_probabilities(xent_call *call) {
+    const xent_array *arrays[] = {[X] = &call->logits, [TARGET] = &call->soft, [WEIGHT] = &call->sample_weight};
+    view views[WEIGHT + 1];
+    element_work w = {
+        .kernels = xent_kernels_for(call->dtype),
+        .block_sums = block_sums(call),
+        .plan = {.dtype = call->dtype,
+                 .element = XENT_OUTSIDE,
+                 .weight_scale = 1,
+                 .mix_keep = 1,
+                 .most = most_probability(call)},
+    };
+    for (int k = X; k <= WEIGHT; ++k)
+        if (arrays[k]->data) {
+            set_view(&views[k], call, arrays[k], k == X ? storage_bytes(call) : compute_bytes(call));
+            w.views[k] = &views[k];
+        }
+    const xent_status status = run_blocks(call, &w);
+    if (status != XENT_OK)
+        return status;
+    for (int64_t i = 0; i < block_count(call); ++i)
+        if (w.block_sums[i].high != 0) {
+            const int64_t begin = i * XENT_SUM_BLOCK, left = row_count(call) - begin;
+            call->bad_row = find_outside(&w, call->dtype, begin, begin + (left < XENT_SUM_BLOCK ? left : XENT_SUM_BLOCK));
+            return XENT_BAD_PROBABILITY;
+        }
+    return XENT_OK;
 }
 
 xent_status xent_prepare_elements(xent_call *call) {
     const int64_t n = row_count(call);
     call->divisor = call->reduction != XENT_BATCH_MEAN ? (double)n : call->ndim ? (double)call->shape[0] : 1;
     if (traits_of(call)->input == OF_PROBABILITIES) {
-        view x;
-        set_view(&x, call, &call->logits, storage_bytes(call));
-        element_work w = {.views[X] = &x,
-                          .kernels = xent_kernels_for(call->dtype),
-                          .block_sums = block_sums(call),
-                          .plan = {.dtype = call->dtype, .element = XENT_OUTSIDE}};
-        const xent_status status = run_blocks(call, &w);
+        const xent_status status = check_probabilities(call);
         if (status != XENT_OK)
             return status;
-        for (int64_t i = 0; i < block_count(call); ++i)
-            if (w.block_sums[i].high != 0) {
-                call->bad_row = find_outside(&x, call->dtype, i * XENT_SUM_BLOCK, n);
-                return XENT_BAD_PROBABILITY;
-            }
     }
     if (call->sample_weight.data && call->reduction != XENT_BATCH_MEAN) {
         double_double sum;
@@ -278,7 +305,8 @@ xent_status xent_compute_elements(const xent_call *call) {
                 .alpha = call->alpha,
                 .gamma = call->strength,
                 .log_target = call->log_target != 0,
-                .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
+                .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale / weight_scale(call),
+                .weight_scale = weight_scale(call),
             },
         .kernels = xent_kernels_for(call->dtype),
         .block_sums = call->reduction == XENT_NONE ? NULL : block_sums(call),

@@ -150,6 +150,7 @@ static void check_rows(void *context, int64_t begin, int64_t end, int worker) {
             .class_step = call->logits_class_step ? call->logits_class_step : storage_bytes(call),
             .weight_step = rows.weight_step,
             .dtype = call->dtype,
+            .most = most_probability(call),
         };
         int64_t bad = -1, outside = -1;
         counted += w->kernels->check(&indices, &bad, &outside);
@@ -224,6 +225,8 @@ static void compute_rows(void *context, int64_t begin, int64_t end, int worker) 
         rows.workspace = w->workspaces[worker];
         rows.chunks = chunks_of(w, worker);
         rows.stages = w->stages;
+        if (w->stages == XENT_HEAD) /* of the sums alone */
+            rows.logits = rows.soft = NULL;
         w->kernels->rows(w->plan, &rows);
         begin += rows.count;
     }

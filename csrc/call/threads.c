@@ -140,9 +140,17 @@ static int openmp_limit(int cpus_of_process) {
 #endif
 }
 
+int xent_thread_limit(void) {
+#ifdef _OPENMP
+    return clamp((double)omp_get_thread_limit());
+#else
+    return MOST_THREADS;
+#endif
+}
+
 /* What xent itself was told comes first, by a call or by its variable. Else it is what the machine allows, within OpenMP's
  * limit. */
-int xent_get_num_threads(void) {
+static int wanted(void) {
     static atomic_int found; /* what the machine allows */
     int n = atomic_load_explicit(&own, memory_order_relaxed);
     if (n > 0)
@@ -160,6 +168,11 @@ int xent_get_num_threads(void) {
     }
     const int limit = openmp_limit(n);
     return limit < n ? limit : n;
+}
+
+int xent_get_num_threads(void) {
+    const int n = wanted(), limit = xent_thread_limit();
+    return n < limit ? n : limit;
 }
 
 void xent_set_num_threads(int n) { atomic_store_explicit(&own, clamp((double)n), memory_order_relaxed); }

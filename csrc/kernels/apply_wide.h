@@ -29,11 +29,9 @@ static INLINE applied apply_to(vec t, vec a, mask at, const lane_coefs *row, con
         return r;
     if (transform == XENT_LOG_PROBS) {
         const vec w = v(mul)(row->a_coef, a);
-        vec g = v(sub)(v(set)(0), w), slope;
-        if (p->probabilities) {
-            (void)clipped_probability(t, &slope, p);
-            g = v(div)(g, slope);
-        }
+        vec g = v(sub)(v(set)(0), w);
+        if (p->probabilities)
+            g = v(div)(g, inverse_slope(t, p));
         g = v(keep)(v(ne)(w, v(set)(0)), g);
         if (at_target)
             g = v(select)(at, row->target_grad, g);

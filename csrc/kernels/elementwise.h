@@ -32,30 +32,41 @@ static INLINE vec log_of(vec f, vec k, vec p, vec least) {
 }
 
 static INLINE element binary(vec given, vec t, const xent_element_plan *plan, int derivatives) {
-    const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t);
-    const vec low = v(set)((real)plan->eps), high = v(set)((real)(1 - plan->eps));
-    const mask inside = v(but)(v(nlt)(given, low), v(lt)(high, given));
-    const vec p = plan->eps <= 0 ? given : v(select)(inside, given, v(select)(v(lt)(given, low), low, high));
+    const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t), low = v(set)((real)plan->eps);
+    const int clips = plan->eps > 0;
+    clipped_lanes at = {v(lt)(zero, zero), v(lt)(zero, zero)};
+    vec p = given;
+    if (clips) {
+        at = clipped(given, low);
+        p = v(select)(at.high, low, v(select)(at.low, low, given)); /* at.high: 1 - p, and t for 1 - t below */
+    }
     element r = {zero, zero, zero};
-    const vec least = v(set)(plan->eps <= 0 ? -100 : (real)-INFINITY);
+    const vec least = v(set)(clips ? (real)-INFINITY : -100);
     const mask is_one = v(eq)(t, one);
     const v(log_split) split = v(split_log)(p), others = v(split_log1p)(v(sub)(zero, p));
     if (is_soft(t, is_one)) {
         const vec log_p = log_of(split.f, split.k, p, least), log_others = log_of(others.f, others.k, v(sub)(one, p), least);
-        r.loss = v(sub)(zero, v(add)(times(t, log_p), times(tf, log_others)));
-    } else /* one logarithm for the two */
-        r.loss = v(sub)(zero, log_of(v(select)(is_one, split.f, others.f), v(select)(is_one, split.k, others.k),
-                                     v(select)(is_one, p, v(sub)(one, p)), least));
+        vec of_p = t, of_others = tf;
+        if (clips) {
+            of_p = v(select)(at.high, tf, t);
+            of_others = v(select)(at.high, t, tf);
+        }
+        r.loss = v(sub)(zero, v(add)(times(of_p, log_p), times(of_others, log_others)));
+    } else { /* one logarithm for the two */
+        const mask of_p = clips ? v(eq)(v(select)(at.high, tf, t), one) : is_one;
+        r.loss = v(sub)(zero, log_of(v(select)(of_p, split.f, others.f), v(select)(of_p, split.k, others.k),
+                                     v(select)(of_p, p, v(sub)(one, p)), least));
+    }
     if (!derivatives)
         return r;
-    vec bend = v(mul)(p, v(sub)(one, p));
-    if (plan->eps <= 0)
+    vec bend = v(mul)(given, v(sub)(one, given));
+    if (!clips)
         bend = v(max)(v(set)((real)1e-12), bend);
-    r.grad = v(div)(v(sub)(p, t), bend);
-    if (plan->eps > 0) {
+    r.grad = v(div)(v(sub)(given, t), bend);
+    if (clips) {
         /* Where t = p is 0 or 1, one of the two terms is there alone. */
-        r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(p, t)), v(sub)(tf, t), r.grad);
-        r.grad = v(keep)(inside, r.grad);
+        r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(given, t)), v(sub)(tf, t), r.grad);
+        r.grad = v(select)(at.low, zero, v(select)(at.high, zero, r.grad));
     }
     return r;
 }
@@ -90,6 +101,20 @@ static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
     r.grad = v(select)(positive, pull, v(sub)(zero, pull));
     if (derivatives > 1)
         r.hess = v(mul)(both, v(mul)(v(mul)(e, large), large));
+    return r;
+}
+
+/* An infinite pos_weight leaves nothing but its own term, where there is any. */
+static INLINE element binary_unbounded(element r, vec z, vec tp, int derivatives) {
+    const vec infinity = v(set)((real)INFINITY);
+    const mask unbounded = v(both)(v(eq)(v(abs)(tp), infinity), v(lt)(z, infinity));
+    if (!v(any)(unbounded))
+        return r;
+    r.loss = v(select)(unbounded, tp, r.loss);
+    if (derivatives)
+        r.grad = v(select)(unbounded, v(sub)(v(set)(0), tp), r.grad);
+    if (derivatives > 1)
+        r.hess = v(select)(v(both)(unbounded, v(lt)(v(abs)(z), infinity)), tp, r.hess);
     return r;
 }
 
@@ -161,8 +186,10 @@ static INLINE void read_elements(element_inputs *in, const xent_element_plan *pl
         return;
     for (int j = 0; j < count; ++j) {
         in[j].x = load_reals(e->x, i + j * LANES, n);
-        if (what == XENT_OUTSIDE)
+        if (what == XENT_OUTSIDE && !e->target) {
+            in[j].t = v(set)(0);
             continue;
+        }
         in[j].t = load_reals(e->target, i + j * LANES, n);
         if (what == XENT_BINARY || what == XENT_BINARY_LOGITS)
             in[j].t = v(fma)(in[j].t, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add));
@@ -171,6 +198,12 @@ static INLINE void read_elements(element_inputs *in, const xent_element_plan *pl
     if (what == XENT_BINARY_LOGITS && e->pos_weight)
         for (int j = 0; j < count; ++j)
             in[j].tp = times(in[j].t, load_reals(e->pos_weight, i + j * LANES, n));
+}
+
+/* 1 where p is not in [0, most]; NaN is. */
+static INLINE vec outside(vec p, vec most) {
+    const vec one = v(set)(1);
+    return v(select)(v(lt)(p, v(set)(0)), one, v(keep)(v(lt)(most, p), one));
 }
 
 static INLINE element element_of(const xent_element_plan *plan, element_inputs in, xent_element what, int derivatives) {
@@ -185,7 +218,7 @@ static INLINE element element_of(const xent_element_plan *plan, element_inputs i
     case XENT_KL:
         return kl(in.x, in.t, plan);
     case XENT_OUTSIDE:
-        return (element){v(select)(v(lt)(in.x, zero), one, v(keep)(v(lt)(one, in.x), one)), zero, zero};
+        return (element){v(add)(outside(in.x, v(set)((real)plan->most)), outside(in.t, one)), zero, zero};
     default:
         return (element){one, zero, zero};
     }
@@ -210,20 +243,25 @@ enum { PREFETCH_ELEMENTS = 1024, MOST_OUTPUTS = 3 };
 static INLINE void element_vectors(const xent_element_plan *plan, const xent_elements *e, int64_t i, int count, int n,
                                    f64_vec sums[2], xent_element what, int derivatives) {
     const vec zero = v(set)(0), tiny = v(set)(c(TINY)), scale = v(set)((real)plan->scale);
+    const vec weight_scale = v(set)((real)plan->weight_scale);
     element_inputs in[XENT_SIDE_BY_SIDE];
     element r[XENT_SIDE_BY_SIDE];
     read_elements(in, plan, e, i, count, n, what);
     for (int j = 0; j < count; ++j)
         r[j] = element_of(plan, in[j], what, derivatives);
+    if (what == XENT_BINARY_LOGITS && e->pos_weight)
+        for (int j = 0; j < count; ++j)
+            r[j] = binary_unbounded(r[j], in[j].x, in[j].tp, derivatives);
     for (int j = 0; j < count; ++j, i += LANES) {
         vec factor = scale, loss = r[j].loss;
         mask counts = v(first)(n);
         if (e->upstream)
             factor = v(mul)(factor, load_reals(e->upstream, i, n));
         if (e->weight) {
-            const vec w = load_reals(e->weight, i, n);
+            const vec w = v(mul)(load_reals(e->weight, i, n), weight_scale);
             counts = v(both)(counts, v(ne)(w, zero));
-            loss = v(mul)(w, loss);
+            if (what != XENT_OUTSIDE)
+                loss = v(mul)(w, loss);
             factor = v(mul)(factor, w);
         }
         if (e->weight || n < LANES)
@@ -259,7 +297,7 @@ static INLINE void elements(const xent_element_plan *the_plan, const xent_elemen
         if (what != XENT_ONE)
             for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
                 xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
-        if (what < XENT_ONE)
+        if (what != XENT_ONE && e->target)
             for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
                 xent_prefetch(e->target + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
         element_vectors(plan, e, i, XENT_SIDE_BY_SIDE, LANES, sums, what, derivatives);

@@ -90,12 +90,16 @@ static INLINE modulated modulate(const xent_plan *plan, vec l, vec p, vec q) {
     return r;
 }
 
-/* (m - z_y) / T >= 0, and where it is 0. */
+/* (m - z_y) / T >= 0, and where it is 0. Where m - z_y overflows, each is divided before. */
 static INLINE vec target_gap(vec z, vec max, const transform_plan *p, xent_transform transform, mask *target_is_max) {
-    const vec t = v(sub)(z, max);
-    const mask masked = v(lt)(t, v(set)(-c(LARGEST)));
+    const vec t = v(sub)(z, max), lowest = v(set)(-c(LARGEST));
+    vec gap = over_temperature(t, p, transform);
+    if (transform == XENT_TEMPERATURE) {
+        const vec apart = v(sub)(over_temperature(z, p, transform), over_temperature(max, p, transform));
+        gap = v(select)(v(lt)(t, lowest), v(select)(v(lt)(z, lowest), t, apart), gap);
+    }
     *target_is_max = v(eq)(t, v(set)(0));
-    return v(sub)(v(set)(0), v(select)(masked, t, over_temperature(t, p, transform)));
+    return v(sub)(v(set)(0), gap);
 }
 
 /* A class of weight 0 costs nothing, even if it is masked; a NaN stays one. */
@@ -106,7 +110,8 @@ static INLINE vec weighted(vec weight, vec loss) {
 
 /* Without a softmax: the sums are all there is to know. */
 static INLINE head_result log_probs_head(lane_coefs *to, const tile_sums *sums, vec gap, vec slope, const lane_terms *terms,
-                                         const xent_plan *plan, int indexed) {
+                                         const xent_plan *plan, const transform_plan *p, const lane_rows *rows,
+                                         int indexed) {
     const xent_stream stream = plan->stream;
     const vec zero = v(set)(0);
     vec weight = zero; /* of the target */
@@ -116,7 +121,9 @@ static INLINE head_result log_probs_head(lane_coefs *to, const tile_sums *sums, 
         weight = terms->grad_hard;
     }
     if (stream != XENT_NO_STREAM) {
+        const vec of_target = r.loss;
         r.loss = v(fnma)(terms->smooth, sums->sum_a_t, r.loss);
+        r.loss = with_far_costs(r.loss, of_target, sums->sum_a_t, zero, zero, zero, terms, plan, p, rows);
         weight = v(fma)(terms->grad_smooth, terms->target_weight, weight);
     }
     if (plan->probabilities)
@@ -127,9 +134,9 @@ static INLINE head_result log_probs_head(lane_coefs *to, const tile_sums *sums, 
     return r;
 }
 
-static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, vec max, vec gap, mask target_is_max,
-                                       const lane_terms *terms, const xent_plan *plan, const transform_plan *p, int indexed,
-                                       int hessian) {
+static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, vec max, vec teacher_max, vec gap,
+                                       mask target_is_max, const lane_terms *terms, const xent_plan *plan,
+                                       const transform_plan *p, const lane_rows *rows, int indexed, int hessian) {
     const vec one = v(set)(1), zero = v(set)(0), tiny = v(set)(c(TINY));
     const xent_stream stream = plan->stream;
     const int squared = plan->z != 0, gradient = plan->form != XENT_NO_OUTPUT;
@@ -168,15 +175,20 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
         const vec teacher_rest = v(select)(v(eq)(teacher, zero), v(set)((real)NAN),
                                            v(add)(sums->teacher_sum_exp, v(sub)(sums->teacher_max_count, one)));
         const vec teacher_total = v(add)(teacher_rest, one);
-        r.loss =
-            v(mul)(terms->smooth, v(add)(v(div)(sums->sum_a_t, teacher_total), v(sub)(log_sum, v(log1p)(teacher_rest))));
+        const vec apart = v(sub)(log_sum, v(log1p)(teacher_rest));
+        const vec divergence = v(add)(v(div)(sums->sum_a_t, teacher_total), apart);
+        r.loss = with_near_divergences(v(mul)(terms->smooth, divergence), divergence, max, teacher_max,
+                                       v(div)(teacher_total, total), teacher_total, apart, plan, p, rows);
         to->teacher_share = v(div)(terms->grad_smooth, teacher_total);
         to->p_coef = v(div)(terms->grad_smooth, total);
         to->floor = v(max)(tiny, v(div)(tiny, v(abs)(to->p_coef)));
         return r;
     }
-    if (stream != XENT_NO_STREAM)
-        r.loss = v(fma)(terms->smooth, v(sub)(v(mul)(sums->sum_a, log_sum), sums->sum_a_t), r.loss);
+    if (stream != XENT_NO_STREAM) {
+        const vec of_target = r.loss, costs = v(sub)(v(mul)(sums->sum_a, log_sum), sums->sum_a_t);
+        r.loss = v(fma)(terms->smooth, costs, r.loss);
+        r.loss = with_far_costs(r.loss, of_target, costs, v(sub)(total, total), max, log_sum, terms, plan, p, rows);
+    }
     if (squared)
         r.loss = v(fma)(terms->z, v(mul)(r.lse, r.lse), r.loss);
     if (!gradient)
@@ -239,13 +251,15 @@ static NOINLINE void heads(lane_state *s, const xent_plan *plan, const xent_rows
     for (int64_t t = 0; t * LANES < n; ++t) {
         const int lanes = lanes_left(n - t * LANES);
         const int64_t at = r + t * LANES;
+        const lane_rows own = {rows, at, rows->loss && written ? lanes : 0};
         const lane_terms *terms = differ ? &s->terms[t] : &common;
         mask target_is_max = v(first)(0);
         const vec gap = indexed ? target_gap(s->target_logit[t], s->max[t], p, transform, &target_is_max) : v(set)(0);
-        head_result result = transform == XENT_LOG_PROBS
-                                 ? log_probs_head(&s->coefs[t], &s->sums[t], gap, s->target_slope[t], terms, plan, indexed)
-                                 : softmax_head(&s->coefs[t], &s->sums[t], s->max[t], gap, target_is_max, terms, plan, p,
-                                                indexed, rows->hess != NULL);
+        head_result result =
+            transform == XENT_LOG_PROBS
+                ? log_probs_head(&s->coefs[t], &s->sums[t], gap, s->target_slope[t], terms, plan, p, &own, indexed)
+                : softmax_head(&s->coefs[t], &s->sums[t], s->max[t], s->teacher_max[t], gap, target_is_max, terms, plan, p,
+                               &own, indexed, rows->hess != NULL);
         if (plan->keep_infinite && v(any)(v(eq)(s->max[t], infinity))) {
             const mask infinite = infinite_lanes(plan, rows, at, lanes, s->max[t]);
             s->coefs[t].log_sum = v(select)(infinite, v(set)(0), s->coefs[t].log_sum);

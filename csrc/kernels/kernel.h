@@ -6,10 +6,19 @@
 #ifndef XENT_KERNEL_H
 #define XENT_KERNEL_H
 
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "../xent.h"
+
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) ||                              \
+    defined(__NO_SIGNED_ZEROS__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "-ffast-math, -Ofast and their parts change what is computed, and with it bits and bounds: compile without them"
+#endif
+#if FLT_EVAL_METHOD != 0
+#error "intermediate results would be wider than their type, which changes bits: compile for SSE, -msse2 -mfpmath=sse"
+#endif
 
 /* One order of summation in every layout: classes in blocks, blocks in chunks; see sums.h. */
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16 };
@@ -88,6 +97,7 @@ typedef struct {
     const char *probabilities, *weight; /* each may be NULL */
     int64_t probabilities_step, class_step, weight_step;
     xent_dtype dtype;
+    double most; /* the largest number that passes for a probability */
 } xent_indices;
 
 /* Of (log-)probabilities a class index needs one. */
@@ -95,8 +105,8 @@ static inline int xent_reads_target_alone(const xent_plan *plan) {
     return plan->transform == XENT_LOG_PROBS && plan->stream == XENT_NO_STREAM;
 }
 
-/* What is computed of each element and summed: one of the elementwise losses; 1, which weights multiply; 1 where x is not a
- * probability. */
+/* What is computed of each element and summed: one of the elementwise losses; 1, which weights multiply; 1 where x or the
+ * target is not a probability. */
 typedef enum {
     XENT_BINARY,
     XENT_BINARY_LOGITS,
@@ -113,8 +123,10 @@ typedef struct {
     int derivatives;          /* 0, 1, 2 */
     double mix_keep, mix_add; /* targets: mix_keep t + mix_add */
     double eps, alpha, gamma; /* none: eps 0, alpha < 0 */
+    double most;              /* XENT_OUTSIDE: the largest x that passes for a probability */
     int log_target;
-    double scale; /* d(result) / d(element's loss), without weight and upstream gradient */
+    double scale;        /* d(result) / d(element's loss), without weight and upstream gradient */
+    double weight_scale; /* which the weights are multiplied by: a power of two */
 } xent_element_plan;
 
 /* A run of elements, next to each other in every array. Of the inputs only x is required, by losses their target too; the

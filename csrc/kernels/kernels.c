@@ -20,6 +20,7 @@ enum { LANES = v(lanes) };
 #include "reduce_wide.h"
 #include "reduce_tile.h"
 #include "targets.h"
+#include "rare_rows.h"
 #include "head.h"
 #include "apply_wide.h"
 #include "apply_tile.h"

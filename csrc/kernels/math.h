@@ -31,6 +31,14 @@ static inline v(vec) v(exp_normal)(v(vec) t) {
     return v(scale)(v(fma)(part.slope, part.reduced, v(set)(1)), part.n);
 }
 
+/* (e^r - 1 - r) / r^2 for |r| <= log(2) / 2, at most 2.5 ulp (f32), 12 (f64): nothing cancels. */
+static inline v(vec) v(exp_rest_share)(v(vec) r) {
+    v(vec) q = v(set)(v(exp_terms)[c(EXP_TERMS) - 1]);
+    for (int i = c(EXP_TERMS) - 2; i >= 0; --i)
+        q = v(fma)(q, r, v(set)(v(exp_terms)[i]));
+    return q;
+}
+
 static inline v(vec) v(exp)(v(vec) t) { return v(keep)(v(nlt)(t, v(set)(c(EXP_LEAST))), v(exp_normal)(t)); }
 
 /* k log 2 + log(1 + f), with log(1 + f) = 2 atanh(s), s = f / (2 + f), arranged as in fdlibm's e_log.c. */
@@ -91,8 +99,8 @@ static inline v(vec) v(log)(v(vec) x) {
 }
 
 /* The cap c tanh(x / c) and its slope 1 - tanh(x / c)^2. With c = 1 at most 2.7 ulp (f32, f64), the slope at most 5.3 ulp
- * for |x| < 39 (f32) or 340 (f64). Near 0, where soft-capped logits mostly are, x + x s q(s) with s = (x / c)^2; beyond,
- * with E = exp(-2 |x| / c), tanh(|x| / c) = -(E - 1) / (E + 1) and the slope 4 E / (E + 1)^2, which does not cancel.
+ * where it is a normal number, and 0 beyond. Near 0, where soft-capped logits mostly are, x + x s q(s) with s = (x / c)^2;
+ * beyond, with E = exp(-2 |x| / c), tanh(|x| / c) = -(E - 1) / (E + 1) and the slope 4 E / (E + 1)^2, which does not cancel.
  * Infinities pass through, with the slope 0; -0 becomes +0. */
 typedef struct {
     v(vec) cap, inverse, inverse_low; /* the last two add up to 1 / c */
@@ -104,14 +112,17 @@ typedef struct {
 
 static __attribute__((noinline, cold)) v(capped) v(cap_far)(v(vec) x, const v(cap_scale) * p) {
     const v(vec) one = v(set)(1), size = v(abs)(v(fma)(x, p->inverse, v(mul)(x, p->inverse_low)));
-    const v(exp_parts) part = v(exp_split)(v(max)(v(set)(c(TANH_LOWEST)), v(mul)(v(set)(-2), size)));
-    const v(vec) scale = v(shift_exponent)(one, part.n), rise = v(mul)(part.slope, part.reduced);
+    const v(vec) t = v(mul)(v(set)(-2), size), lowest = v(set)(c(TANH_LOWEST));
+    const v(exp_parts) part = v(exp_split)(v(max)(lowest, t));
+    /* Four times the exponential is normal wherever it is needed, the exponential itself is not. */
+    const v(vec) n = v(add)(part.n, v(set)(2)), rise = v(mul)(part.slope, part.reduced);
+    const v(vec) scale = v(mul)(v(set)((v(real))0.25), v(shift_exponent)(one, n));
     const v(vec) less_one = v(fma)(rise, scale, v(sub)(scale, one)), plus_one = v(add)(v(set)(2), less_one);
-    const v(vec) e = v(shift_exponent)(v(add)(one, rise), part.n);
+    const v(vec) e = v(shift_exponent)(v(add)(one, rise), n);
     const v(mask) finite = v(lt)(v(abs)(x), v(set)((v(real))INFINITY));
     const v(vec) value = v(mul)(p->cap, v(copysign)(v(div)(less_one, plus_one), x));
-    const v(vec) slope = v(div)(v(mul)(v(set)(4), e), v(mul)(plus_one, plus_one));
-    return (v(capped)){v(select)(finite, value, x), v(keep)(finite, slope)};
+    const v(vec) slope = v(div)(e, v(mul)(plus_one, plus_one));
+    return (v(capped)){v(select)(finite, value, x), v(keep)(v(both)(finite, v(nlt)(t, lowest)), slope)};
 }
 
 static INLINE v(vec) v(cap_square)(v(vec) x, const v(cap_scale) * p) {

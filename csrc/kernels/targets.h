@@ -21,8 +21,9 @@ static NOINLINE int64_t first_outside(const xent_indices *indices, int64_t at, i
     pick_stored(picked, indices->probabilities + at * indices->probabilities_step, indices->probabilities_step,
                 indices->class_step, y, indices->classes, n, stored->bytes);
     stored->gather_run(p, picked, n);
+    const real most = (real)indices->most;
     int64_t i = 0;
-    while (i < n && !(p[i] < 0 || p[i] > 1))
+    while (i < n && !(p[i] < 0 || p[i] > most))
         ++i;
     return i;
 }

@@ -9,7 +9,7 @@
 
 typedef struct {
     int probabilities, clipped;
-    vec least, most;
+    vec least, log_most; /* where probabilities are clipped, and the logarithm of 1 less it */
     v(cap_scale) cap;
     vec cap_curvature, inverse_t, inverse_t_low, coldest, inverse_temperature;
 } transform_plan;
@@ -28,7 +28,7 @@ static transform_plan prepare_transform(const xent_plan *plan) {
         .probabilities = plan->probabilities,
         .clipped = plan->clip > 0,
         .least = v(set)((real)plan->clip),
-        .most = v(set)((real)(1 - plan->clip)),
+        .log_most = v(log1p)(v(set)((real)-plan->clip)),
         .cap = {v(set)((real)cap), inverse_high(cap), inverse_low(cap)},
         .cap_curvature = v(set)((real)(-2 / (cap * cap))),
         .inverse_t = inverse_high(plan->temperature),
@@ -50,21 +50,37 @@ static inline int is_transformed(const xent_plan *plan) {
 
 static inline int is_capped(const xent_plan *plan) { return plan->transform == XENT_SOFTCAP; }
 
-/* `slope` is the inverse of d(log p)/dp: p, or infinity where p was clipped. */
-static INLINE vec clipped_probability(vec x, vec *slope, const transform_plan *p) {
-    *slope = v(add)(x, v(set)(0)); /* -0 becomes +0 */
-    if (p->clipped) {
-        const vec inside = v(max)(p->least, v(select)(v(lt)(p->most, x), p->most, x));
-        *slope = v(select)(v(but)(v(ne)(inside, x), v(ne)(x, x)), v(set)((real)INFINITY), x);
-        return inside;
-    }
-    return x;
+/* Where a probability, or what is left of 1, is less than it may be. 1 - eps itself would be rounded, to 1 even. */
+typedef struct {
+    mask low, high;
+} clipped_lanes;
+
+static INLINE clipped_lanes clipped(vec p, vec eps) {
+    return (clipped_lanes){v(lt)(p, eps), v(lt)(v(sub)(v(set)(1), p), eps)};
+}
+
+/* The inverse of d(log p)/dp: p, or infinity where p is clipped. */
+static INLINE vec inverse_slope(vec x, const transform_plan *p) {
+    const vec infinity = v(set)((real)INFINITY);
+    if (!p->clipped)
+        return v(add)(x, v(set)(0)); /* -0 becomes +0 */
+    const clipped_lanes at = clipped(x, p->least);
+    return v(select)(at.low, infinity, v(select)(at.high, infinity, x));
+}
+
+static INLINE vec log_probability(vec x, const transform_plan *p) {
+    if (!p->clipped)
+        return v(log)(x);
+    const clipped_lanes at = clipped(x, p->least);
+    return v(select)(at.high, p->log_most, v(log)(v(select)(at.low, p->least, x)));
 }
 
 /* One vector of stored numbers → z, with dz/dx (of probabilities its inverse). */
 static INLINE vec transform_vector(vec x, vec *slope, int capped, const transform_plan *p) {
-    if (!capped)
-        return v(log)(clipped_probability(x, slope, p));
+    if (!capped) {
+        *slope = inverse_slope(x, p);
+        return log_probability(x, p);
+    }
     v(cap)(&x, slope, 1, &p->cap);
     return x;
 }

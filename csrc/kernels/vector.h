@@ -18,15 +18,15 @@
 #define NOINLINE __attribute__((noinline))
 
 /* 1.5 * 2^(mantissa bits): adding it leaves the nearest integer in the low bits. EXP_LOWEST lies below the logarithm of
- * the smallest normal number (-87.34, -708.40) and rounds to its exponent; TANH_LOWEST is where tanh has long been 1; LIFT
- * makes a subnormal number normal. */
+ * the smallest normal number (-87.34, -708.40) and rounds to its exponent; TANH_LOWEST is that of a quarter
+ * of it; LIFT makes a subnormal number normal. */
 #define f32_constant_MAGIC 0x1.8p23f
 #define f32_constant_LOG2E 0x1.715476p+0f
 #define f32_constant_LN2 0x1.62e43p-1f
 #define f32_constant_LN2_LOW -0x1.05c61p-29f
 #define f32_constant_EXP_LOWEST -87.5f
 #define f32_constant_EXP_LEAST -0x1.5d589ep+6f
-#define f32_constant_TANH_LOWEST -80.0f
+#define f32_constant_TANH_LOWEST -0x1.62e42ep+6f
 #define f32_constant_EXP_TERMS 5
 #define f32_constant_LOG_TERMS 4
 #define f32_constant_LOG1P_TERMS 9
@@ -49,7 +49,7 @@ static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-
 #define f64_constant_LN2_LOW 0x1.abc9e3b39803fp-56
 #define f64_constant_EXP_LOWEST -708.5
 #define f64_constant_EXP_LEAST -0x1.6232bdd7abcd2p+9
-#define f64_constant_TANH_LOWEST -700.0
+#define f64_constant_TANH_LOWEST -0x1.62e42fefa39efp+9
 #define f64_constant_EXP_TERMS 10
 #define f64_constant_LOG_TERMS 7
 #define f64_constant_LOG1P_TERMS 20

@@ -15,7 +15,7 @@ from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.math cimport isfinite
+from libc.math cimport fabs, ilogb, isfinite
 from libc.stdint cimport int64_t
 
 from xent.xent cimport (
@@ -124,6 +124,11 @@ cpdef cnp.ndarray array(object value, str name):
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
         # NumPy has no bfloat16 dtype of its own, so it cannot read a tensor of that dtype.
+        if type(value).__module__.startswith("jax") and "Tracer" in type(value).__name__:
+            raise TypeError(
+                f"{name}: a JAX tracer has no numbers yet; call this function outside of jit, grad and vmap, or by way of "
+                "jax.pure_callback"
+            ) from error
         bits = "; give its bits, .view(torch.uint16), with dtype='bfloat16'"
         remedy = bits if str(getattr(value, "dtype", None)) == "torch.bfloat16" else ""
         raise TypeError(f"{name}: cannot be read as an array: {error}{remedy}") from error
@@ -426,7 +431,33 @@ cdef cnp.ndarray cast(cnp.ndarray a, object dtype):
         return a.astype(dtype)
 
 
-cpdef cnp.ndarray class_weight(object value, int64_t classes, object dtype):
+cpdef int common_exponent(cnp.ndarray weights, object dtype) except? -1:
+    """Return the exponent of the largest weight where float64 weights would leave the range of float32, else 0."""
+    cdef double largest = 0, size
+    cdef const double *numbers
+    cdef int64_t i
+    if <PyObject *>dtype != <PyObject *>F32 or cnp.PyArray_TYPE(weights) != cnp.NPY_DOUBLE or cnp.PyArray_SIZE(weights) == 0:
+        return 0
+    if cnp.PyArray_ISCARRAY_RO(weights):
+        numbers = <const double *>cnp.PyArray_DATA(weights)
+        for i in range(cnp.PyArray_SIZE(weights)):
+            size = fabs(numbers[i])
+            largest = size if size > largest else largest  # NaN is not
+    else:
+        largest = np.nanmax(np.abs(weights))
+    if largest == 0 or not isfinite(largest) or 1e-30 <= largest <= 1e30:
+        return 0
+    return ilogb(largest)
+
+
+cdef cnp.ndarray within_range(cnp.ndarray weights, object dtype):
+    """Return the weights of a mean, which does not depend on their common factor, with one that leaves them in range."""
+    cdef int exponent = common_exponent(weights, dtype)
+    return weights if exponent == 0 else np.ldexp(weights, -exponent)
+
+
+cpdef cnp.ndarray class_weight(object value, int64_t classes, object dtype, bint divides=False):
+    """Return one weight a class; `divides`: the sum of the targets' weights divides the loss."""
     cdef cnp.ndarray found
     if value is None:
         return None
@@ -436,8 +467,19 @@ cpdef cnp.ndarray class_weight(object value, int64_t classes, object dtype):
     found = real(value, "class_weight")
     if cnp.PyArray_NDIM(found) != 1 or cnp.PyArray_DIM(found, 0) != classes:
         raise ValueError(f"class_weight: expected shape ({classes},), one weight a class; got {shape_of(found)}")
-    found = cast(found, dtype)
+    found = cast(within_range(found, dtype) if divides else found, dtype)
     return found if cnp.PyArray_ISCARRAY_RO(found) else np.require(found, requirements=("C", "A"))
+
+
+cpdef cnp.ndarray sample_weight(object value, tuple shape, object dtype, int reduction, int64_t most=-1):
+    """Return weights that broadcast to the loss; of more than `most` elements as they are, to be cast block by block."""
+    cdef cnp.ndarray found
+    if value is None:
+        return None
+    found = real(value, "sample_weight")
+    if reduction == XENT_MEAN:
+        found = within_range(found, dtype)
+    return broadcastable(found, "sample_weight", shape, None if 0 <= most < cnp.PyArray_SIZE(found) else dtype)
 
 
 cpdef cnp.ndarray broadcastable(object value, str name, tuple shape, object dtype, str of="the loss"):

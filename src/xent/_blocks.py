@@ -242,10 +242,13 @@ def run_elements(request: Request) -> float:
 
 
 def validate_probabilities(request: Request) -> None:
-    """Refuse numbers outside [0, 1]; NaN passes."""
+    """Refuse numbers outside [0, 1] of elements that count; NaN passes."""
     flat = Flat(request.logits, request.precision.storage)
+    weight = request.sample_weight
+    weights = None if weight is None else Flat(weight, request.precision.compute)
     for at in slices(request.logits.size):
-        position = request.part(flat[at]).prepare()
+        part = request.part(flat[at], sample_weight=None if weights is None else weights[at])
+        position = part.prepare()
         if position >= 0:
             raise bad_probability(
                 request.logits, request.precision, request.name, at.start + position

@@ -64,7 +64,7 @@ def set_num_threads(int threads):
 
 
 def get_num_threads():
-    return <int>get_value(context_threads) or xent_get_num_threads()
+    return min(<int>get_value(context_threads) or xent_get_num_threads(), xent_thread_limit())
 
 
 def openmp():
@@ -112,4 +112,5 @@ def math(str function, cnp.ndarray x not None):
 
 cdef const char *wrong = xent_start()
 if wrong != NULL:
-    raise ImportError(wrong.decode())
+    # With this name `python -m xent` prints one line.
+    raise ImportError(wrong.decode(), name="xent")

@@ -22,6 +22,7 @@ from xent._request import ELEMENTS as FEW
 cnp.import_array()
 xent_import()
 
+cdef object F64 = np.dtype(np.float64)
 # So many weights of elements are cast at once, more block by block.
 cdef int64_t ELEMENTS = FEW
 
@@ -62,17 +63,29 @@ cdef Request rows(str operation, object value, object axis, object dtype):
                    arguments.class_axis(axis, cnp.PyArray_NDIM(x), name))
 
 
+cdef bint share_factor(Request request, cnp.ndarray class_weight) except -1:
+    """Divide z_loss, which class weights do not multiply, by the factor that they lose; False if that is out of range."""
+    cdef double z = ldexp(request.call.z_loss, -arguments.common_exponent(class_weight, request.precision.compute))
+    if not z < 1e30:
+        return False
+    request.call.z_loss = z
+    return True
+
+
 cdef int set_row_options(
         Request request, object class_weight, object sample_weight, object ignore_index, object label_smoothing, object z_loss,
         object softcap, object temperature, object reduction, object grad_output) except -1:
     set_ignored(request, ignore_index)
     cdef object compute = request.precision.compute
     request.call.reduction = <xent_reduction>arguments.reduction(reduction)
-    request.class_weight = arguments.class_weight(class_weight, request.classes(), compute)
-    request.sample_weight = arguments.broadcastable(sample_weight, "sample_weight", request.shape, compute)
+    cdef bint divides = request.call.reduction == XENT_MEAN and request.index is not None
+    request.call.z_loss = arguments.z_loss(z_loss)
+    if divides and class_weight is not None and request.call.z_loss != 0:
+        divides = share_factor(request, arguments.class_weight(class_weight, request.classes(), F64))
+    request.class_weight = arguments.class_weight(class_weight, request.classes(), compute, divides)
+    request.sample_weight = arguments.sample_weight(sample_weight, request.shape, compute, request.call.reduction)
     set_upstream(request, grad_output, compute)
     request.call.label_smoothing = arguments.label_smoothing(label_smoothing)
-    request.call.z_loss = arguments.z_loss(z_loss)
     request.call.softcap = arguments.softcap(softcap)
     request.call.temperature = arguments.temperature(temperature)
     return 0
@@ -103,7 +116,7 @@ def softmax_loss(
     request.call.eps = arguments.eps(eps)
     request.set_outputs(return_grad, return_hess, return_lse, grad_output, out, grad_out, hess_out)
     if which == XENT_CATEGORICAL_CROSS_ENTROPY and not request.reads_targets_alone:
-        validate_probabilities(request.logits, request.precision)
+        validate_probabilities(request)
     return request.results(out)
 
 
@@ -157,10 +170,15 @@ def elementwise_loss(
     cdef cnp.ndarray x = arguments.array(values, name)
     cdef Precision precision = arguments.precision_of(x, name, dtype)
     cdef Request request = new_request(operation, arguments.stored(x, precision), precision, -1)
+    cdef cnp.ndarray weights
     request.soft = arguments.broadcastable(arguments.real(targets, "targets"), "targets", request.shape, None, name)
     request.call.reduction = <xent_reduction>arguments.reduction(reduction, request.call.operation == XENT_KL_DIV)
-    request.sample_weight = element_weights(sample_weight, "sample_weight", request)
-    request.pos_weight = element_weights(pos_weight, "pos_weight", request)
+    request.sample_weight = arguments.sample_weight(
+        sample_weight, request.shape, precision.compute, request.call.reduction, ELEMENTS)
+    if pos_weight is not None:
+        weights = arguments.real(pos_weight, "pos_weight")
+        few = cnp.PyArray_SIZE(weights) <= ELEMENTS  # more are cast block by block
+        request.pos_weight = arguments.broadcastable(weights, "pos_weight", request.shape, precision.compute if few else None)
     set_upstream(request, grad_output, None)
     request.call.label_smoothing = arguments.label_smoothing(label_smoothing)
     request.call.eps = arguments.eps(eps)
@@ -170,16 +188,6 @@ def elementwise_loss(
     request.call.log_target = arguments.flag(log_target, "log_target")
     request.set_outputs(return_grad, return_hess, False, grad_output, out, grad_out, hess_out)
     return request.results(out)
-
-
-cdef cnp.ndarray element_weights(object value, str name, Request request):
-    """Few weights are cast here, many block by block."""
-    cdef cnp.ndarray found
-    if value is None:
-        return None
-    found = arguments.real(value, name)
-    return arguments.broadcastable(
-        found, name, request.shape, request.precision.compute if cnp.PyArray_SIZE(found) <= ELEMENTS else None)
 
 
 def softmax_family(str operation, value, axis, out):

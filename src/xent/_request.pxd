@@ -47,6 +47,7 @@ cdef class Request:
     cdef int describe(self) except -1
     cdef int64_t place(self, int slot, xent_array *to, cnp.ndarray a) noexcept
     cdef int64_t bad_row(self, xent_status status) except -2
+    cdef bint is_probability(self, int64_t position) except -1
     cpdef int refuse(self, int64_t row) except -1
     cpdef bint layout_supported(self)
 
@@ -55,4 +56,4 @@ cdef str first_argument(str operation)
 cdef Request new_request(str operation, cnp.ndarray logits, Precision precision, int axis)
 cdef cnp.ndarray empty(tuple shape, object dtype)
 cdef cnp.ndarray empty_like(cnp.ndarray a, object dtype)
-cdef int validate_probabilities(cnp.ndarray a, Precision precision) except -1
+cdef int validate_probabilities(Request of) except -1

@@ -326,6 +326,8 @@ cdef class Request:
         cdef tuple where
         if row < 0:
             return 0
+        if self.axis < 0 and self.is_probability(row):
+            raise bad_probability(np.broadcast_to(self.soft, self.shape), None, "targets", row)
         if self.index is None:
             raise bad_probability(self.logits, self.precision, self.name, row)
         if self.reads_targets_alone:
@@ -337,6 +339,16 @@ cdef class Request:
                 raise bad_probability(
                     self.logits, self.precision, self.name, np.ravel_multi_index(where, shape_of(self.logits)))
         raise bad_target(self.index, row, self.classes(), self.ignore_index)
+
+    cdef bint is_probability(self, int64_t position) except -1:
+        """Whether the number at a flat position is, so that its target is not."""
+        if self.soft is None:
+            return False
+        from xent._blocks import numbers
+
+        value = float(numbers(np.asarray(self.logits[np.unravel_index(position, self.shape)]), self.precision))
+        most = 1.0 if self.call.eps == 0 else 1 + 2.0 ** (-7 if self.precision.bfloat16 else -np.finfo(self.precision.storage).nmant)
+        return not (value < 0 or value > most)
 
     # For `_blocks`: what lies otherwise is computed in parts.
 
@@ -468,18 +480,26 @@ def bad_target(cnp.ndarray index, int64_t row, int64_t classes, ignore_index):
 
 
 def bad_probability(cnp.ndarray a, Precision precision, str name, int64_t position):
-    """Return the exception for the probability at a flat position, which is outside [0, 1]."""
+    """Return the exception for the probability at a flat position, which is outside [0, 1]; `precision` None: as it is."""
     from xent._blocks import numbers
 
     place = np.unravel_index(position, shape_of(a))
     where = ", ".join(str(int(i)) for i in place)
-    value = float(numbers(np.asarray(a[place]), precision))
+    value = float(a[place] if precision is None else numbers(np.asarray(a[place]), precision))
     return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
 
 
-cdef int validate_probabilities(cnp.ndarray a, Precision precision) except -1:
-    """Refuse numbers outside [0, 1]; NaN passes."""
-    cdef Request request = new_request("binary_cross_entropy", a, precision, -1)
+cdef int validate_probabilities(Request of) except -1:
+    """Refuse numbers outside [0, 1] in rows that count; NaN passes."""
+    cdef Request request = new_request("binary_cross_entropy", of.logits, of.precision, -1)
+    cdef cnp.ndarray weight = of.sample_weight
+    if of.index is not None and of.call.has_ignore:
+        weight = np.where(of.index == of.ignore_index, 0, 1 if weight is None else weight).astype(of.precision.compute)
+    if weight is not None:
+        weight = np.expand_dims(np.broadcast_to(weight, of.shape), of.axis)
+        request.sample_weight = np.broadcast_to(weight, request.shape)
+    request.call.eps = of.call.eps
+    request.name = of.name
     request.convert_few()
     request.describe()
     if request.is_native():

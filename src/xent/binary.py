@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from xent import _functions
+from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never
 
 __all__ = [
     "binary_cross_entropy",
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 
+@named
 def binary_cross_entropy(
     probs: ArrayLike,
     targets: ArrayLike,
@@ -28,6 +30,7 @@ def binary_cross_entropy(
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array]:
     r"""Binary cross-entropy of probabilities, element by element.
 
@@ -89,6 +92,8 @@ def binary_cross_entropy(
     >>> grad.round(6)
     array([-0.625   ,  0.833333])
     """
+    if unknown:
+        raise unknown_keyword(binary_cross_entropy, unknown)
     return _functions.elementwise_loss(
         "binary_cross_entropy",
         probs,
@@ -107,6 +112,7 @@ def binary_cross_entropy(
     )
 
 
+@named
 def binary_cross_entropy_with_logits(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -122,6 +128,7 @@ def binary_cross_entropy_with_logits(
     grad_out: NDArray[Any] | None = None,
     hess_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array]:
     r"""Binary cross-entropy of logits, element by element.
 
@@ -185,6 +192,8 @@ def binary_cross_entropy_with_logits(
     >>> grad.round(6), hess.round(6)
     (array([-0.059601, -0.365529]), array([0.052497, 0.098306]))
     """
+    if unknown:
+        raise unknown_keyword(binary_cross_entropy_with_logits, unknown)
     return _functions.elementwise_loss(
         "binary_cross_entropy_with_logits",
         logits,
@@ -203,6 +212,7 @@ def binary_cross_entropy_with_logits(
     )
 
 
+@named
 def sigmoid_focal_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -218,6 +228,7 @@ def sigmoid_focal_loss(
     grad_out: NDArray[Any] | None = None,
     hess_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array]:
     r"""Focal loss of logits, element by element: binary cross-entropy that weights confident elements down.
 
@@ -278,6 +289,8 @@ def sigmoid_focal_loss(
     >>> xent.sigmoid_focal_loss([4.0, 0.5], [1, 1], reduction="none").round(6)
     array([1.0000e-06, 1.6893e-02])
     """
+    if unknown:
+        raise unknown_keyword(sigmoid_focal_loss, unknown)
     return _functions.elementwise_loss(
         "sigmoid_focal_loss",
         logits,

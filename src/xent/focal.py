@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from xent import _functions
+from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never
 
 __all__ = ["focal_loss", "poly1_loss"]
 
 
+@named
 def focal_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -31,6 +33,7 @@ def focal_loss(
     grad_out: NDArray[Any] | None = None,
     hess_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array]:
     r"""Focal loss over classes: cross-entropy that weights confident rows down.
 
@@ -78,6 +81,8 @@ def focal_loss(
     >>> xent.focal_loss(logits, [0, 0], reduction="none").round(6)
     array([4.50000e-05, 2.38674e-01])
     """
+    if unknown:
+        raise unknown_keyword(focal_loss, unknown)
     return _functions.softmax_loss(
         "focal_loss",
         logits,
@@ -103,6 +108,7 @@ def focal_loss(
     )
 
 
+@named
 def poly1_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -121,6 +127,7 @@ def poly1_loss(
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array]:
     r"""Poly-1 loss: cross-entropy with its first polynomial coefficient changed.
 
@@ -162,6 +169,8 @@ def poly1_loss(
     >>> round(float(xent.poly1_loss(np.zeros((1, 4)), [1], epsilon=1.0)), 6)
     2.136294
     """
+    if unknown:
+        raise unknown_keyword(poly1_loss, unknown)
     return _functions.softmax_loss(
         "poly1_loss",
         logits,

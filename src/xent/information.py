@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from xent import _functions
+from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never
 
 __all__ = ["distillation_loss", "entropy", "kl_div"]
 
 
+@named
 def entropy(
     logits: ArrayLike,
     *,
@@ -24,6 +26,7 @@ def entropy(
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array]:
     r"""Entropy of the softmax of each row, in nats.
 
@@ -65,6 +68,8 @@ def entropy(
     >>> xent.entropy(np.array([[0.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, -np.inf]])).round(6)
     array([1.386294, 0.002468])
     """
+    if unknown:
+        raise unknown_keyword(entropy, unknown)
     return _functions.softmax_loss(
         "entropy",
         logits,
@@ -82,6 +87,7 @@ def entropy(
     )
 
 
+@named
 def distillation_loss(
     student_logits: ArrayLike,
     teacher_logits: ArrayLike,
@@ -95,6 +101,7 @@ def distillation_loss(
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array]:
     r"""Divergence of a student's softmax from its teacher's, both at a temperature.
 
@@ -146,6 +153,8 @@ def distillation_loss(
     >>> float(xent.distillation_loss(student, student, temperature=4.0))
     0.0
     """
+    if unknown:
+        raise unknown_keyword(distillation_loss, unknown)
     return _functions.softmax_loss(
         "distillation_loss",
         student_logits,
@@ -162,6 +171,7 @@ def distillation_loss(
     )
 
 
+@named
 def kl_div(
     log_probs: ArrayLike,
     targets: ArrayLike,
@@ -174,6 +184,7 @@ def kl_div(
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array]:
     r"""Kullback-Leibler divergence of log-probabilities from targets, element by element.
 
@@ -230,6 +241,8 @@ def kl_div(
     >>> round(float(divergence), 6)
     0.071921
     """
+    if unknown:
+        raise unknown_keyword(kl_div, unknown)
     return _functions.elementwise_loss(
         "kl_div",
         log_probs,

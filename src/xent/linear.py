@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from xent._keywords import named, unknown_keyword
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never
 
 __all__ = ["linear_cross_entropy"]
 
 
+@named
 def linear_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -28,6 +31,7 @@ def linear_cross_entropy(
     out: Array | None = None,
     grad_out: tuple[NDArray[Any] | None, ...] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, tuple[Array, Array]] | tuple[Loss, tuple[Array, Array, Array]]:
     r"""Softmax cross-entropy of a linear layer's output, whose logits are never all in memory.
 
@@ -117,6 +121,8 @@ def linear_cross_entropy(
            [ 0.122,  0.844],
            [ 0.045, -0.886]])
     """
+    if unknown:
+        raise unknown_keyword(linear_cross_entropy, unknown)
     from xent._linear import linear_loss
 
     return linear_loss(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from xent import _functions
+from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Scalar
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never, Scalar
 
 __all__ = ["cross_entropy", "perplexity", "token_log_probs"]
 
 
+@named
 def cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -32,6 +34,7 @@ def cross_entropy(
     grad_out: NDArray[Any] | None = None,
     hess_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array] | tuple[Loss, Array, Array, Array]:
     r"""Softmax cross-entropy of logits against class indices or class probabilities.
 
@@ -135,6 +138,8 @@ def cross_entropy(
     >>> xent.cross_entropy(logits, [0, -100], reduction="none").round(6)
     array([0.407606, 0.      ])
     """
+    if unknown:
+        raise unknown_keyword(cross_entropy, unknown)
     return _functions.softmax_loss(
         "cross_entropy",
         logits,
@@ -159,6 +164,7 @@ def cross_entropy(
     )
 
 
+@named
 def token_log_probs(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -171,6 +177,7 @@ def token_log_probs(
     reduction: Literal["none", "sum", "mean"] = "none",
     out: Array | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss:
     r"""Log-probability of each target under the softmax of its logits: :math:`z_y - \mathrm{lse}(z)`.
 
@@ -201,6 +208,8 @@ def token_log_probs(
     >>> xent.token_log_probs(logits[:, :-1], np.array([[1, 3]])).round(4)
     array([[-1.3863, -1.3863]])
     """
+    if unknown:
+        raise unknown_keyword(token_log_probs, unknown)
     return _functions.log_probability(
         "token_log_probs",
         logits,
@@ -216,6 +225,7 @@ def token_log_probs(
     )
 
 
+@named
 def perplexity(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -226,6 +236,7 @@ def perplexity(
     softcap: float | None = None,
     temperature: float = 1.0,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Scalar:
     r"""Perplexity of a language model: :math:`\exp` of the mean negative log-probability of the observed tokens.
 
@@ -256,6 +267,8 @@ def perplexity(
     >>> round(float(xent.perplexity(np.zeros((2, 5, 100)), np.ones((2, 5), int))), 9)
     100.0
     """
+    if unknown:
+        raise unknown_keyword(perplexity, unknown)
     return _functions.log_probability(
         "perplexity",
         logits,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from xent import _functions
+from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never
 
 __all__ = ["categorical_cross_entropy", "nll_loss"]
 
 
+@named
 def nll_loss(
     log_probs: ArrayLike,
     targets: ArrayLike,
@@ -26,6 +28,7 @@ def nll_loss(
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array]:
     r"""Negative log-likelihood of log-probabilities: cross-entropy without the softmax.
 
@@ -69,6 +72,8 @@ def nll_loss(
     >>> xent.nll_loss(log_probs, [0, 1], reduction="none").round(6)
     array([0.693147, 0.223144])
     """
+    if unknown:
+        raise unknown_keyword(nll_loss, unknown)
     return _functions.softmax_loss(
         "nll_loss",
         log_probs,
@@ -87,6 +92,7 @@ def nll_loss(
     )
 
 
+@named
 def categorical_cross_entropy(
     probs: ArrayLike,
     targets: ArrayLike,
@@ -103,6 +109,7 @@ def categorical_cross_entropy(
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
 ) -> Loss | tuple[Loss, Array]:
     r"""Cross-entropy of probabilities, used as they are: not renormalised, and not clipped unless `eps` says so.
 
@@ -153,6 +160,8 @@ def categorical_cross_entropy(
     >>> float(xent.categorical_cross_entropy(probs, probs).round(6))
     0.839376
     """
+    if unknown:
+        raise unknown_keyword(categorical_cross_entropy, unknown)
     return _functions.softmax_loss(
         "categorical_cross_entropy",
         probs,

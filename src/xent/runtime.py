@@ -64,7 +64,8 @@ def get_num_threads() -> int:
 
     That of the innermost `num_threads` of this context, else that of `set_num_threads`, else of the environment's
     ``XENT_NUM_THREADS`` or ``OMP_NUM_THREADS``, else the smaller of the CPUs this process may run on and the quota of its
-    control group. Where xent itself was told nothing, never more than OpenMP's own limit, which threadpoolctl sets.
+    control group. Where xent itself was told nothing, never more than OpenMP's own limit, which threadpoolctl sets; in no
+    case more than ``OMP_THREAD_LIMIT``.
 
     Returns
     -------
@@ -82,6 +83,9 @@ def get_num_threads() -> int:
 
 def num_threads(n: int) -> AbstractContextManager[None]:
     """Use `n` threads inside a ``with`` block: in this thread and asyncio task only.
+
+    Threads that the block starts, those of a pool among them, do not see it: there, `set_num_threads` counts, which holds for
+    the process, or a ``with`` block of the thread's own.
 
     Parameters
     ----------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from xent import _functions
+from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Array, ArrayLike, Scalar
+    from xent._typing import Array, ArrayLike, Never, Scalar
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 
+@named
 def logsumexp(
     a: ArrayLike,
     axis: int | tuple[int, ...] | None = None,
@@ -19,6 +21,7 @@ def logsumexp(
     return_sign: bool = False,
     *,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Scalar | tuple[Scalar, Scalar] | Array | tuple[Array, Array]:
     r"""Logarithm of a sum of exponentials, :math:`\log \sum_c b_c e^{a_c}`, without overflow.
 
@@ -63,11 +66,18 @@ def logsumexp(
     >>> xent.logsumexp(np.array([[0.0, 0.0], [-np.inf, 5.0]]), axis=1).round(6)
     array([0.693147, 5.      ])
     """
+    if unknown:
+        raise unknown_keyword(logsumexp, unknown)
     return _functions.logsumexp(a, axis, b, keepdims, return_sign, out)
 
 
+@named
 def softmax(
-    x: ArrayLike, axis: int | tuple[int, ...] | None = None, *, out: Array | None = None
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    out: Array | None = None,
+    **unknown: Never,
 ) -> Array:
     r"""Probabilities proportional to exponentials, :math:`p_c = e^{x_c} / \sum_k e^{x_k}`.
 
@@ -102,11 +112,18 @@ def softmax(
     array([[0.5 , 0.5 ],
            [0.25, 0.75]])
     """
+    if unknown:
+        raise unknown_keyword(softmax, unknown)
     return _functions.softmax_family("softmax", x, axis, out)
 
 
+@named
 def log_softmax(
-    x: ArrayLike, axis: int | tuple[int, ...] | None = None, *, out: Array | None = None
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    out: Array | None = None,
+    **unknown: Never,
 ) -> Array:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`.
 
@@ -140,4 +157,6 @@ def log_softmax(
     >>> xent.log_softmax(np.array([0.0, 1000.0])).tolist()
     [-1000.0, 0.0]
     """
+    if unknown:
+        raise unknown_keyword(log_softmax, unknown)
     return _functions.softmax_family("log_softmax", x, axis, out)

@@ -129,6 +129,7 @@ cdef extern from "xent.h" nogil:
     const char *xent_version()
     void xent_set_num_threads(int threads)
     int xent_get_num_threads()
+    int xent_thread_limit()
     const char *xent_start()
     const char *xent_isa_name(int i)
     int xent_isa_available(int i)

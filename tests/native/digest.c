@@ -22,6 +22,8 @@
 
 #ifdef __SSE2__
 #include <immintrin.h>
+#else
+#include <fenv.h>
 #endif
 
 #include "calls.h"
@@ -56,6 +58,9 @@ static int is_disturbed(void) { return (control() & DISTURBED) == DISTURBED; }
 static void disturb(int on) {
     __asm__ volatile("msr fpcr, %0" : : "r"((control() & ~(uint64_t)DISTURBED) | (on ? DISTURBED : 0)));
 }
+#else
+static int is_disturbed(void) { return fegetround() == FE_UPWARD; }
+static void disturb(int on) { fesetround(on ? FE_UPWARD : FE_TONEAREST); }
 #endif
 
 /* An array over two axes of the loss and one of classes. */

@@ -31,11 +31,28 @@ static inline uint64_t power_of(format f, int scale, uint64_t random) {
 
 static inline uint64_t bits_at(const void *p, int bytes) {
     uint64_t u = 0;
-    memcpy(&u, p, (size_t)bytes); /* little-endian, like every machine there are kernels for */
+    uint32_t half;
+    uint16_t quarter;
+    if (bytes == 8)
+        memcpy(&u, p, sizeof u);
+    else if (bytes == 4) {
+        memcpy(&half, p, sizeof half);
+        u = half;
+    } else if (bytes == 2) {
+        memcpy(&quarter, p, sizeof quarter);
+        u = quarter;
+    } else
+        u = *(const unsigned char *)p;
     return u;
 }
 
-static inline void put_bits(void *p, int bytes, uint64_t u) { memcpy(p, &u, (size_t)bytes); }
+static inline void put_bits(void *p, int bytes, uint64_t u) {
+    const uint32_t half = (uint32_t)u;
+    const uint16_t quarter = (uint16_t)u;
+    const unsigned char byte = (unsigned char)u;
+    memcpy(p, bytes == 8 ? (const void *)&u : bytes == 4 ? (const void *)&half : bytes == 2 ? (const void *)&quarter : &byte,
+           (size_t)bytes);
+}
 
 /* A digest of words, each of which affects all bits. */
 static inline uint64_t digested(uint64_t digest, uint64_t word) {

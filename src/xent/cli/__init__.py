@@ -1,6 +1,7 @@
 """The command line, ``python -m xent``: one module per command."""
 
 import argparse
+import codecs
 import io
 import os
 import sys
@@ -25,9 +26,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The terminal's encoding may lack a character; that must not end the run.
-        sys.stdout.reconfigure(errors="replace")
+    codecs.register_error("spelled", _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # The terminal's encoding may lack a character; that must not end the run.
+            stream.reconfigure(errors="spelled")
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -35,8 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader (head, less) has gone; keep the interpreter's own flush at exit quiet too.
+    except OSError as error:
+        # A full disk, or a reader (head, less) that has gone: keep the interpreter's own flush at exit quiet too.
+        if not isinstance(error, BrokenPipeError):
+            print(f"python -m xent: {error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+# What letters and signs are spelled as where they cannot be shown.
+_SPELLED = {"µ": "u", "…": "...", "×": "x", "²": "^2"}
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(letter, "?") for letter in text), error.end

@@ -321,11 +321,12 @@ CALLS: dict[str, Call] = (
 
 
 def result_bytes(result: Any) -> bytes:
-    """Return the bytes of an array, or of a tuple of them, with one NaN for all."""
+    """Return the bytes, lowest first, of an array or of a tuple of them, with one NaN for all."""
     if isinstance(result, tuple):
         return b"".join(map(result_bytes, result))
     found: Array = np.atleast_1d(np.ascontiguousarray(result))
-    return np.where(np.isnan(found), found.dtype.type(np.nan), found).tobytes()
+    found = np.where(np.isnan(found), found.dtype.type(np.nan), found)
+    return found.astype(found.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def digest(result: Any) -> str:

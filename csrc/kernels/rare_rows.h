@@ -1,0 +1,170 @@
+/* Rows whose losses cannot be had from their sums: a class at a time, with more care. Rows like these are rare, and so are
+ * the calls in which there are any. Where the logits are not at hand, as in a head of its own, the sums must do.
+ *
+ *   - Second streams whose costs leave the range of the compute type: smoothing over logits near its ends, weights that are
+ *     infinite. Summed in f64.
+ *   - Distributions that nearly agree, as they all do at high temperatures: what is left of sum q_c (log q_c - log p_c) when
+ *     its terms have cancelled is noise. With d_c = log q_c - log p_c every term of
+ *         KL(q || p) = sum q_c (d_c + expm1(-d_c))
+ *     is positive. The two log-sum-exps in d_c are rounded; y = sum q_c expm1(-d_c), which would be 0, tells by how much,
+ * and takes y - log1p(y) away. */
+
+/* The lanes of a head: rows at.. of a run. 0 lanes: their losses are not asked for. */
+typedef struct {
+    const xent_rows *rows;
+    int64_t at;
+    int lanes;
+} lane_rows;
+
+/* Costs are summed as a fraction, so that f64 has room for them too. */
+static const double COST_SCALE = 0x1p-64;
+
+/* sum a_c (L - (z_c - max) / T) as a fraction of COST_SCALE. A class of weight 0 costs nothing, even if it is masked. */
+static double far_cost(const xent_plan *plan, const xent_rows *rows, int64_t r, double max, double log_sum,
+                       const transform_plan *p) {
+    const storage *stored = storage_of(plan->dtype);
+    const char *x = rows->logits + r * rows->logits_step, *soft = rows->soft ? rows->soft + r * rows->soft_step : NULL;
+    double mass = 0, moment = 0;
+    for (int64_t k = 0; k < plan->classes; ++k, x += plan->logits_class_step) {
+        const double w = plan->class_weight ? (double)((const real *)plan->class_weight)[k] : 1;
+        const double t = soft ? number_at(soft + k * plan->soft_class_step) * plan->mix_keep + plan->mix_add : 1;
+        const double a = w == 0 || t == 0 ? 0 : w * t;
+        if (a == 0)
+            continue;
+        vec slope;
+        const double z = (double)v(get)(transformed(v(set)(stored->load_one(x)), &slope, plan, p));
+        const double distance = z * COST_SCALE - max * COST_SCALE;
+        mass += a;
+        moment += distance != 0 ? a * distance : 0;
+        if (isinf(distance) && isfinite(a)) /* a masked class: nothing but NaN could change that */
+            break;
+    }
+    const double of_mass = log_sum == 0 && plan->transform == XENT_LOG_PROBS ? 0 : isinf(mass) ? mass : mass * log_sum;
+    return of_mass * COST_SCALE - moment / plan->temperature;
+}
+
+static NOINLINE vec far_costs(vec loss, vec of_target, mask far, vec max, vec log_sum, const lane_terms *terms,
+                              const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
+    lane_values at = lanes_of(loss);
+    const lane_values target = lanes_of(of_target), m = lanes_of(max), log = lanes_of(log_sum),
+                      smooth = lanes_of(terms->smooth), is_far = lanes_of(v(keep)(far, v(set)(1)));
+    for (int i = 0; i < own->lanes; ++i)
+        if (is_far.at[i] != 0 && smooth.at[i] != 0) {
+            const double cost = far_cost(plan, own->rows, own->at + i, (double)m.at[i], (double)log.at[i], p);
+            at.at[i] = (real)((double)target.at[i] + (double)smooth.at[i] * cost / COST_SCALE);
+        }
+    return v(load)(&at);
+}
+
+/* Where `costs` is not finite but the row, whose `nothing` is 0 or NaN, is. */
+static INLINE vec with_far_costs(vec loss, vec of_target, vec costs, vec nothing, vec max, vec log_sum,
+                                 const lane_terms *terms, const xent_plan *plan, const transform_plan *p,
+                                 const lane_rows *own) {
+    const mask far = v(both)(not_finite(costs), v(eq)(nothing, nothing));
+    if (__builtin_expect(!v(any)(far), 1) || !own->lanes || !own->rows->logits || !is_weighted(plan->stream))
+        return loss;
+    return far_costs(loss, of_target, far, max, log_sum, terms, plan, p, own);
+}
+
+/* The exact difference of two numbers, in two. */
+typedef struct {
+    vec high, low;
+} exact_difference;
+
+static INLINE exact_difference difference(vec a, vec b) {
+    const vec high = v(sub)(a, b), back = v(sub)(high, a);
+    return (exact_difference){high, v(sub)(v(sub)(a, v(sub)(high, back)), v(add)(b, back))};
+}
+
+/* Where a divergence is nearer to 0 than this, its terms have cancelled to a sixteenth of an ulp's worth of nats. */
+static const double NEAR = 0.0625;
+
+/* Of n <= 64 classes from k on, the numbers of a row; -inf behind them. */
+static void load_classes(real *to, const char *from, int64_t step, int64_t k, int64_t n, const storage *stored) {
+    from += k * step;
+    if (step == stored->bytes)
+        stored->gather_run(to, from, n);
+    else
+        for (int64_t i = 0; i < n; ++i)
+            to[i] = stored->load_one(from + i * step);
+    for (int64_t i = n; i < 64; ++i)
+        to[i] = (real)-INFINITY;
+}
+
+typedef struct {
+    vec max, teacher_max; /* in all lanes */
+    vec ratio;            /* the teacher's sum of exponentials by the student's */
+    vec apart;            /* T (lse - lse'), both relative to the maxima */
+    exact_difference maxima;
+    vec temperature;
+} near_row;
+
+/* The terms T^2 e^t' (d + expm1(-d)) of one vector, and T e^t' d. */
+static INLINE void near_terms(vec z, vec teacher, const near_row *row, const transform_plan *p, vec *sum, vec *moment) {
+    const vec one = v(set)(1), half_log2 = v(set)((real)0.5 * c(LN2));
+    const vec t = exponent_of(v(sub)(z, row->max), p, XENT_TEMPERATURE);
+    const vec of_teacher = exponent_of(v(sub)(teacher, row->teacher_max), p, XENT_TEMPERATURE);
+    const mask counts = v(nlt)(of_teacher, v(set)(c(EXP_LEAST)));
+    const vec e = v(mul)(v(exp)(t), row->ratio), q = v(keep)(counts, v(exp_normal)(of_teacher));
+    const exact_difference logits = difference(teacher, z);
+    const vec d = v(add)(v(add)(v(sub)(logits.high, row->maxima.high), v(sub)(logits.low, row->maxima.low)), row->apart);
+    const vec r = v(sub)(v(set)(0), over_temperature(d, p, XENT_TEMPERATURE));
+    /* T^2 (e^r - 1 - r), as (T r)^2 times a polynomial, or as a difference that does not cancel. */
+    const vec near = v(mul)(q, v(mul)(v(mul)(d, d), v(exp_rest_share)(r)));
+    const vec far = v(add)(v(keep)(counts, v(mul)(q, v(sub)(v(sub)(v(set)(0), r), one))), e);
+    const mask is_near = v(but)(counts, v(nlt)(v(abs)(r), half_log2));
+    *sum = v(add)(*sum, v(select)(is_near, near, v(mul)(v(mul)(far, row->temperature), row->temperature)));
+    *moment = v(add)(*moment, v(keep)(counts, v(mul)(q, d)));
+}
+
+/* T^2 KL(teacher || student) of one row. */
+static double near_divergence(const xent_plan *plan, const xent_rows *rows, int64_t r, const near_row *row,
+                              double teacher_total, const transform_plan *p) {
+    const storage *stored = storage_of(plan->dtype);
+    const char *z = rows->logits + r * rows->logits_step, *teacher = rows->soft + r * rows->soft_step;
+    double sum = 0, moment = 0;
+    for (int64_t k = 0; k < plan->classes; k += XENT_BLOCK) {
+        vec sums[GROUPS], moments[GROUPS];
+        for (int g = 0; g < GROUPS; ++g)
+            sums[g] = moments[g] = v(set)(0);
+        for (int64_t i = k; i < plan->classes && i < k + XENT_BLOCK; i += 64) {
+            const int64_t n = plan->classes - i < 64 ? plan->classes - i : 64;
+            real own[64], others[64];
+            load_classes(own, z, plan->logits_class_step, i, n, stored);
+            load_classes(others, teacher, plan->soft_class_step, i, n, stored);
+            for (int g = 0; g < GROUPS && g * LANES < n; ++g)
+                near_terms(v(load)(own + g * LANES), v(load)(others + g * LANES), row, p, &sums[g], &moments[g]);
+        }
+        sum += (double)v(sum_tree)(sums);
+        moment += (double)v(sum_tree)(moments);
+    }
+    const double y = (sum / plan->temperature - moment) / teacher_total; /* T y */
+    return sum / teacher_total - y * y * (0.5 - y / plan->temperature / 3);
+}
+
+static NOINLINE vec near_divergences(vec loss, vec divergence, vec max, vec teacher_max, vec ratio, vec teacher_total,
+                                     vec apart, const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
+    const vec temperature = v(set)((real)plan->temperature);
+    const double square = plan->temperature * plan->temperature;
+    lane_values at = lanes_of(loss);
+    const lane_values of[] = {lanes_of(divergence), lanes_of(max),           lanes_of(teacher_max),
+                              lanes_of(ratio),      lanes_of(teacher_total), lanes_of(v(mul)(apart, temperature))};
+    for (int i = 0; i < own->lanes; ++i) {
+        if (!((double)of[0].at[i] < NEAR))
+            continue;
+        const vec m = v(set)(of[1].at[i]), of_teacher = v(set)(of[2].at[i]);
+        const near_row row = {m,          of_teacher, v(set)(of[3].at[i]), v(set)(of[5].at[i]), difference(of_teacher, m),
+                              temperature};
+        const double exact = near_divergence(plan, own->rows, own->at + i, &row, (double)of[4].at[i], p);
+        if (isfinite(exact)) /* logits that are further apart than numbers reach have a mass of nothing */
+            at.at[i] = (real)(exact * (plan->smooth / square) * row_weight(own->rows, own->at + i));
+    }
+    return v(load)(&at);
+}
+
+static INLINE vec with_near_divergences(vec loss, vec divergence, vec max, vec teacher_max, vec ratio, vec teacher_total,
+                                        vec apart, const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
+    if (!own->lanes || !own->rows->logits || !v(any)(v(lt)(divergence, v(set)((real)NEAR))))
+        return loss;
+    return near_divergences(loss, divergence, max, teacher_max, ratio, teacher_total, apart, plan, p, own);
+}
