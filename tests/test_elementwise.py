@@ -490,36 +490,49 @@ def test_halves_are_float32_rounded_once(isa, name, half):
 
 
 @pytest.mark.parametrize("bad", [-0.25, 1.5, -INF, INF, "next"])
-@pytest.mark.parametrize("given", [{}, {"eps": 0.1}, {"sample_weight": 0}], ids=("", "eps", "0"))
+@pytest.mark.parametrize("given", [{}, {"eps": 0.1}, {"sample_weight": 0.5}], ids=("", "eps", "w"))
 @pytest.mark.parametrize("layout", ["plain", "fortran", "swapped", "float16", "bits"])
 def test_a_probability_out_of_range(isa, bad, given, layout):
+    """What is clipped may be one rounding above 1."""
     shape = (70, 1100)
     p = np.random.default_rng(0).random(shape).astype(np.float32)
-    value = np.nextafter(np.float32(1), np.float32(2)) if bad == "next" else np.float32(bad)
-    told = {}
-    if layout in ("float16", "bits"):
-        value = np.float32(1.0078125) if bad == "next" else value
-        with np.errstate(under="ignore"):
-            p = p.astype(np.float16 if layout == "float16" else ml_dtypes.bfloat16)
-    p[60, 3] = p[69, 1099] = value
-    p[2, 2] = NAN
-    if layout == "bits":
-        p, told = p.view(np.uint16), {"dtype": "bfloat16"}
-    elif layout == "fortran":
+    known = {"float16": np.float16, "bits": ml_dtypes.bfloat16}.get(layout, np.float32)
+    one_up = 1 + np.float32(ml_dtypes.finfo(known).eps)
+    value = np.float32(bad if bad != "next" else 2 * one_up - 1 if "eps" in given else one_up)
+    told = {"dtype": "bfloat16"} if layout == "bits" else {}
+    with np.errstate(under="ignore"):
+        p = p.astype(known)
+    if layout == "fortran":
         p = np.asfortranarray(p)
     elif layout == "swapped":
         p = p.astype(">f4")
-    grad = np.full(shape, 7, p.dtype.newbyteorder("="))
+
+    def as_given() -> np.ndarray:
+        return p.view(np.uint16) if layout == "bits" else p
+
+    p[2, 2] = NAN
+    p[1, 1] = one_up if "eps" in given else 1
+    targets = np.zeros(shape, np.float32)
+    grad = np.full(shape, 7, as_given().dtype.newbyteorder("="))
     out = np.full(shape, 7, np.float32)
+    options = {"reduction": "none", "return_grad": True, "grad_out": grad} | given | told
+    targets[60, 2] = NAN
+    targets[69, 3] = bad if bad != "next" else np.nextafter(np.float32(1), np.float32(2))
+    with pytest.raises(ValueError, match=r"targets\[69, 3\] = .* is not a probability"):
+        xent.binary_cross_entropy(as_given(), targets, **options, out=out)
+    p[60, 3] = p[69, 1099] = value
     message = rf"probs\[60, 3\] = {value} is not a probability".replace("+", r"\+")
     with pytest.raises(ValueError, match=message):
-        xent.binary_cross_entropy(
-            *(p, np.zeros(shape, np.float32)),
-            **({"reduction": "none", "return_grad": True, "grad_out": grad} | given | told),
-            out=out,
-        )
+        xent.binary_cross_entropy(as_given(), targets, **options, out=out)
     assert (grad == 7).all()
     assert (out == 7).all()
+    # Where nothing counts, nothing is judged.
+    weight = np.ones(shape)
+    weight[60, 3] = weight[69, 1099] = weight[69, 3] = 0
+    options["sample_weight"] = weight
+    loss, _ = xent.binary_cross_entropy(as_given(), targets, **options, out=out)
+    assert loss[60, 3] == loss[69, 1099] == loss[69, 3] == 0
+    assert np.isnan(loss[2, 2])
 
 
 def test_dtypes_and_forms_of_results(dtype):
@@ -690,7 +703,10 @@ def test_keras_formula(dtype):
     # In numbers wide enough for 1 - 1e-7: 1 - p is clipped at 1e-7 as well.
     low = dtype.type(epsilon).astype(WIDE)
     clipped = np.clip(p.astype(WIDE), low, 1 - low)
-    rows = -(t * np.log(clipped) + (1 - t) * np.log1p(-clipped))
+    others = np.clip(1 - p.astype(WIDE), low, 1 - low)
+    log_p = np.where(clipped > 0.5, np.log1p(-others), np.log(clipped))
+    log_others = np.where(clipped > 0.5, np.log(others), np.log1p(-clipped))
+    rows = -(t * log_p + (1 - t) * log_others)
     loss, grad = xent.binary_cross_entropy(p, t, eps=epsilon, reduction="none", return_grad=True)
     close = {"rtol": 4 * float(eps(dtype))}
     np.testing.assert_allclose(loss, rows.astype(float), **close)

@@ -6,8 +6,8 @@
  *   - Distributions that nearly agree, as they all do at high temperatures: what is left of sum q_c (log q_c - log p_c) when
  *     its terms have cancelled is noise. With d_c = log q_c - log p_c every term of
  *         KL(q || p) = sum q_c (d_c + expm1(-d_c))
- *     is positive. The two log-sum-exps in d_c are rounded; y = sum q_c expm1(-d_c), which would be 0, tells by how much,
- * and takes y - log1p(y) away. */
+ *     is positive. The two log-sum-exps in d_c are rounded; y = sum q_c expm1(-d_c), which would be 0, tells by how much, and
+ *     y - log1p(y) is taken away. */
 
 /* The lanes of a head: rows at.. of a run. 0 lanes: their losses are not asked for. */
 typedef struct {
@@ -92,37 +92,36 @@ static void load_classes(real *to, const char *from, int64_t step, int64_t k, in
 }
 
 typedef struct {
-    vec max, teacher_max; /* in all lanes */
-    vec ratio;            /* the teacher's sum of exponentials by the student's */
-    vec apart;            /* T (lse - lse'), both relative to the maxima */
-    exact_difference maxima;
+    vec max, teacher_max;   /* in all lanes */
+    exact_difference apart; /* T (lse' - lse): what a teacher's logit is ahead of the student's where q = p */
+    vec ratio;              /* the teacher's sum of exponentials by the student's */
     vec temperature;
 } near_row;
 
 /* The terms T^2 e^t' (d + expm1(-d)) of one vector, and T e^t' d. */
 static INLINE void near_terms(vec z, vec teacher, const near_row *row, const transform_plan *p, vec *sum, vec *moment) {
-    const vec one = v(set)(1), half_log2 = v(set)((real)0.5 * c(LN2));
+    const vec zero = v(set)(0), one = v(set)(1), half_log2 = v(set)((real)0.5 * c(LN2));
     const vec t = exponent_of(v(sub)(z, row->max), p, XENT_TEMPERATURE);
     const vec of_teacher = exponent_of(v(sub)(teacher, row->teacher_max), p, XENT_TEMPERATURE);
     const mask counts = v(nlt)(of_teacher, v(set)(c(EXP_LEAST)));
     const vec e = v(mul)(v(exp)(t), row->ratio), q = v(keep)(counts, v(exp_normal)(of_teacher));
-    const exact_difference logits = difference(teacher, z);
-    const vec d = v(add)(v(add)(v(sub)(logits.high, row->maxima.high), v(sub)(logits.low, row->maxima.low)), row->apart);
-    const vec r = v(sub)(v(set)(0), over_temperature(d, p, XENT_TEMPERATURE));
+    const exact_difference ahead = difference(teacher, z);
+    const vec d = v(add)(v(sub)(ahead.high, row->apart.high), v(sub)(ahead.low, row->apart.low));
+    const vec r = v(sub)(zero, over_temperature(d, p, XENT_TEMPERATURE));
     /* T^2 (e^r - 1 - r), as (T r)^2 times a polynomial, or as a difference that does not cancel. */
     const vec near = v(mul)(q, v(mul)(v(mul)(d, d), v(exp_rest_share)(r)));
-    const vec far = v(add)(v(keep)(counts, v(mul)(q, v(sub)(v(sub)(v(set)(0), r), one))), e);
+    const vec far = v(add)(v(keep)(counts, v(mul)(q, v(sub)(v(sub)(zero, r), one))), e);
     const mask is_near = v(but)(counts, v(nlt)(v(abs)(r), half_log2));
     *sum = v(add)(*sum, v(select)(is_near, near, v(mul)(v(mul)(far, row->temperature), row->temperature)));
     *moment = v(add)(*moment, v(keep)(counts, v(mul)(q, d)));
 }
 
-/* T^2 KL(teacher || student) of one row. */
-static double near_divergence(const xent_plan *plan, const xent_rows *rows, int64_t r, const near_row *row,
-                              double teacher_total, const transform_plan *p) {
+/* The sums of both over one row. */
+static void near_sums(const xent_plan *plan, const xent_rows *rows, int64_t r, const near_row *row, const transform_plan *p,
+                      double *sum, double *moment) {
     const storage *stored = storage_of(plan->dtype);
     const char *z = rows->logits + r * rows->logits_step, *teacher = rows->soft + r * rows->soft_step;
-    double sum = 0, moment = 0;
+    *sum = *moment = 0;
     for (int64_t k = 0; k < plan->classes; k += XENT_BLOCK) {
         vec sums[GROUPS], moments[GROUPS];
         for (int g = 0; g < GROUPS; ++g)
@@ -135,29 +134,55 @@ static double near_divergence(const xent_plan *plan, const xent_rows *rows, int6
             for (int g = 0; g < GROUPS && g * LANES < n; ++g)
                 near_terms(v(load)(own + g * LANES), v(load)(others + g * LANES), row, p, &sums[g], &moments[g]);
         }
-        sum += (double)v(sum_tree)(sums);
-        moment += (double)v(sum_tree)(moments);
+        *sum += (double)v(sum_tree)(sums);
+        *moment += (double)v(sum_tree)(moments);
     }
-    const double y = (sum / plan->temperature - moment) / teacher_total; /* T y */
-    return sum / teacher_total - y * y * (0.5 - y / plan->temperature / 3);
+}
+
+/* Of T (lse - lse') and the maxima, exactly as far as numbers reach. */
+static exact_difference teacher_ahead(double apart, vec max, vec teacher_max) {
+    const real high = (real)apart;
+    const exact_difference maxima = difference(teacher_max, max), all = difference(maxima.high, v(set)(high));
+    const vec rest = v(sub)(maxima.low, v(set)((real)(apart - (double)high)));
+    return (exact_difference){all.high, v(add)(all.low, rest)};
+}
+
+/* T^2 KL(teacher || student) of one row. `apart` is T (lse - lse') relative to the maxima; it is rounded, at temperatures
+ * beyond 1 / eps to nothing. */
+static double near_divergence(const xent_plan *plan, const xent_rows *rows, int64_t r, near_row *row, double apart,
+                              double teacher_total, const transform_plan *p) {
+    enum { MOST_PASSES = 4 };
+    double sum, moment, rounding;
+    for (int pass = 0; pass < MOST_PASSES; ++pass) {
+        row->apart = teacher_ahead(apart, row->max, row->teacher_max);
+        near_sums(plan, rows, r, row, p, &sum, &moment);
+        const double y = (sum / plan->temperature - moment) / teacher_total; /* times T */
+        sum /= teacher_total;
+        rounding = y * y * (0.5 - y / plan->temperature / 3);
+        if (!(rounding > sum / 16))
+            break;
+        apart += y * (1 - 0.5 * y / plan->temperature);
+    }
+    return larger(sum - rounding, 0);
 }
 
 static NOINLINE vec near_divergences(vec loss, vec divergence, vec max, vec teacher_max, vec ratio, vec teacher_total,
                                      vec apart, const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
-    const vec temperature = v(set)((real)plan->temperature);
-    const double square = plan->temperature * plan->temperature;
+    const double temperature = plan->temperature;
     lane_values at = lanes_of(loss);
     const lane_values of[] = {lanes_of(divergence), lanes_of(max),           lanes_of(teacher_max),
-                              lanes_of(ratio),      lanes_of(teacher_total), lanes_of(v(mul)(apart, temperature))};
+                              lanes_of(ratio),      lanes_of(teacher_total), lanes_of(apart)};
     for (int i = 0; i < own->lanes; ++i) {
         if (!((double)of[0].at[i] < NEAR))
             continue;
-        const vec m = v(set)(of[1].at[i]), of_teacher = v(set)(of[2].at[i]);
-        const near_row row = {m,          of_teacher, v(set)(of[3].at[i]), v(set)(of[5].at[i]), difference(of_teacher, m),
-                              temperature};
-        const double exact = near_divergence(plan, own->rows, own->at + i, &row, (double)of[4].at[i], p);
+        near_row row = {.max = v(set)(of[1].at[i]),
+                        .teacher_max = v(set)(of[2].at[i]),
+                        .ratio = v(set)(of[3].at[i]),
+                        .temperature = v(set)((real)temperature)};
+        const double exact =
+            near_divergence(plan, own->rows, own->at + i, &row, (double)of[5].at[i] * temperature, (double)of[4].at[i], p);
         if (isfinite(exact)) /* logits that are further apart than numbers reach have a mass of nothing */
-            at.at[i] = (real)(exact * (plan->smooth / square) * row_weight(own->rows, own->at + i));
+            at.at[i] = (real)(exact * (plan->smooth / temperature / temperature) * row_weight(own->rows, own->at + i));
     }
     return v(load)(&at);
 }

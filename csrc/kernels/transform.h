@@ -125,7 +125,8 @@ static NOINLINE void chain_rule(vec *g, vec *h, const vec *z, const vec *slope, 
             const vec curvature = v(keep)(v(ne)(d, zero), v(mul)(v(mul)(p->cap_curvature, z[i]), d));
             h[i] = flushed(v(fma)(v(mul)(h[i], d), d, v(mul)(g[i], curvature)));
         }
-        g[i] = flushed(v(mul)(g[i], d));
+        /* A gradient that overflows is none where the cap is flat; one that is NaN is. */
+        g[i] = flushed(v(select)(v(both)(v(eq)(d, zero), v(eq)(g[i], g[i])), zero, v(mul)(g[i], d)));
     }
 }
 

@@ -453,7 +453,7 @@ cpdef int common_exponent(cnp.ndarray weights, object dtype) except? -1:
 cdef cnp.ndarray within_range(cnp.ndarray weights, object dtype):
     """Return the weights of a mean, which does not depend on their common factor, with one that leaves them in range."""
     cdef int exponent = common_exponent(weights, dtype)
-    return weights if exponent == 0 else np.ldexp(weights, -exponent)
+    return weights if exponent == 0 else np.asarray(np.ldexp(weights, -exponent))
 
 
 cpdef cnp.ndarray class_weight(object value, int64_t classes, object dtype, bint divides=False):
