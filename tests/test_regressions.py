@@ -370,13 +370,13 @@ def test_the_slope_of_a_cap_far_beyond_it(isa, dtype):
     """Where it is no normal number it is 0, and there a gradient that overflows is 0 too."""
     far, beyond = (44.0, 45.0) if dtype == F32 else (354.0, 356.0)
     for size, flat in ((far, False), (beyond, True)):
-        x = dtype.type([[30 * size, 2, 0]])
+        x = dtype.type([[30 * size, -500, -500]])
         _, grad = xent.cross_entropy(x, [1], softcap=30, return_grad=True)
         with mpmath.workdps(700):
             slope = 1 - mpmath.tanh(mpmath.mpf(float(x[0, 0])) / 30) ** 2
         assert (grad[0, 0] == 0) == flat
         if not flat:
-            np.testing.assert_allclose(grad[0, 0], float(slope), rtol=400 * np.finfo(dtype).eps)
+            assert abs(float(grad[0, 0]) / float(slope) - 1) <= 400 * float(np.finfo(dtype).eps)
     largest = np.finfo(dtype).max
     x = dtype.type([[1e4, 9e3, 2]])
     _, grad = xent.cross_entropy(
