@@ -15,6 +15,19 @@ cdef extern from "numpy/arrayobject.h":
     PyObject *PyDataMem_DefaultHandler
     # Steals the reference to the dtype.
     object PyArray_Empty(int nd, const cnp.npy_intp *dims, cnp.dtype dtype, int fortran)
+    # Declarations that those of NumPy 2.0 lack.
+    ctypedef struct PyDataMemAllocator:
+        void *ctx
+        void *(*malloc)(void *ctx, size_t size) noexcept nogil
+        void *(*calloc)(void *ctx, size_t count, size_t item) noexcept nogil
+        void *(*realloc)(void *ctx, void *data, size_t size) noexcept nogil
+        void (*free)(void *ctx, void *data, size_t size) noexcept nogil
+    ctypedef struct PyDataMem_Handler:
+        char name[127]
+        unsigned char version
+        PyDataMemAllocator allocator
+    object PyDataMem_GetHandler()
+    object PyDataMem_SetHandler(object handler)
 
 cdef extern from "pool.h" nogil:
     const size_t XENT_POOL_LEAST
@@ -51,7 +64,7 @@ cdef void give(void *unused, void *data, size_t untrusted) noexcept nogil:
     xent_pool_give(data)
 
 
-cdef cnp.PyDataMem_Handler functions
+cdef PyDataMem_Handler functions
 strcpy(functions.name, "xent")
 functions.version = 1
 functions.allocator.ctx = NULL
@@ -70,14 +83,14 @@ cdef cnp.ndarray plain(int ndim, cnp.npy_intp *shape, cnp.dtype dtype):
 
 
 cdef cnp.ndarray pooled(int ndim, cnp.npy_intp *shape, cnp.dtype dtype):
-    cdef object before = cnp.PyDataMem_GetHandler()
+    cdef object before = PyDataMem_GetHandler()
     if <PyObject *>before != PyDataMem_DefaultHandler:
         return plain(ndim, shape, dtype)  # whoever has set a handler of their own wants their memory
-    cnp.PyDataMem_SetHandler(handler)
+    PyDataMem_SetHandler(handler)
     try:
         return plain(ndim, shape, dtype)
     finally:
-        cnp.PyDataMem_SetHandler(before)
+        PyDataMem_SetHandler(before)
 
 
 cdef bint is_large(int ndim, cnp.npy_intp *shape, size_t bytes) noexcept:
