@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -115,13 +116,119 @@ def configure(at: Path, *options: str, compiler: str | None = None) -> str:
     return " ".join(done.stderr.split())
 
 
+def configured(at: Path, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    parts = ("-DXENT_PYTHON=OFF", "-DXENT_ISAS=scalar", "-DXENT_DTYPES=f32", *options)
+    return subprocess.run(
+        [
+            str(shutil.which("cmake", path=WITH_SCRIPTS["PATH"])),
+            "-S",
+            ROOT,
+            "-B",
+            at / "build",
+            "-G",
+            "Ninja",
+            *parts,
+        ],
+        env={**WITH_SCRIPTS, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            {"CC": "{at}/absent"},
+            "Could not find the compiler specified in the environment variable CC",
+        ),
+        ({"CC": "false"}, "is not able to compile a simple test program"),
+        ({"CFLAGS": "-fno-such-option"}, "-fno-such-option"),
+        ({"CC": "cc --no-such-option"}, "--no-such-option"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_compiler_that_does_not_work(tmp_path, settings, says):
+    """CMake's own words say what is wrong with what was named; no advice to install a compiler hides them."""
+    done = configured(tmp_path, **{k: v.format(at=tmp_path) for k, v in settings.items()})
+    message = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0
+    assert says in message
+    assert "xent needs a C compiler" not in message
+
+
 def test_no_compiler(tmp_path: Path) -> None:
-    message = configure(tmp_path, compiler=str(tmp_path / "absent"))
-    assert "xent needs a C compiler. Debian, Ubuntu: apt-get install gcc" in message
+    for tool in ("cmake", "ninja"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool, path=WITH_SCRIPTS["PATH"])))
+    done = configured(tmp_path, PATH=str(tmp_path), CC="")
+    assert "xent needs a C compiler. Debian, Ubuntu: apt-get install gcc" in " ".join(
+        done.stderr.split()
+    )
 
 
-def test_compiler_that_cannot_compile(tmp_path: Path) -> None:
-    assert "xent needs a C compiler." in configure(tmp_path, compiler="false")
+@pytest.mark.parametrize("words", ["env {cc}", "{cc} --sysroot=/", "{cc} -g0 -pipe"])
+def test_a_compiler_of_several_words(tmp_path, words):
+    """Such as that of ccache: the whole of them is used."""
+    compiler = str(shutil.which("cc"))
+    done = configured(tmp_path, CC=words.format(cc=compiler))
+    assert done.returncode == 0, done.stderr
+    commands = (tmp_path / "build/CMakeFiles/rules.ninja").read_text()
+    assert " ".join(words.format(cc=compiler).split()[1:]) in commands
+
+
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-flto"])
+def test_flags_that_would_change_bits(tmp_path, flag):
+    """What is compiled has the digests of the build without them, and no bytecode."""
+    done = configured(tmp_path, CFLAGS=f"-g0 {flag} -pipe")
+    assert done.returncode == 0, done.stderr
+    warned = f"xent is compiled without {flag}" in " ".join(done.stderr.split())
+    assert warned == (flag != "-flto")
+    subprocess.run(
+        ["cmake", "--build", tmp_path / "build"], env=WITH_SCRIPTS, check=True, capture_output=True
+    )
+    assert b"gnu.lto" not in (tmp_path / "build/libxent.a").read_bytes()
+    digest = tmp_path / "digest"
+    csrc = ROOT / "csrc"
+    parts = [file for file in (csrc / "call").glob("*.c") if 'include "call.h"' in file.read_text()]
+    sources = (ROOT / "tests/native/digest.c", *parts, tmp_path / "build/libxent.a")
+    flags = (
+        "-std=gnu11",
+        "-O1",
+        "-ffp-contract=off",
+        "-DXENT_TEST_PIECES",
+        f"-I{csrc}",
+        "-fopenmp",
+    )
+    subprocess.run(["cc", *flags, *sources, "-lm", "-o", digest], check=True)
+    done = subprocess.run([digest], capture_output=True, text=True, check=False, timeout=300)
+    wanted = [
+        x
+        for x in (ROOT / "tests/native/digest.txt").read_text().splitlines()
+        if x.endswith(", float32")
+    ]
+    found = [x for x in done.stdout.splitlines() if x.endswith(", float32")]
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    "flag", ["-ffast-math", "-Ofast", "-ffinite-math-only", "-fno-signed-zeros -ffast-math"]
+)
+def test_sources_compiled_otherwise_refuse(flag):
+    source = ROOT / "csrc/kernels/kernel.h"
+    command = ["cc", "-std=gnu11", "-fsyntax-only", "-xc", *flag.split(), source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert (
+        "change what is computed, and with it bits and bounds: compile without them" in done.stderr
+    )
+    subprocess.run(["cc", "-std=gnu11", "-fsyntax-only", "-xc", source], check=True)
+
+
+def test_the_source_folder_is_left_alone():
+    """Two installations at once do not meet, and a folder may be read-only: `.ci/oldest` builds from one."""
+    assert "build-dir" not in (ROOT / "pyproject.toml").read_text()
 
 
 def test_no_openmp(tmp_path: Path) -> None:
