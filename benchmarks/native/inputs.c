@@ -122,7 +122,7 @@ static domain domain_of(const task *t, role which) {
                                        : LOGARITHM;
     if (element == XENT_KL)
         return which == X || t->element_plan.log_target ? LOGARITHM : PROBABILITY;
-    return which == SECOND || element == XENT_BINARY || element == XENT_OUTSIDE ? PROBABILITY : LOGIT;
+    return which == SECOND || element <= XENT_BINARY_CLIPPED || element == XENT_OUTSIDE ? PROBABILITY : LOGIT;
 }
 
 static double value_of(const task *t, role which, generator *g) {

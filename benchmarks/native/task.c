@@ -105,7 +105,7 @@ static void make_elements(task *t, generator *g) {
         .derivatives = o->second,
         .mix_keep = 1 - mixing,
         .mix_add = mixing / 2,
-        .eps = element == XENT_BINARY ? PICK(g, 0, 1e-7) : 0,
+        .eps = element == XENT_BINARY_CLIPPED ? PICK(g, 1e-8, 1e-7, 0.2) : 0,
         .most = PICK(g, 1, 1 + 0x1p-7),
         .alpha = element == XENT_SIGMOID_FOCAL ? PICK(g, 0.25, -1) : -1,
         .gamma = PICK(g, 2, 0, 0.5, 3.5),
@@ -119,7 +119,7 @@ static void make_elements(task *t, generator *g) {
         add_array(t, SECOND, computed, t->rows, 1);
     if (element == XENT_ONE || (is_loss && pick(g, 2)))
         add_array(t, WEIGHT, computed, t->rows, 1);
-    if (element == XENT_BINARY_LOGITS && pick(g, 2))
+    if ((element == XENT_BINARY_LOGITS && pick(g, 2)) || element == XENT_BINARY_UNBOUNDED)
         add_array(t, POS_WEIGHT, computed, t->rows, 1);
     if (is_loss && pick(g, 2))
         add_array(t, UPSTREAM, computed, t->rows, 1);

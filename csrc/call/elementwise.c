@@ -288,6 +288,45 @@ xent_status xent_prepare_elements(xent_call *call) {
     return XENT_OK;
 }
 
+/* Whether an array holds an infinity, each of its elements looked at once however it is broadcast. */
+static int has_infinity(const xent_call *call, const xent_array *array) {
+    view a;
+    set_view(&a, call, array, compute_bytes(call));
+    for (int d = 0; d < a.ndim; ++d)
+        a.shape[d] = a.steps[d] ? a.shape[d] : 1;
+    int64_t n = 1;
+    for (int d = 0; d < a.ndim; ++d)
+        n *= a.shape[d];
+    enum { AT_ONCE = 256 };
+    union {
+        uint64_t f64[AT_ONCE];
+        uint32_t f32[AT_ONCE];
+    } bits;
+    for (int64_t at = 0; at < n; at += AT_ONCE) {
+        const int64_t count = n - at < AT_ONCE ? n - at : AT_ONCE;
+        int found = 0;
+        move(&a, at, count, (char *)&bits, GATHER);
+        if (a.size == 8)
+            for (int64_t i = 0; i < count; ++i)
+                found |= (bits.f64[i] & INT64_MAX) == 0x7ff0000000000000;
+        else
+            for (int64_t i = 0; i < count; ++i)
+                found |= (bits.f32[i] & INT32_MAX) == 0x7f800000;
+        if (found)
+            return 1;
+    }
+    return 0;
+}
+
+static xent_element element_of(const xent_call *call) {
+    const xent_element element = (xent_element)traits_of(call)->head;
+    if (element == XENT_BINARY && call->eps > 0)
+        return XENT_BINARY_CLIPPED;
+    if (call->pos_weight.data && has_infinity(call, &call->pos_weight))
+        return XENT_BINARY_UNBOUNDED;
+    return element;
+}
+
 xent_status xent_compute_elements(const xent_call *call) {
     const int storage = storage_bytes(call), compute = compute_bytes(call);
     const double e = call->label_smoothing;
@@ -295,7 +334,7 @@ xent_status xent_compute_elements(const xent_call *call) {
         .plan =
             {
                 .dtype = call->dtype,
-                .element = (xent_element)traits_of(call)->head,
+                .element = element_of(call),
                 .derivatives = call->hess.data  ? 2
                                : call->out.data ? 1
                                                 : 0,

@@ -141,11 +141,17 @@ static int openmp_limit(int cpus_of_process) {
 }
 
 int xent_thread_limit(void) {
+    static atomic_int known; /* it never changes */
+    int n = atomic_load_explicit(&known, memory_order_relaxed);
+    if (n == 0) {
 #ifdef _OPENMP
-    return clamp((double)omp_get_thread_limit());
+        n = clamp((double)omp_get_thread_limit());
 #else
-    return MOST_THREADS;
+        n = MOST_THREADS;
 #endif
+        atomic_store_explicit(&known, n, memory_order_relaxed);
+    }
+    return n;
 }
 
 /* What xent itself was told comes first, by a call or by its variable. Else it is what the machine allows, within OpenMP's

@@ -31,32 +31,22 @@ static INLINE vec log_of(vec f, vec k, vec p, vec least) {
     return v(max)(least, log);
 }
 
-static INLINE element binary(vec given, vec t, const xent_element_plan *plan, int derivatives) {
+static INLINE element binary(vec given, vec t, const xent_element_plan *plan, int clips, int derivatives) {
     const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t), low = v(set)((real)plan->eps);
-    const int clips = plan->eps > 0;
-    clipped_lanes at = {v(lt)(zero, zero), v(lt)(zero, zero)};
-    vec p = given;
-    if (clips) {
-        at = clipped(given, low);
-        p = v(select)(at.high, low, v(select)(at.low, low, given)); /* at.high: 1 - p, and t for 1 - t below */
-    }
+    const clipped_lanes at = clipped(given, low);
+    /* Of what is clipped at 1, this is 1 - p, and t and 1 - t change places. */
+    const vec p = clips ? v(select)(at.high, low, v(select)(at.low, low, given)) : given;
+    const vec of_p = clips ? v(select)(at.high, tf, t) : t, of_others = clips ? v(select)(at.high, t, tf) : tf;
     element r = {zero, zero, zero};
     const vec least = v(set)(clips ? (real)-INFINITY : -100);
-    const mask is_one = v(eq)(t, one);
+    const mask is_one = v(eq)(of_p, one);
     const v(log_split) split = v(split_log)(p), others = v(split_log1p)(v(sub)(zero, p));
-    if (is_soft(t, is_one)) {
+    if (is_soft(of_p, is_one)) {
         const vec log_p = log_of(split.f, split.k, p, least), log_others = log_of(others.f, others.k, v(sub)(one, p), least);
-        vec of_p = t, of_others = tf;
-        if (clips) {
-            of_p = v(select)(at.high, tf, t);
-            of_others = v(select)(at.high, t, tf);
-        }
         r.loss = v(sub)(zero, v(add)(times(of_p, log_p), times(of_others, log_others)));
-    } else { /* one logarithm for the two */
-        const mask of_p = clips ? v(eq)(v(select)(at.high, tf, t), one) : is_one;
-        r.loss = v(sub)(zero, log_of(v(select)(of_p, split.f, others.f), v(select)(of_p, split.k, others.k),
-                                     v(select)(of_p, p, v(sub)(one, p)), least));
-    }
+    } else /* one logarithm for the two */
+        r.loss = v(sub)(zero, log_of(v(select)(is_one, split.f, others.f), v(select)(is_one, split.k, others.k),
+                                     v(select)(is_one, p, v(sub)(one, p)), least));
     if (!derivatives)
         return r;
     vec bend = v(mul)(given, v(sub)(one, given));
@@ -105,16 +95,13 @@ static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
 }
 
 /* An infinite pos_weight leaves nothing but its own term, where there is any. */
-static INLINE element binary_unbounded(element r, vec z, vec tp, int derivatives) {
+static INLINE element binary_unbounded(vec z, vec t, vec tp, int derivatives) {
     const vec infinity = v(set)((real)INFINITY);
     const mask unbounded = v(both)(v(eq)(v(abs)(tp), infinity), v(lt)(z, infinity));
-    if (!v(any)(unbounded))
-        return r;
+    element r = binary_logits(z, t, tp, derivatives);
     r.loss = v(select)(unbounded, tp, r.loss);
-    if (derivatives)
-        r.grad = v(select)(unbounded, v(sub)(v(set)(0), tp), r.grad);
-    if (derivatives > 1)
-        r.hess = v(select)(v(both)(unbounded, v(lt)(v(abs)(z), infinity)), tp, r.hess);
+    r.grad = v(select)(unbounded, v(sub)(v(set)(0), tp), r.grad);
+    r.hess = v(select)(v(both)(unbounded, v(lt)(v(abs)(z), infinity)), tp, r.hess);
     return r;
 }
 
@@ -191,11 +178,11 @@ static INLINE void read_elements(element_inputs *in, const xent_element_plan *pl
             continue;
         }
         in[j].t = load_reals(e->target, i + j * LANES, n);
-        if (what == XENT_BINARY || what == XENT_BINARY_LOGITS)
+        if (what <= XENT_BINARY_UNBOUNDED)
             in[j].t = v(fma)(in[j].t, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add));
         in[j].tp = in[j].t;
     }
-    if (what == XENT_BINARY_LOGITS && e->pos_weight)
+    if ((what == XENT_BINARY_LOGITS || what == XENT_BINARY_UNBOUNDED) && e->pos_weight)
         for (int j = 0; j < count; ++j)
             in[j].tp = times(in[j].t, load_reals(e->pos_weight, i + j * LANES, n));
 }
@@ -210,9 +197,12 @@ static INLINE element element_of(const xent_element_plan *plan, element_inputs i
     const vec zero = v(set)(0), one = v(set)(1);
     switch (what) {
     case XENT_BINARY:
-        return binary(in.x, in.t, plan, derivatives);
+    case XENT_BINARY_CLIPPED:
+        return binary(in.x, in.t, plan, what == XENT_BINARY_CLIPPED, derivatives);
     case XENT_BINARY_LOGITS:
         return binary_logits(in.x, in.t, in.tp, derivatives);
+    case XENT_BINARY_UNBOUNDED:
+        return binary_unbounded(in.x, in.t, in.tp, derivatives);
     case XENT_SIGMOID_FOCAL:
         return sigmoid_focal(in.x, in.t, plan, derivatives);
     case XENT_KL:
@@ -249,9 +239,6 @@ static INLINE void element_vectors(const xent_element_plan *plan, const xent_ele
     read_elements(in, plan, e, i, count, n, what);
     for (int j = 0; j < count; ++j)
         r[j] = element_of(plan, in[j], what, derivatives);
-    if (what == XENT_BINARY_LOGITS && e->pos_weight)
-        for (int j = 0; j < count; ++j)
-            r[j] = binary_unbounded(r[j], in[j].x, in[j].tp, derivatives);
     for (int j = 0; j < count; ++j, i += LANES) {
         vec factor = scale, loss = r[j].loss;
         mask counts = v(first)(n);
@@ -297,7 +284,7 @@ static INLINE void elements(const xent_element_plan *the_plan, const xent_elemen
         if (what != XENT_ONE)
             for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
                 xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
-        if (what != XENT_ONE && e->target)
+        if (what < XENT_ONE || (what == XENT_OUTSIDE && e->target))
             for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
                 xent_prefetch(e->target + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
         element_vectors(plan, e, i, XENT_SIDE_BY_SIDE, LANES, sums, what, derivatives);

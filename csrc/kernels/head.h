@@ -93,10 +93,11 @@ static INLINE modulated modulate(const xent_plan *plan, vec l, vec p, vec q) {
 /* (m - z_y) / T >= 0, and where it is 0. Where m - z_y overflows, each is divided before. */
 static INLINE vec target_gap(vec z, vec max, const transform_plan *p, xent_transform transform, mask *target_is_max) {
     const vec t = v(sub)(z, max), lowest = v(set)(-c(LARGEST));
-    vec gap = over_temperature(t, p, transform);
-    if (transform == XENT_TEMPERATURE) {
+    const mask masked = v(lt)(t, lowest);
+    vec gap = v(select)(masked, t, over_temperature(t, p, transform));
+    if (transform == XENT_TEMPERATURE && __builtin_expect(v(any)(masked), 0)) {
         const vec apart = v(sub)(over_temperature(z, p, transform), over_temperature(max, p, transform));
-        gap = v(select)(v(lt)(t, lowest), v(select)(v(lt)(z, lowest), t, apart), gap);
+        gap = v(select)(v(but)(masked, v(lt)(z, lowest)), apart, gap);
     }
     *target_is_max = v(eq)(t, v(set)(0));
     return v(sub)(v(set)(0), gap);
@@ -110,8 +111,7 @@ static INLINE vec weighted(vec weight, vec loss) {
 
 /* Without a softmax: the sums are all there is to know. */
 static INLINE head_result log_probs_head(lane_coefs *to, const tile_sums *sums, vec gap, vec slope, const lane_terms *terms,
-                                         const xent_plan *plan, const transform_plan *p, const lane_rows *rows,
-                                         int indexed) {
+                                         const xent_plan *plan, int indexed) {
     const xent_stream stream = plan->stream;
     const vec zero = v(set)(0);
     vec weight = zero; /* of the target */
@@ -121,9 +121,7 @@ static INLINE head_result log_probs_head(lane_coefs *to, const tile_sums *sums, 
         weight = terms->grad_hard;
     }
     if (stream != XENT_NO_STREAM) {
-        const vec of_target = r.loss;
         r.loss = v(fnma)(terms->smooth, sums->sum_a_t, r.loss);
-        r.loss = with_far_costs(r.loss, of_target, sums->sum_a_t, zero, zero, zero, terms, plan, p, rows);
         weight = v(fma)(terms->grad_smooth, terms->target_weight, weight);
     }
     if (plan->probabilities)
@@ -134,9 +132,9 @@ static INLINE head_result log_probs_head(lane_coefs *to, const tile_sums *sums, 
     return r;
 }
 
-static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, vec max, vec teacher_max, vec gap,
-                                       mask target_is_max, const lane_terms *terms, const xent_plan *plan,
-                                       const transform_plan *p, const lane_rows *rows, int indexed, int hessian) {
+static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, vec max, vec gap, mask target_is_max,
+                                       const lane_terms *terms, const xent_plan *plan, const transform_plan *p, int indexed,
+                                       int hessian) {
     const vec one = v(set)(1), zero = v(set)(0), tiny = v(set)(c(TINY));
     const xent_stream stream = plan->stream;
     const int squared = plan->z != 0, gradient = plan->form != XENT_NO_OUTPUT;
@@ -175,20 +173,15 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
         const vec teacher_rest = v(select)(v(eq)(teacher, zero), v(set)((real)NAN),
                                            v(add)(sums->teacher_sum_exp, v(sub)(sums->teacher_max_count, one)));
         const vec teacher_total = v(add)(teacher_rest, one);
-        const vec apart = v(sub)(log_sum, v(log1p)(teacher_rest));
-        const vec divergence = v(add)(v(div)(sums->sum_a_t, teacher_total), apart);
-        r.loss = with_near_divergences(v(mul)(terms->smooth, divergence), divergence, max, teacher_max,
-                                       v(div)(teacher_total, total), teacher_total, apart, plan, p, rows);
+        r.loss =
+            v(mul)(terms->smooth, v(add)(v(div)(sums->sum_a_t, teacher_total), v(sub)(log_sum, v(log1p)(teacher_rest))));
         to->teacher_share = v(div)(terms->grad_smooth, teacher_total);
         to->p_coef = v(div)(terms->grad_smooth, total);
         to->floor = v(max)(tiny, v(div)(tiny, v(abs)(to->p_coef)));
         return r;
     }
-    if (stream != XENT_NO_STREAM) {
-        const vec of_target = r.loss, costs = v(sub)(v(mul)(sums->sum_a, log_sum), sums->sum_a_t);
-        r.loss = v(fma)(terms->smooth, costs, r.loss);
-        r.loss = with_far_costs(r.loss, of_target, costs, v(sub)(total, total), max, log_sum, terms, plan, p, rows);
-    }
+    if (stream != XENT_NO_STREAM)
+        r.loss = v(fma)(terms->smooth, v(sub)(v(mul)(sums->sum_a, log_sum), sums->sum_a_t), r.loss);
     if (squared)
         r.loss = v(fma)(terms->z, v(mul)(r.lse, r.lse), r.loss);
     if (!gradient)
@@ -227,6 +220,38 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
     return r;
 }
 
+/* Whether a loss may be one of those of rare_rows.h. A temperature may make it NaN. */
+static INLINE int may_be_inexact(vec loss, const lane_terms *terms, const xent_plan *plan) {
+    return v(any)(plan->stream == XENT_TEACHER ? v(nlt)(v(mul)(terms->smooth, v(set)((real)NEAR)), loss) : not_finite(loss));
+}
+
+/* These losses, found anew. */
+static NOINLINE vec careful_losses(head_result found, const lane_state *s, int64_t t, vec gap, const lane_terms *terms,
+                                   const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
+    const tile_sums *sums = &s->sums[t];
+    const vec one = v(set)(1), max = s->max[t];
+    const vec rest = v(add)(sums->sum_exp, v(sub)(sums->max_count, one)), total = v(add)(rest, one);
+    if (plan->stream == XENT_TEACHER) {
+        const vec teacher_rest = v(add)(sums->teacher_sum_exp, v(sub)(sums->teacher_max_count, one));
+        const vec teacher_total = v(add)(teacher_rest, one), log_ratio = v(sub)(v(log1p)(rest), v(log1p)(teacher_rest));
+        const near_row row = {.max = max,
+                              .teacher_max = s->teacher_max[t],
+                              .ratio = v(div)(teacher_total, total),
+                              .temperature = v(set)((real)plan->temperature)};
+        return near_divergences(found.loss, v(add)(v(div)(sums->sum_a_t, teacher_total), log_ratio), teacher_total,
+                                log_ratio, row, plan, p, own);
+    }
+    const int given = kernel_transform(plan->transform) == XENT_LOG_PROBS;
+    const vec log_sum = given ? v(set)(0) : v(log1p)(rest);
+    const vec costs = v(sub)(v(mul)(sums->sum_a, log_sum), sums->sum_a_t);
+    vec others = own->rows->index ? weighted(terms->hard, v(add)(log_sum, gap)) : v(set)(0);
+    if (plan->z != 0)
+        others = v(fma)(terms->z, v(mul)(found.lse, found.lse), others);
+    /* Of a row that is NaN nothing is looked for. */
+    const mask far = given ? not_finite(costs) : v(both)(not_finite(costs), v(eq)(total, total));
+    return v(any)(far) ? far_losses(found.loss, others, far, max, log_sum, terms->smooth, plan, p, own) : found.loss;
+}
+
 /* Lanes whose row holds +inf but no NaN: looked for where the maximum is +inf alone. */
 static NOINLINE mask infinite_lanes(const xent_plan *plan, const xent_rows *rows, int64_t r, int lanes, vec max) {
     const storage *stored = storage_of(plan->dtype);
@@ -240,26 +265,30 @@ static NOINLINE mask infinite_lanes(const xent_plan *plan, const xent_rows *rows
     return v(eq)(v(load)(&infinite), v(set)((real)INFINITY));
 }
 
-/* The heads of rows r..r+n-1: loss and log-sum-exp are written, coefficients kept. */
+/* The heads of rows r..r+n-1: loss and log-sum-exp are written, coefficients kept. `x` and `second` are all of their classes
+ * where these are tiles at hand, or NULL. */
 static NOINLINE void heads(lane_state *s, const xent_plan *plan, const xent_rows *rows, int64_t r, int64_t n,
-                           const transform_plan *p) {
+                           const transform_plan *p, const vec *x, const vec *second) {
     const int indexed = rows->index != NULL, differ = terms_differ(plan, rows);
     const int written = rows->stages & XENT_HEAD;
     const lane_terms common = same_terms(differ ? (row_terms){0} : terms_of_row(plan, rows, r, 1));
     const xent_transform transform = kernel_transform(plan->transform);
+    const int careful = written && rows->loss && rows->logits && (is_weighted(plan->stream) || plan->stream == XENT_TEACHER);
     const vec infinity = v(set)((real)INFINITY);
     for (int64_t t = 0; t * LANES < n; ++t) {
         const int lanes = lanes_left(n - t * LANES);
         const int64_t at = r + t * LANES;
-        const lane_rows own = {rows, at, rows->loss && written ? lanes : 0};
         const lane_terms *terms = differ ? &s->terms[t] : &common;
         mask target_is_max = v(first)(0);
         const vec gap = indexed ? target_gap(s->target_logit[t], s->max[t], p, transform, &target_is_max) : v(set)(0);
-        head_result result =
-            transform == XENT_LOG_PROBS
-                ? log_probs_head(&s->coefs[t], &s->sums[t], gap, s->target_slope[t], terms, plan, p, &own, indexed)
-                : softmax_head(&s->coefs[t], &s->sums[t], s->max[t], s->teacher_max[t], gap, target_is_max, terms, plan, p,
-                               &own, indexed, rows->hess != NULL);
+        head_result result = transform == XENT_LOG_PROBS
+                                 ? log_probs_head(&s->coefs[t], &s->sums[t], gap, s->target_slope[t], terms, plan, indexed)
+                                 : softmax_head(&s->coefs[t], &s->sums[t], s->max[t], gap, target_is_max, terms, plan, p,
+                                                indexed, rows->hess != NULL);
+        if (careful && __builtin_expect(may_be_inexact(result.loss, terms, plan), 0)) {
+            const lane_rows own = {rows, at, lanes, x ? x + t * plan->classes : NULL, x ? second + t * plan->classes : NULL};
+            result.loss = careful_losses(result, s, t, gap, terms, plan, p, &own);
+        }
         if (plan->keep_infinite && v(any)(v(eq)(s->max[t], infinity))) {
             const mask infinite = infinite_lanes(plan, rows, at, lanes, s->max[t]);
             s->coefs[t].log_sum = v(select)(infinite, v(set)(0), s->coefs[t].log_sum);

@@ -109,7 +109,9 @@ static inline int xent_reads_target_alone(const xent_plan *plan) {
  * target is not a probability. */
 typedef enum {
     XENT_BINARY,
+    XENT_BINARY_CLIPPED,
     XENT_BINARY_LOGITS,
+    XENT_BINARY_UNBOUNDED, /* logits, with a pos_weight that may be infinite */
     XENT_SIGMOID_FOCAL,
     XENT_KL,
     XENT_ONE,
@@ -201,9 +203,14 @@ typedef struct {
 #define XENT_ELEMENT_KERNELS(USE)                                                                                           \
     USE(XENT_BINARY, 0)                                                                                                     \
     USE(XENT_BINARY, 1)                                                                                                     \
+    USE(XENT_BINARY_CLIPPED, 0)                                                                                             \
+    USE(XENT_BINARY_CLIPPED, 1)                                                                                             \
     USE(XENT_BINARY_LOGITS, 0)                                                                                              \
     USE(XENT_BINARY_LOGITS, 1)                                                                                              \
     USE(XENT_BINARY_LOGITS, 2)                                                                                              \
+    USE(XENT_BINARY_UNBOUNDED, 0)                                                                                           \
+    USE(XENT_BINARY_UNBOUNDED, 1)                                                                                           \
+    USE(XENT_BINARY_UNBOUNDED, 2)                                                                                           \
     USE(XENT_SIGMOID_FOCAL, 0)                                                                                              \
     USE(XENT_SIGMOID_FOCAL, 1)                                                                                              \
     USE(XENT_SIGMOID_FOCAL, 2)                                                                                              \

@@ -170,7 +170,7 @@ static void picked_rows(const run *c) {
             load_sums(c, r, n);
         if (rows->stages & XENT_REDUCE && left)
             fetch_targets(c, r + n, left < PICKED_ROWS ? left : PICKED_ROWS);
-        heads(&c->space->state, plan, rows, r, n, &c->space->transform);
+        heads(&c->space->state, plan, rows, r, n, &c->space->transform, NULL, NULL);
         if (!writes(c))
             continue;
         if (columns)

@@ -6,14 +6,15 @@
  *   - Distributions that nearly agree, as they all do at high temperatures: what is left of sum q_c (log q_c - log p_c) when
  *     its terms have cancelled is noise. With d_c = log q_c - log p_c every term of
  *         KL(q || p) = sum q_c (d_c + expm1(-d_c))
- *     is positive. The two log-sum-exps in d_c are rounded; y = sum q_c expm1(-d_c), which would be 0, tells by how much, and
- *     y - log1p(y) is taken away. */
+ *     is positive. The two log-sum-exps in d_c are rounded; y = sum q_c expm1(-d_c), which would be 0, tells by how much,
+ * and y - log1p(y) is taken away. */
 
-/* The lanes of a head: rows at.. of a run. 0 lanes: their losses are not asked for. */
+/* The lanes of a head: rows at.. of a run. */
 typedef struct {
     const xent_rows *rows;
     int64_t at;
     int lanes;
+    const vec *x, *second; /* all their classes, where these are a tile at hand, or NULL */
 } lane_rows;
 
 /* Costs are summed as a fraction, so that f64 has room for them too. */
@@ -43,27 +44,18 @@ static double far_cost(const xent_plan *plan, const xent_rows *rows, int64_t r, 
     return of_mass * COST_SCALE - moment / plan->temperature;
 }
 
-static NOINLINE vec far_costs(vec loss, vec of_target, mask far, vec max, vec log_sum, const lane_terms *terms,
-                              const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
+/* `rest`: the loss without its second stream. */
+static vec far_losses(vec loss, vec rest, mask far, vec max, vec log_sum, vec smooth, const xent_plan *plan,
+                      const transform_plan *p, const lane_rows *own) {
     lane_values at = lanes_of(loss);
-    const lane_values target = lanes_of(of_target), m = lanes_of(max), log = lanes_of(log_sum),
-                      smooth = lanes_of(terms->smooth), is_far = lanes_of(v(keep)(far, v(set)(1)));
+    const lane_values others = lanes_of(rest), m = lanes_of(max), log = lanes_of(log_sum), share = lanes_of(smooth),
+                      is_far = lanes_of(v(keep)(far, v(set)(1)));
     for (int i = 0; i < own->lanes; ++i)
-        if (is_far.at[i] != 0 && smooth.at[i] != 0) {
+        if (is_far.at[i] != 0 && share.at[i] != 0) {
             const double cost = far_cost(plan, own->rows, own->at + i, (double)m.at[i], (double)log.at[i], p);
-            at.at[i] = (real)((double)target.at[i] + (double)smooth.at[i] * cost / COST_SCALE);
+            at.at[i] = (real)((double)others.at[i] + (double)share.at[i] * cost / COST_SCALE);
         }
     return v(load)(&at);
-}
-
-/* Where `costs` is not finite but the row, whose `nothing` is 0 or NaN, is. */
-static INLINE vec with_far_costs(vec loss, vec of_target, vec costs, vec nothing, vec max, vec log_sum,
-                                 const lane_terms *terms, const xent_plan *plan, const transform_plan *p,
-                                 const lane_rows *own) {
-    const mask far = v(both)(not_finite(costs), v(eq)(nothing, nothing));
-    if (__builtin_expect(!v(any)(far), 1) || !own->lanes || !own->rows->logits || !is_weighted(plan->stream))
-        return loss;
-    return far_costs(loss, of_target, far, max, log_sum, terms, plan, p, own);
 }
 
 /* The exact difference of two numbers, in two. */
@@ -116,12 +108,16 @@ static INLINE void near_terms(vec z, vec teacher, const near_row *row, const tra
     *moment = v(add)(*moment, v(keep)(counts, v(mul)(q, d)));
 }
 
-/* The sums of both over one row. */
-static void near_sums(const xent_plan *plan, const xent_rows *rows, int64_t r, const near_row *row, const transform_plan *p,
-                      double *sum, double *moment) {
+/* The sums of both of a row. */
+typedef struct {
+    double sum, moment;
+} near_sums;
+
+static near_sums near_wide(const xent_plan *plan, const xent_rows *rows, int64_t r, const near_row *row,
+                           const transform_plan *p) {
     const storage *stored = storage_of(plan->dtype);
     const char *z = rows->logits + r * rows->logits_step, *teacher = rows->soft + r * rows->soft_step;
-    *sum = *moment = 0;
+    near_sums all = {0, 0};
     for (int64_t k = 0; k < plan->classes; k += XENT_BLOCK) {
         vec sums[GROUPS], moments[GROUPS];
         for (int g = 0; g < GROUPS; ++g)
@@ -134,62 +130,87 @@ static void near_sums(const xent_plan *plan, const xent_rows *rows, int64_t r, c
             for (int g = 0; g < GROUPS && g * LANES < n; ++g)
                 near_terms(v(load)(own + g * LANES), v(load)(others + g * LANES), row, p, &sums[g], &moments[g]);
         }
-        *sum += (double)v(sum_tree)(sums);
-        *moment += (double)v(sum_tree)(moments);
+        all.sum += (double)v(sum_tree)(sums);
+        all.moment += (double)v(sum_tree)(moments);
     }
+    return all;
 }
 
-/* Of T (lse - lse') and the maxima, exactly as far as numbers reach. */
-static exact_difference teacher_ahead(double apart, vec max, vec teacher_max) {
-    const real high = (real)apart;
-    const exact_difference maxima = difference(teacher_max, max), all = difference(maxima.high, v(set)(high));
-    const vec rest = v(sub)(maxima.low, v(set)((real)(apart - (double)high)));
-    return (exact_difference){all.high, v(add)(all.low, rest)};
+/* The same of a tile, in the same order. */
+static void near_tile(near_sums all[LANES], const vec *x, const vec *second, int64_t classes, const near_row *row,
+                      const transform_plan *p) {
+    vec sums[64], moments[64];
+    const int64_t used = classes < 64 ? classes : 64;
+    for (int64_t k = 0; k < used; ++k)
+        sums[k] = moments[k] = v(set)(0);
+    for (int64_t k = 0; k < classes; ++k)
+        near_terms(x[k], second[k], row, p, &sums[k % 64], &moments[k % 64]);
+    const lane_values sum = lanes_of(sum_lanes(sums, used)), moment = lanes_of(sum_lanes(moments, used));
+    for (int i = 0; i < LANES; ++i)
+        all[i] = (near_sums){(double)sum.at[i], (double)moment.at[i]};
 }
 
-/* T^2 KL(teacher || student) of one row. `apart` is T (lse - lse') relative to the maxima; it is rounded, at temperatures
- * beyond 1 / eps to nothing. */
-static double near_divergence(const xent_plan *plan, const xent_rows *rows, int64_t r, near_row *row, double apart,
-                              double teacher_total, const transform_plan *p) {
-    enum { MOST_PASSES = 4 };
-    double sum, moment, rounding;
-    for (int pass = 0; pass < MOST_PASSES; ++pass) {
-        row->apart = teacher_ahead(apart, row->max, row->teacher_max);
-        near_sums(plan, rows, r, row, p, &sum, &moment);
-        const double y = (sum / plan->temperature - moment) / teacher_total; /* times T */
-        sum /= teacher_total;
-        rounding = y * y * (0.5 - y / plan->temperature / 3);
-        if (!(rounding > sum / 16))
-            break;
-        apart += y * (1 - 0.5 * y / plan->temperature);
+/* Of T (lse - lse') in each lane and the maxima, exactly as far as numbers reach. */
+static exact_difference teacher_ahead(const double apart[LANES], vec max, vec teacher_max) {
+    lane_values high, low;
+    for (int i = 0; i < LANES; ++i) {
+        high.at[i] = (real)apart[i];
+        low.at[i] = (real)(apart[i] - (double)high.at[i]);
     }
-    return larger(sum - rounding, 0);
+    const exact_difference maxima = difference(teacher_max, max), all = difference(maxima.high, v(load)(&high));
+    return (exact_difference){all.high, v(add)(all.low, v(sub)(maxima.low, v(load)(&low)))};
 }
 
-static NOINLINE vec near_divergences(vec loss, vec divergence, vec max, vec teacher_max, vec ratio, vec teacher_total,
-                                     vec apart, const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
+static near_row row_of_lane(const near_row *all, int i) {
+    return (near_row){from_lane(&all->max, i),
+                      from_lane(&all->teacher_max, i),
+                      {from_lane(&all->apart.high, i), from_lane(&all->apart.low, i)},
+                      from_lane(&all->ratio, i),
+                      all->temperature};
+}
+
+/* T^2 KL(teacher || student) of the lanes that are near. `log_ratio` is T (lse - lse') relative to the maxima; it is
+ * rounded, at temperatures beyond 1 / eps to nothing, and found anew then. */
+static vec near_divergences(vec loss, vec divergence, vec teacher_total, vec log_ratio, near_row row, const xent_plan *plan,
+                            const transform_plan *p, const lane_rows *own) {
+    enum { MOST_PASSES = 4, FEW = 4 };
     const double temperature = plan->temperature;
+    const lane_values of_teacher = lanes_of(teacher_total), ratio = lanes_of(log_ratio), size = lanes_of(divergence);
     lane_values at = lanes_of(loss);
-    const lane_values of[] = {lanes_of(divergence), lanes_of(max),           lanes_of(teacher_max),
-                              lanes_of(ratio),      lanes_of(teacher_total), lanes_of(apart)};
-    for (int i = 0; i < own->lanes; ++i) {
-        if (!((double)of[0].at[i] < NEAR))
-            continue;
-        near_row row = {.max = v(set)(of[1].at[i]),
-                        .teacher_max = v(set)(of[2].at[i]),
-                        .ratio = v(set)(of[3].at[i]),
-                        .temperature = v(set)((real)temperature)};
-        const double exact =
-            near_divergence(plan, own->rows, own->at + i, &row, (double)of[5].at[i] * temperature, (double)of[4].at[i], p);
-        if (isfinite(exact)) /* logits that are further apart than numbers reach have a mass of nothing */
-            at.at[i] = (real)(exact * (plan->smooth / temperature / temperature) * row_weight(own->rows, own->at + i));
+    double apart[LANES];
+    int left[LANES], count = 0;
+    for (int i = 0; i < LANES; ++i) {
+        apart[i] = (double)ratio.at[i] * temperature;
+        left[i] = i < own->lanes && (double)size.at[i] < NEAR;
+        count += left[i];
+    }
+    for (int pass = 1; pass <= MOST_PASSES && count; ++pass) {
+        near_sums all[LANES];
+        row.apart = teacher_ahead(apart, row.max, row.teacher_max);
+        const int together = own->x && count > FEW;
+        if (together)
+            near_tile(all, own->x, own->second, plan->classes, &row, p);
+        for (int i = 0; i < own->lanes; ++i) {
+            if (!left[i])
+                continue;
+            if (!together) {
+                const near_row alone = row_of_lane(&row, i);
+                all[i] = near_wide(plan, own->rows, own->at + i, &alone, p);
+            }
+            const double total = (double)of_teacher.at[i], sum = all[i].sum / total;
+            const double y = (all[i].sum / temperature - all[i].moment) / total; /* times T */
+            const double rounding = y * y * (0.5 - y / temperature / 3);
+            if (rounding > sum / 16 && pass < MOST_PASSES) {
+                apart[i] += y * (1 - 0.5 * y / temperature);
+                continue;
+            }
+            const double weight = plan->smooth / temperature / temperature * row_weight(own->rows, own->at + i);
+            const double exact = larger(sum - rounding, 0) * weight;
+            if (isfinite(sum)) /* logits that are further apart than numbers reach have a mass of nothing */
+                at.at[i] = (real)exact;
+            left[i] = 0;
+            --count;
+        }
     }
     return v(load)(&at);
-}
-
-static INLINE vec with_near_divergences(vec loss, vec divergence, vec max, vec teacher_max, vec ratio, vec teacher_total,
-                                        vec apart, const xent_plan *plan, const transform_plan *p, const lane_rows *own) {
-    if (!own->lanes || !own->rows->logits || !v(any)(v(lt)(divergence, v(set)((real)NEAR))))
-        return loss;
-    return near_divergences(loss, divergence, max, teacher_max, ratio, teacher_total, apart, plan, p, own);
 }

@@ -284,7 +284,7 @@ static void tile_rows(const run *c) {
             tile_reduce_blocks(c, r, n);
         if (rows->stages == XENT_REDUCE)
             continue;
-        heads(&c->space->state, plan, rows, r, n, &c->space->transform);
+        heads(&c->space->state, plan, rows, r, n, &c->space->transform, one_block ? c->space->x : NULL, c->space->second);
         if (!writes(c))
             continue;
         if (one_block)

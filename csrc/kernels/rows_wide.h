@@ -66,9 +66,6 @@ static void wide_reduce(const run *c, const block_reader *from, int64_t r, int l
     }
 }
 
-/* One lane's number in every lane. */
-static INLINE vec from_lane(const vec *a, int i) { return v(set)(((const real *)a)[i]); }
-
 static INLINE lane_coefs coefs_of_lane(const lane_coefs *all, int i) {
     return (lane_coefs){from_lane(&all->log_sum, i),       from_lane(&all->p_coef, i),      from_lane(&all->floor, i),
                         from_lane(&all->a_coef, i),        from_lane(&all->target_grad, i), from_lane(&all->center, i),
@@ -140,7 +137,7 @@ static void wide_rows(const run *c) {
             load_sums(c, r, lanes);
         if (rows->stages == XENT_REDUCE)
             continue;
-        heads(&c->space->state, c->plan, rows, r, lanes, &c->space->transform);
+        heads(&c->space->state, c->plan, rows, r, lanes, &c->space->transform, NULL, NULL);
         if (writes(c))
             wide_apply(c, &from, r, lanes);
     }

@@ -67,6 +67,9 @@ static inline lane_values lanes_of(vec a) {
     return n;
 }
 
+/* One lane's number in every lane. */
+static INLINE vec from_lane(const vec *a, int i) { return v(set)(((const real *)a)[i]); }
+
 /* The targets of the lanes' rows, and whether they count: ignored rows, rows of weight 0 and those of a mean of nothing do
  * not. */
 typedef struct {

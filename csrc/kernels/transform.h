@@ -28,7 +28,7 @@ static transform_plan prepare_transform(const xent_plan *plan) {
         .probabilities = plan->probabilities,
         .clipped = plan->clip > 0,
         .least = v(set)((real)plan->clip),
-        .log_most = v(log1p)(v(set)((real)-plan->clip)),
+        .log_most = plan->clip > 0 ? v(log1p)(v(set)((real)-plan->clip)) : v(set)(0),
         .cap = {v(set)((real)cap), inverse_high(cap), inverse_low(cap)},
         .cap_curvature = v(set)((real)(-2 / (cap * cap))),
         .inverse_t = inverse_high(plan->temperature),
