@@ -11,12 +11,16 @@ import tarfile
 from importlib import metadata
 from pathlib import Path, PurePath
 
+import numpy as np
 import pytest
 
 import xent
 from xent import _core
 
 ROOT = Path(__file__).parent.parent
+# Where NumPy is, and the module of each public name.
+FOLDERS = [str(Path(np.__file__).parent.parent)]
+PUBLIC = {name: getattr(xent, name).__module__.rpartition(".")[2] for name in xent.__all__}
 WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
@@ -24,6 +28,43 @@ def test_one_version() -> None:
     latest = re.search(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert latest
     assert xent.__version__ == metadata.version("xent") == _core.version() == latest[1]
+
+
+def test_without_metadata(tmp_path: Path) -> None:
+    """As where an application is frozen, and of nothing but the modules that a reader of the source would collect."""
+    source = Path(xent.__file__).parent
+    named = {"_functions", "_linear", "_keywords", "__init__"} | {
+        PUBLIC[name] for name in xent.__all__
+    }
+    for text in map(Path.read_text, source.glob("*.py")):
+        named |= set(
+            re.findall(r"\b_[a-z]+\b", " ".join(re.findall(r"from xent import (.*)", text)))
+        )
+        named |= set(re.findall(r"from xent\.(\w+) import", text))
+    (tmp_path / "xent").mkdir()
+    for file in source.iterdir():
+        if file.stem.partition(".")[0] in named and file.suffix in {".py", ".so"}:
+            shutil.copy(file, tmp_path / "xent")
+    script = """if True:
+        import numpy as np, xent
+        assert xent.__version__[0].isdigit()
+        x = np.arange(6.0).reshape(2, 3)
+        xent.logsumexp(x, b=x)
+        xent.cross_entropy(np.zeros((70_000, 3), ">f4"), np.zeros(70_000, int))
+        xent.linear_cross_entropy(x, x, [0, 1], return_grad=True)
+        print(xent.__file__)"""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys; sys.path[:0] = {[str(tmp_path), *FOLDERS]}\n{script}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(tmp_path / "xent/__init__.py"), done.stderr
 
 
 def test_numpy_is_the_only_dependency() -> None:

@@ -50,3 +50,8 @@ __all__ = [
     "softmax",
     "token_log_probs",
 ]
+
+
+def _compiled_modules_import() -> None:
+    """Name what compiled modules import, for tools that collect an application's modules but cannot read compiled ones."""
+    from xent import _arguments, _blocks, _core, _pool, _request, _weighted  # noqa: F401

@@ -47,8 +47,8 @@ def binary_cross_entropy(
     targets : array_like of the same shape
         Probabilities of the positive class, of any real dtype, bool included.
     eps : float, optional
-        Clips probabilities to [eps, 1 - eps], 0 < eps <= 0.5, in the dtype of the computation. Keras does so with
-        ``eps=1e-7``.
+        Clips p and 1 - p at eps, 0 < eps <= 0.5, in the dtype of the computation. Keras does so with ``eps=1e-7``. With it
+        p may be one rounding above 1.
     label_smoothing : float, default 0.0
         e in [0, 1]: targets become t (1 - e) + e / 2.
     sample_weight : array_like, optional
@@ -76,8 +76,8 @@ def binary_cross_entropy(
     Raises
     ------
     TypeError, ValueError
-        A probability outside [0, 1] (nothing has been written then), or an argument that is not accepted; the message
-        names the argument, what was given and what is accepted.
+        A probability or a target outside [0, 1], of an element that counts (nothing has been written then), or an
+        argument that is not accepted; the message names the argument, what was given and what is accepted.
 
     References
     ----------

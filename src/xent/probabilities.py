@@ -127,8 +127,9 @@ def categorical_cross_entropy(
     targets : array_like
         Class indices or class probabilities, as in `cross_entropy`.
     eps : float, optional
-        Clip probabilities to [eps, 1 - eps], 0 < eps < 0.5, in the dtype of the computation; the gradient is 0 where that
-        changes them. Keras does so with ``eps=1e-7``. Without it the logarithm of 0 is ``-inf``, unless its weight is 0.
+        Clip p and 1 - p at eps, 0 < eps <= 0.5, in the dtype of the computation; the gradient is 0 where that changes them.
+        Keras does so with ``eps=1e-7``. With it p may be one rounding above 1. Without it the logarithm of 0 is ``-inf``,
+        unless its weight is 0.
     axis, class_weight, sample_weight, ignore_index, label_smoothing, reduction, dtype
         As in `cross_entropy`.
     return_grad, grad_output, out, grad_out
@@ -145,7 +146,8 @@ def categorical_cross_entropy(
     Raises
     ------
     IndexError, TypeError, ValueError
-        As `cross_entropy`; a probability that is read and outside [0, 1] is a ValueError that names its position.
+        As `cross_entropy`; a probability that is read, in a row that counts, and outside [0, 1] is a ValueError that names
+        its position.
 
     References
     ----------

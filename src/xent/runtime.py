@@ -84,8 +84,8 @@ def get_num_threads() -> int:
 def num_threads(n: int) -> AbstractContextManager[None]:
     """Use `n` threads inside a ``with`` block: in this thread and asyncio task only.
 
-    Threads that the block starts, those of a pool among them, do not see it: there, `set_num_threads` counts, which holds for
-    the process, or a ``with`` block of the thread's own.
+    Threads that the block starts, those of a pool among them, do not see it: there, `set_num_threads` counts, which holds
+    for the process, or a ``with`` block of the thread's own.
 
     Parameters
     ----------
