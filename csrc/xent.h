@@ -208,7 +208,8 @@ xent_status xent_finish(xent_call *call);
  * Index targets are numbers of the whole vocabulary; a row whose target lies in another shard takes it from there.
  * `class_weight` and soft targets are the shard's part. Each stage takes the fields of xent_run and may lack what it neither
  * reads nor writes: the logits are absent in xent_head. In one shard the bits are those of xent_run but for rows with
- * +inf, whose log-sum-exp is NaN here. */
+ * +inf, whose log-sum-exp is NaN here, and for those of which xent_run reads the logits again, because their sums do not
+ * give the loss: costs beyond the compute type's range, a teacher that nearly agrees. */
 xent_status xent_reduce(xent_call *call);
 xent_status xent_head(xent_call *call);
 xent_status xent_apply(xent_call *call);

@@ -115,6 +115,7 @@ def options(name: str) -> tuple[list[str], list[str]]:
     """The reductions and the flags of a function, by what its annotations evaluate to."""
     function = getattr(xent, name)
     types = typing.get_type_hints(function, vars(_typing))
+    types.pop("unknown", None)
     assert [*types][:-1] == [*inspect.signature(function).parameters]
     flags = [name for name in types if name.startswith("return_")]
     return [*typing.get_args(types.get("reduction"))], flags

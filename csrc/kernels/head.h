@@ -247,8 +247,9 @@ static NOINLINE vec careful_losses(head_result found, const lane_state *s, int64
     vec others = own->rows->index ? weighted(terms->hard, v(add)(log_sum, gap)) : v(set)(0);
     if (plan->z != 0)
         others = v(fma)(terms->z, v(mul)(found.lse, found.lse), others);
-    /* Of a row that is NaN nothing is looked for. */
-    const mask far = given ? not_finite(costs) : v(both)(not_finite(costs), v(eq)(total, total));
+    /* Of a row that is NaN, or has no class that is not masked, nothing is looked for. */
+    const mask counted = v(both)(v(eq)(total, total), v(ne)(total, v(set)(0)));
+    const mask far = given ? not_finite(costs) : v(both)(not_finite(costs), counted);
     return v(any)(far) ? far_losses(found.loss, others, far, max, log_sum, terms->smooth, plan, p, own) : found.loss;
 }
 

@@ -37,7 +37,7 @@ static double far_cost(const xent_plan *plan, const xent_rows *rows, int64_t r, 
         const double distance = z * COST_SCALE - max * COST_SCALE;
         mass += a;
         moment += distance != 0 ? a * distance : 0;
-        if (isinf(distance) && isfinite(a)) /* a masked class: nothing but NaN could change that */
+        if (isinf(distance) && plan->transform != XENT_LOG_PROBS) /* a masked class */
             break;
     }
     const double of_mass = log_sum == 0 && plan->transform == XENT_LOG_PROBS ? 0 : isinf(mass) ? mass : mass * log_sum;

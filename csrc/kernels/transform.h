@@ -126,7 +126,8 @@ static NOINLINE void chain_rule(vec *g, vec *h, const vec *z, const vec *slope, 
             h[i] = flushed(v(fma)(v(mul)(h[i], d), d, v(mul)(g[i], curvature)));
         }
         /* A gradient that overflows is none where the cap is flat; one that is NaN is. */
-        g[i] = flushed(v(select)(v(both)(v(eq)(d, zero), v(eq)(g[i], g[i])), zero, v(mul)(g[i], d)));
+        const mask flat = v(both)(v(eq)(d, zero), v(eq)(g[i], g[i]));
+        g[i] = flushed(v(select)(flat, zero, v(mul)(g[i], d)));
     }
 }
 

@@ -277,14 +277,15 @@ static void check(xent_operation operation, xent_dtype dtype, int64_t classes, i
         must(xent_apply(&shard), &shard, name);
     }
     const double tolerance = dtype == XENT_F64 ? 1e-12 : 2e-5;
-    compare("loss", name, classes, shards, loss, a.loss, compute, rows, tolerance);
+    /* Of distributions that nearly agree xent_run reads the logits again. */
+    compare("loss", name, classes, distils ? 0 : shards, loss, a.loss, compute, rows, tolerance);
     if (!distils)
         compare("log-sum-exp", name, classes, shards, lse, a.lse, compute, rows, tolerance);
     compare("gradient", name, classes, shards, out2, out, dtype, rows * classes, tolerance);
     if (has_hess)
         compare("Hessian", name, classes, shards, hess2, hess, dtype, rows * classes, tolerance);
-    if (shards == 1 ? head.result != call.result && !(isnan(head.result) && isnan(call.result))
-                    : fabs(head.result - call.result) > tolerance * (1 + fabs(call.result)))
+    if (shards == 1 && !distils ? head.result != call.result && !(isnan(head.result) && isnan(call.result))
+                                : fabs(head.result - call.result) > tolerance * (1 + fabs(call.result)))
         fail("result", name, classes, shards, head.result, call.result);
     if (head.divisor != call.divisor)
         fail("divisor", name, classes, shards, head.divisor, call.divisor);
