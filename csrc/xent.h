@@ -105,6 +105,8 @@ typedef struct {
     int64_t class_begin, class_end, num_classes; /* the classes that are here, of how many */
     double temperature;
     int64_t operation;
+    int64_t stream; /* which second stream sum_a and sum_a_t are of, as the library numbers them */
+    int64_t argmax; /* the number of the first class with the largest logit, or of the first that is NaN, as NumPy has it */
 } xent_sums;
 
 typedef struct {
@@ -164,6 +166,16 @@ typedef struct {
     xent_sums *sums;      /* of each row, in C order over `shape` */
     int64_t class_offset; /* the arrays hold a shard, of the `classes` from this one on, */
     int64_t num_classes;  /* of so many; 0: up to the shard's end */
+
+    /* XENT_CROSS_ENTROPY of class indices, unsmoothed: entropy_weight times the entropy of the softmax is taken from each
+     * row's loss; sample weights multiply it, class weights do not. */
+    double entropy_weight; /* [-1e30, 1e30] */
+
+    /* xent_apply alone, of XENT_CROSS_ENTROPY: for each row its coefficients, compute type, each of which may be absent.
+     * `out` is then the gradient of the sum over rows of lse_coef lse + nll_coef nll + entropy_coef entropy + smooth_coef
+     * sum_c w_c (lse - z_c) with the second stream that the sums have: entropy_coef with entropy_weight != 0, smooth_coef
+     * with label_smoothing > 0; nll is that of `index` or `soft`. Weights, reduction and grad_output have no part in it. */
+    xent_array lse_coef, nll_coef, entropy_coef, smooth_coef;
 } xent_call;
 
 /* Cross-entropy, f32, mean, temperature 1, no arrays. */

@@ -38,6 +38,10 @@ static inline int is_mean(const xent_call *call) {
     return call->reduction == XENT_MEAN || call->reduction == XENT_BATCH_MEAN;
 }
 
+static inline int has_coefficients(const xent_call *call) {
+    return call->lse_coef.data || call->nll_coef.data || call->entropy_coef.data || call->smooth_coef.data;
+}
+
 /* The largest number that passes for a probability. What is clipped may be a rounding above 1, as a softmax of another
  * library leaves it. */
 static inline double most_probability(const xent_call *call) {

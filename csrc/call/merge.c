@@ -1,19 +1,18 @@
 /* The sums of shards → those of the whole vocabulary. */
+#include <math.h>
+
 #include "call.h"
 
-static xent_stream stream_of(int64_t operation) {
-    const operation_traits *traits = xent_traits((xent_operation)operation);
-    return traits->stream == FROM_TEACHER ? XENT_TEACHER : traits->stream == FROM_ROW ? XENT_SELF : XENT_NO_STREAM;
-}
-
 static int follows(const xent_sums *before, const xent_sums *s) {
-    return s->class_begin == before->class_end && s->operation == before->operation && s->temperature == before->temperature;
+    return s->class_begin == before->class_end && s->operation == before->operation && s->stream == before->stream &&
+           s->temperature == before->temperature;
 }
 
 /* Whether the sums of row r are those of one call's shards. */
 static int fit(const xent_sums *const *shards, int64_t count, int64_t r) {
     const xent_sums *first = &shards[0][r];
-    int good = xent_traits((xent_operation)first->operation) != NULL && first->temperature > 0;
+    int good = xent_traits((xent_operation)first->operation) != NULL && (uint64_t)first->stream < XENT_STREAMS &&
+               first->temperature > 0;
     int targets = first->has_target != 0;
     for (int64_t k = 1; k < count && good; ++k) {
         targets += shards[k][r].has_target != 0;
@@ -22,14 +21,23 @@ static int fit(const xent_sums *const *shards, int64_t count, int64_t r) {
     return good;
 }
 
+/* The shard that has the row's argmax: the first with NaN, or else with the largest logit. */
+static const xent_sums *shard_of_argmax(const xent_sums *a, const xent_sums *b) {
+    const int a_is_nan = isnan(a->sum_exp), b_is_nan = isnan(b->sum_exp);
+    if (a_is_nan || b_is_nan)
+        return a_is_nan && !(b_is_nan && isinf(a->max) && !isinf(b->max)) ? a : b;
+    return a->max >= b->max ? a : b;
+}
+
 /* Two neighbouring shards. */
 static xent_sums merged_pair(const xent_sums *a, const xent_sums *b, const xent_kernels *kernels) {
     const xent_sums parts[2] = {*a, *b}, *const target = b->has_target ? b : a;
-    xent_sums row = kernels->merge(parts, 2, a->temperature, stream_of(a->operation));
+    xent_sums row = kernels->merge(parts, 2, a->temperature, (xent_stream)a->stream);
     row.target_logit = target->target_logit;
     row.target_weight = target->target_weight;
     row.target_slope = target->target_slope;
     row.has_target = target->has_target;
+    row.argmax = shard_of_argmax(a, b)->argmax;
     row.class_begin = a->class_begin;
     row.class_end = b->class_end;
     row.num_classes = a->num_classes > b->num_classes ? a->num_classes : b->num_classes;

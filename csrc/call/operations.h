@@ -23,7 +23,8 @@ enum {
     TAKES_SOFTCAP = 1 << 11,
     TAKES_TEMPERATURE = 1 << 12,
     TAKES_ALPHA = 1 << 13,
-    TAKES_LOG_TARGET = 1 << 14
+    TAKES_LOG_TARGET = 1 << 14,
+    TAKES_ENTROPY_WEIGHT = 1 << 15 /* and, of a stage, coefficients, and no targets */
 };
 
 typedef struct {

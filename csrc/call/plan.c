@@ -81,6 +81,7 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
         .mix_add = n ? e / (double)n : 0,
         .softcap = call->softcap,
         .temperature = call->temperature,
+        .by_coefficients = has_coefficients(call),
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
         .rows_bytes = xent_cache(2) / 8,
         .fetch_ahead = whole_blocks(fetched_bytes() / storage_bytes(call)),
@@ -90,7 +91,12 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
     case FROM_NOTHING:
         break;
     case FROM_TARGETS:
-        plan.stream = !indexed ? XENT_SOFT : e > 0 ? XENT_WEIGHTS : XENT_NO_STREAM;
+        plan.stream = call->soft.data             ? XENT_SOFT
+                      : e > 0                     ? XENT_WEIGHTS
+                      : call->entropy_weight != 0 ? XENT_SELF
+                                                  : XENT_NO_STREAM;
+        if (plan.stream == XENT_SELF)
+            plan.smooth = -call->entropy_weight;
         break;
     case FROM_ROW:
         plan.stream = XENT_SELF;

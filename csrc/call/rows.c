@@ -21,7 +21,7 @@ static double load_number(const char *p, int bytes) {
 }
 
 /* The arrays of a call over one set of axes, those of the loss. */
-enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, SUMS, ARRAYS };
+enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, SUMS, COEFS, ARRAYS = COEFS + XENT_COEFS };
 
 typedef struct {
     int ndim;
@@ -37,9 +37,22 @@ static void join_axes(axes *a, const xent_call *call, int last) {
         step *= call->shape[d];
     }
     const xent_array sums = {call->sums, strides};
-    const xent_array *const arrays[ARRAYS] = {&call->logits,      &call->index, &call->soft, &call->sample_weight,
-                                              &call->grad_output, &call->loss,  &call->lse,  &call->out,
-                                              &call->hess,        &sums};
+    const xent_array *const arrays[ARRAYS] = {
+        [LOGITS] = &call->logits,
+        [INDEX] = &call->index,
+        [SOFT] = &call->soft,
+        [WEIGHT] = &call->sample_weight,
+        [UPSTREAM] = &call->grad_output,
+        [LOSS] = &call->loss,
+        [LSE] = &call->lse,
+        [OUT] = &call->out,
+        [HESS] = &call->hess,
+        [SUMS] = &sums,
+        [COEFS + XENT_LSE_COEF] = &call->lse_coef,
+        [COEFS + XENT_NLL_COEF] = &call->nll_coef,
+        [COEFS + XENT_ENTROPY_COEF] = &call->entropy_coef,
+        [COEFS + XENT_SMOOTH_COEF] = &call->smooth_coef,
+    };
     a->classes = call->classes;
     for (int k = 0; k < ARRAYS; ++k)
         a->data[k] = arrays[k]->data;
@@ -60,7 +73,7 @@ static xent_rows rows_at(const axes *a, int64_t begin, int64_t end) {
     const char *at[ARRAYS];
     for (int k = 0; k < ARRAYS; ++k)
         at[k] = a->data[k] ? a->data[k] + offsets[k] : NULL;
-    const xent_rows rows = {
+    xent_rows rows = {
         .count = in_axis < end - begin ? in_axis : end - begin,
         .logits = at[LOGITS],
         .index = at[INDEX],
@@ -84,6 +97,10 @@ static xent_rows rows_at(const axes *a, int64_t begin, int64_t end) {
         .sums_step = a->steps[SUMS][last],
         .stages = XENT_ALL_STAGES,
     };
+    for (int k = 0; k < XENT_COEFS; ++k) {
+        rows.coefs[k] = at[COEFS + k];
+        rows.coef_steps[k] = a->steps[COEFS + k][last];
+    }
     return rows;
 }
 

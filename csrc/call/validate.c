@@ -22,7 +22,7 @@ typedef struct {
     int is_output;
 } field;
 
-enum { MOST_FIELDS = 10 };
+enum { MOST_FIELDS = 14 };
 
 /* Sizes: none negative, and the bytes of eight for each logit can be counted. Axes of no elements multiply nothing, but the
  * others are multiplied all the same. */
@@ -56,6 +56,9 @@ static const char *bad_number(const xent_call *call, int takes) {
     NUMBER(softcap, takes & TAKES_SOFTCAP, 0, SMALLEST, LARGEST)
     NUMBER(temperature, takes & TAKES_TEMPERATURE, 1, SMALLEST, LARGEST)
     NUMBER(alpha, takes & TAKES_ALPHA, -1, -LARGEST, 1)
+    NUMBER(entropy_weight,
+           takes & TAKES_ENTROPY_WEIGHT && call->label_smoothing == 0 && !call->soft.data && !call->hess.data, 0, -LARGEST,
+           LARGEST)
 #undef NUMBER
     if (call->grad_scale != 1 && !reduced) /* else any number is: that of the caller's chain rule */
         return "grad_scale";
@@ -167,7 +170,8 @@ static const char *missing(const xent_call *call, call_steps steps, const operat
         if ((takes & (TAKES_INDEX | TAKES_SOFT)) == TAKES_INDEX && !call->index.data)
             return "index";
     }
-    if ((steps & (STEP_COMPUTE | STEP_REDUCE | STEP_APPLY)) && needs_target && !has_target)
+    const int of_stage = (steps == STEP_REDUCE || has_coefficients(call)) && takes & TAKES_ENTROPY_WEIGHT;
+    if ((steps & (STEP_COMPUTE | STEP_REDUCE | STEP_APPLY)) && needs_target && !has_target && !of_stage)
         return takes & TAKES_INDEX ? "index" : "soft";
     if ((steps & STEP_APPLY) && !call->out.data)
         return "out";
@@ -224,6 +228,11 @@ const char *xent_bad_field(const xent_call *call, call_steps steps) {
     FIELD(sample_weight, computed, loss, 0, 0, 0)
     FIELD(pos_weight, computed, takes & TAKES_POS_WEIGHT, 0, 0, 0)
     FIELD(grad_output, computed, loss && call->reduction == XENT_NONE, 0, 0, 0)
+    const int by_coefficients = steps == STEP_APPLY && takes & TAKES_ENTROPY_WEIGHT;
+    FIELD(lse_coef, computed, by_coefficients, 0, 0, 0)
+    FIELD(nll_coef, computed, by_coefficients && (indexed || call->soft.data), 0, 0, 0)
+    FIELD(entropy_coef, computed, by_coefficients && call->entropy_weight != 0, 0, 0, 0)
+    FIELD(smooth_coef, computed, by_coefficients && call->label_smoothing > 0 && !call->soft.data, 0, 0, 0)
     FIELD(loss, computed, loss, 0, 0, 1)
     FIELD(lse, computed, takes & TAKES_LSE, 0, 0, 1)
     FIELD(out, stored, traits->form != XENT_NO_OUTPUT, rows_of_classes, call->out_class_step, 1)

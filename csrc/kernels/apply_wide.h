@@ -41,7 +41,7 @@ static INLINE applied apply_to(vec t, vec a, mask at, const lane_coefs *row, con
     const vec exponent = exponent_of(t, p, transform), e = v(exp)(exponent);
     vec g = v(mul)(e, row->p_coef);
     if (stream == XENT_SELF)
-        g = v(mul)(g, v(sub)(exponent, row->center));
+        g = v(fma)(g, v(sub)(exponent, row->center), v(mul)(e, row->base));
     g = v(keep)(v(nlt)(e, row->floor), g);
     if (stream == XENT_TEACHER)
         g = v(sub)(g, a);
@@ -109,10 +109,10 @@ static INLINE void apply_vectors(const wide_range *m, int64_t k, int count, int 
 }
 
 static INLINE lane_coefs copied_coefs(const lane_coefs *c) {
-    return (lane_coefs){copied(&c->log_sum),     copied(&c->p_coef),    copied(&c->floor),         copied(&c->a_coef),
-                        copied(&c->target_grad), copied(&c->center),    copied(&c->teacher_share), copied(&c->share),
-                        copied(&c->one_minus_p), copied(&c->hess_coef), copied(&c->square),        copied(&c->target_hess),
-                        copied(&c->least)};
+    return (lane_coefs){copied(&c->log_sum),     copied(&c->p_coef),      copied(&c->floor),     copied(&c->a_coef),
+                        copied(&c->target_grad), copied(&c->center),      copied(&c->base),      copied(&c->teacher_share),
+                        copied(&c->share),       copied(&c->one_minus_p), copied(&c->hess_coef), copied(&c->square),
+                        copied(&c->target_hess), copied(&c->least)};
 }
 
 /* Whole vectors side by side; one at a time what is left at the end, and those around the target. */

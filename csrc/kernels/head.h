@@ -20,7 +20,8 @@
  *
  * Entropy and distillation have smooth alone: with M = sum p_c (z_c - m) / T, and with the teacher's q, m', L' beside it,
  *
- *   entropy           smooth (L - M),                          gradient  -smooth p_c ((z_c - m) / T - M)
+ *   entropy           smooth (L - M),                          gradient  -smooth p_c ((z_c - m) / T - M); it may be part of
+ *                     a loss of class indices, which then adds P p_c - hard [c = y]
  *   distillation      smooth (sum q_c ((z'_c - m') - (z_c - m)) / T + L - L'),    smooth (p_c - q_c)
  *
  * Of (log-)probabilities there is no softmax: m = L = 0, B = sum a_c log p_c, and the gradient is
@@ -34,7 +35,7 @@
 typedef struct {
     vec log_sum; /* lse - m / T */
     vec p_coef, floor, a_coef, target_grad;
-    vec center;        /* entropy: p_coef exp(t) (t - center) */
+    vec center, base;  /* entropy: exp(t) (p_coef (t - center) + base) */
     vec teacher_share; /* distillation: a_c = exp(t') teacher_share, smooth included */
     vec share, one_minus_p, hess_coef, square, target_hess;
     vec least; /* what is written and less than this is 0: the smallest normal number, 0 before the chain rule */
@@ -162,10 +163,23 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
         r.loss = weighted(terms->hard, nll.value);
     }
     if (stream == XENT_SELF) {
+        const vec z_coef = v(mul)(v(set)(2), v(mul)(terms->grad_z, r.lse));
+        vec sum_coef = v(add)(terms->grad_hard, terms->grad_lse);
         to->center = v(div)(sums->sum_a_t, total);
-        r.loss = v(mul)(terms->smooth, v(sub)(log_sum, to->center));
+        const vec of_entropy = v(mul)(terms->smooth, v(sub)(log_sum, to->center));
+        r.loss = indexed ? v(add)(r.loss, of_entropy) : of_entropy;
+        if (squared) {
+            r.loss = v(fma)(terms->z, v(mul)(r.lse, r.lse), r.loss);
+            sum_coef = v(add)(sum_coef, z_coef);
+        }
         to->p_coef = v(sub)(zero, v(div)(terms->grad_smooth, total));
+        to->base = v(div)(sum_coef, total);
         to->floor = v(select)(v(eq)(to->p_coef, to->p_coef), tiny, to->p_coef); /* NaN: nothing is flushed then */
+        if (indexed && gradient) {
+            const vec of_others = v(sub)(zero, v(mul)(terms->grad_hard, others));
+            const vec rise = v(fma)(terms->grad_smooth, v(add)(gap, to->center), v(sub)(sum_coef, terms->grad_hard));
+            to->target_grad = v(add)(of_others, v(keep)(v(ne)(probability, zero), v(mul)(probability, rise)));
+        }
         return r;
     }
     if (stream == XENT_TEACHER) {
@@ -194,6 +208,8 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
     const vec z_coef = v(mul)(v(set)(2), v(mul)(terms->grad_z, r.lse));
     if (squared)
         sum_coef = v(add)(sum_coef, z_coef);
+    if (plan->by_coefficients)
+        sum_coef = v(add)(sum_coef, terms->grad_lse);
     to->p_coef = v(div)(sum_coef, total);
     to->floor = v(max)(tiny, v(div)(tiny, v(abs)(to->p_coef))); /* NaN if p_coef is: nothing is flushed then */
     to->a_coef = terms->grad_smooth;
@@ -204,6 +220,8 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
                 v(fma)(terms->grad_smooth, v(sub)(v(mul)(sums->sum_a, probability), terms->target_weight), to->target_grad);
         if (squared)
             to->target_grad = v(fma)(z_coef, probability, to->target_grad);
+        if (plan->by_coefficients)
+            to->target_grad = v(fma)(terms->grad_lse, probability, to->target_grad);
     }
     if (!hessian)
         return r;

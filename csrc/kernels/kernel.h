@@ -40,6 +40,8 @@ typedef enum { XENT_PLAIN, XENT_TEMPERATURE, XENT_SOFTCAP, XENT_LOG_PROBS, XENT_
 typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
 /* The modulation of the negative log-likelihood of the target: none, (1 - p)^strength times it, strength (1 - p) more. */
 typedef enum { XENT_UNMODULATED, XENT_FOCAL, XENT_POLY1 } xent_modulation;
+/* What the coefficients of a row multiply. */
+typedef enum { XENT_LSE_COEF, XENT_NLL_COEF, XENT_ENTROPY_COEF, XENT_SMOOTH_COEF, XENT_COEFS } xent_coef;
 /* How rows lie in memory: classes contiguous, many or few, or lanes along another axis. */
 typedef enum { XENT_WIDE, XENT_NARROW, XENT_COLUMNS, XENT_LAYOUTS } xent_layout;
 
@@ -69,6 +71,7 @@ typedef struct {
     int probabilities;           /* XENT_LOG_PROBS: probabilities, not their logarithms */
     double clip;                 /* and these are clipped to [clip, 1 - clip]; 0: not */
     double scale;                /* d(result) / d(row loss), without the upstream gradient of the row */
+    int by_coefficients;         /* the gradient is that of each row's coefficients, of xent_rows */
     int no_row_counts;           /* a mean over weights that sum to 0: the gradient is exact zeros */
 } xent_plan;
 
@@ -78,7 +81,9 @@ typedef enum { XENT_REDUCE = 1, XENT_HEAD = 2, XENT_APPLY = 4, XENT_ALL_STAGES =
 typedef struct {
     int64_t count;
     const char *logits, *index, *soft, *weight, *upstream; /* the last four may be NULL */
-    char *loss, *lse, *out, *hess;                         /* each may be NULL; hess only beside out */
+    const char *coefs[XENT_COEFS];                         /* by_coefficients; each may be NULL */
+    int64_t coef_steps[XENT_COEFS];
+    char *loss, *lse, *out, *hess; /* each may be NULL; hess only beside out */
     int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step, hess_step;
     void *workspace;   /* xent_kernels.workspace_bytes, aligned to 64, and no other thread's at the same time */
     xent_sums *chunks; /* room for XENT_CHUNKS(classes), of columns for each lane; NULL: up to XENT_OWN_CHUNKS are found */

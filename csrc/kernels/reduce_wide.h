@@ -312,6 +312,8 @@ static void reduce_chunk(xent_sums *sums, const block_reader *from, const wide_r
             m = in_place && known->at == b.z ? known->max : (double)block_max(b.z, n);
         if (plan->stream == XENT_TEACHER)
             of_teacher = (double)block_max(b.second, n);
+        if (m > sums->max) /* somewhere in this block */
+            sums->argmax = at;
         raise_maximum(sums, m, of_teacher, plan->temperature, plan->stream);
         /* The block after this one, if it is no shorter: its maximum costs no time here. */
         const int64_t left = plan->classes - at - n, of_next = left ? left : plan->classes;

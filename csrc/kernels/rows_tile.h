@@ -174,6 +174,8 @@ static void tile_reduce_blocks(const run *c, int64_t r, int64_t n) {
         tiles_to_z(c, 1, classes, 0);
         for (int i = 0; i < LANES; ++i) {
             real *const max = (real *)&s->max[0] + i, *const teacher_max = (real *)&s->teacher_max[0] + i;
+            if ((double)*max > chunk[i * chunks].max)
+                chunk[i * chunks].argmax = at;
             raise_maximum(&chunk[i * chunks], (double)*max, (double)*teacher_max, plan->temperature, plan->stream);
             *max = (real)chunk[i * chunks].max;
             *teacher_max = (real)chunk[i * chunks].teacher_max;

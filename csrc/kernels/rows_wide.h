@@ -67,11 +67,11 @@ static void wide_reduce(const run *c, const block_reader *from, int64_t r, int l
 }
 
 static INLINE lane_coefs coefs_of_lane(const lane_coefs *all, int i) {
-    return (lane_coefs){from_lane(&all->log_sum, i),       from_lane(&all->p_coef, i),      from_lane(&all->floor, i),
-                        from_lane(&all->a_coef, i),        from_lane(&all->target_grad, i), from_lane(&all->center, i),
-                        from_lane(&all->teacher_share, i), from_lane(&all->share, i),       from_lane(&all->one_minus_p, i),
-                        from_lane(&all->hess_coef, i),     from_lane(&all->square, i),      from_lane(&all->target_hess, i),
-                        from_lane(&all->least, i)};
+    return (lane_coefs){from_lane(&all->log_sum, i),     from_lane(&all->p_coef, i),        from_lane(&all->floor, i),
+                        from_lane(&all->a_coef, i),      from_lane(&all->target_grad, i),   from_lane(&all->center, i),
+                        from_lane(&all->base, i),        from_lane(&all->teacher_share, i), from_lane(&all->share, i),
+                        from_lane(&all->one_minus_p, i), from_lane(&all->hess_coef, i),     from_lane(&all->square, i),
+                        from_lane(&all->target_hess, i), from_lane(&all->least, i)};
 }
 
 static void wide_apply(const run *c, const block_reader *from, int64_t r, int lanes) {

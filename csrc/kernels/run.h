@@ -44,6 +44,38 @@ static NOINLINE void clear_lane_sums(lane_state *s, int64_t t) {
     s->sums[t] = (tile_sums){zero, zero, zero, zero, zero, zero, zero};
 }
 
+/* The first of classes begin..end-1 of row r whose logit is the largest, or NaN; `end` if there is none. */
+static int64_t first_class(const run *c, int64_t r, int64_t begin, int64_t end, real max, int is_nan) {
+    const char *x = c->rows->logits + r * c->rows->logits_step;
+    const vec most = v(set)(max);
+    vec z[64 / LANES];
+    for (int64_t k = begin; k < end; k += 64) {
+        const int64_t n = end - k < 64 ? end - k : 64;
+        load_classes((real *)z, x, c->plan->logits_class_step, k, n, c->stored);
+        if (is_transformed(c->plan))
+            transform_block(z, NULL, (const char *)z, n, c->plan, &c->space->transform);
+        for (int64_t i = 0; i < n; i += LANES) {
+            const vec at = z[i / LANES];
+            if (!v(any)(is_nan ? v(ne)(at, at) : v(eq)(at, most)))
+                continue;
+            const lane_values numbers = lanes_of(at);
+            for (int64_t j = i; j < n && j < i + LANES; ++j)
+                if (is_nan ? isnan(numbers.at[j - i]) : numbers.at[j - i] == max)
+                    return k + j;
+        }
+    }
+    return end;
+}
+
+/* The class of the largest logit, as NumPy has it. `row` says in which block the largest that is a number begins. */
+static int64_t argmax_of(const run *c, int64_t r, const xent_sums *row) {
+    const int64_t classes = c->plan->classes;
+    int64_t found = isnan(row->sum_exp) ? first_class(c, r, 0, classes, 0, 1) : classes;
+    if (found == classes)
+        found = first_class(c, r, row->argmax, classes, (real)row->max, 0);
+    return c->plan->class_offset + (found < classes ? found : 0);
+}
+
 /* What a run leaves that only reduces: the sums of a row, and its target's, in lane `lane` of tile t. */
 static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, int lane) {
     xent_sums *to = sums_at(c->rows, r);
@@ -55,6 +87,8 @@ static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, 
     to->num_classes = c->plan->num_classes;
     to->temperature = c->plan->temperature;
     to->operation = c->plan->operation;
+    to->stream = c->plan->stream;
+    to->argmax = argmax_of(c, r, row);
     to->has_target = c->rows->index && target != NO_TARGET && target != ELSEWHERE;
     to->target_logit = to->has_target ? (double)((const real *)&s->target_logit[t])[lane] : 0;
     to->target_weight = to->has_target ? target_weight(c->plan, target) : 1;

@@ -64,6 +64,7 @@ static inline void clear_sums(xent_sums *sums, xent_transform transform) {
     sums->max = transform == XENT_LOG_PROBS ? 0 : lowest;
     sums->teacher_max = lowest;
     sums->sum_exp = sums->max_count = sums->sum_a = sums->sum_a_t = sums->teacher_sum_exp = sums->teacher_max_count = 0;
+    sums->argmax = 0;
 }
 
 static xent_sums merge_sums(const xent_sums *parts, int64_t n, double temperature, xent_stream stream) {
@@ -73,6 +74,7 @@ static xent_sums merge_sums(const xent_sums *parts, int64_t n, double temperatur
     row.max_count = row.teacher_max_count = 0;
     double_double sum_exp = {0, 0}, sum_a = sum_exp, sum_a_t = sum_exp, teacher = sum_exp;
     for (int64_t k = 1; k < n; ++k) {
+        row.argmax = parts[k].max > row.max ? parts[k].argmax : row.argmax;
         row.max = larger(parts[k].max, row.max);
         row.teacher_max = larger(parts[k].teacher_max, row.teacher_max);
     }

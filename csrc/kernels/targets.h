@@ -138,29 +138,62 @@ static inline double target_weight(const xent_plan *plan, int64_t target) {
 
 /* The coefficients of one row in the loss, and in its derivatives. */
 typedef struct {
-    real hard, smooth, z, grad_hard, grad_smooth, grad_z, target_weight;
+    real hard, smooth, z, grad_hard, grad_smooth, grad_z, grad_lse, target_weight;
 } row_terms;
 
+static inline double coef_at(const xent_rows *rows, int64_t r, xent_coef which) {
+    return rows->coefs[which] ? number_at(rows->coefs[which] + r * rows->coef_steps[which]) : 0;
+}
+
+/* Of a row whose gradient is by coefficients. */
+static inline row_terms terms_by_coefficients(const xent_plan *plan, const xent_rows *rows, int64_t r, double of_target) {
+    const xent_coef second = plan->stream == XENT_SELF   ? XENT_ENTROPY_COEF
+                             : plan->stream == XENT_SOFT ? XENT_NLL_COEF
+                                                         : XENT_SMOOTH_COEF;
+    return (row_terms){
+        .grad_hard = rows->index ? (real)(coef_at(rows, r, XENT_NLL_COEF) / plan->temperature) : 0,
+        .grad_smooth = (real)(coef_at(rows, r, second) / plan->temperature),
+        .grad_lse = (real)(coef_at(rows, r, XENT_LSE_COEF) / plan->temperature),
+        .target_weight = (real)of_target,
+    };
+}
+
 static inline row_terms terms_of_row(const xent_plan *plan, const xent_rows *rows, int64_t r, double of_target) {
+    if (plan->by_coefficients)
+        return terms_by_coefficients(plan, rows, r, of_target);
     const double weight = row_weight(rows, r);
     const double upstream =
         plan->scale * (rows->upstream ? number_at(rows->upstream + r * rows->upstream_step) : 1) / plan->temperature;
     const double hard = plan->hard * of_target * weight, smooth = plan->smooth * weight, z = plan->z * weight;
     return (row_terms){
-        (real)hard,           (real)smooth,    (real)z, (real)(hard * upstream), (real)(smooth * upstream),
-        (real)(z * upstream), (real)of_target,
+        .hard = (real)hard,
+        .smooth = (real)smooth,
+        .z = (real)z,
+        .grad_hard = (real)(hard * upstream),
+        .grad_smooth = (real)(smooth * upstream),
+        .grad_z = (real)(z * upstream),
+        .target_weight = (real)of_target,
     };
 }
 
 typedef struct {
     vec hard, smooth, z;                /* coefficients in the loss */
     vec grad_hard, grad_smooth, grad_z; /* and in the gradient */
+    vec grad_lse;                       /* of the log-sum-exp, in the gradient alone */
     vec target_weight;                  /* a_y */
 } lane_terms;
 
 static INLINE lane_terms same_terms(row_terms n) {
-    return (lane_terms){v(set)(n.hard),   v(set)(n.smooth),       v(set)(n.z), v(set)(n.grad_hard), v(set)(n.grad_smooth),
-                        v(set)(n.grad_z), v(set)(n.target_weight)};
+    return (lane_terms){
+        .hard = v(set)(n.hard),
+        .smooth = v(set)(n.smooth),
+        .z = v(set)(n.z),
+        .grad_hard = v(set)(n.grad_hard),
+        .grad_smooth = v(set)(n.grad_smooth),
+        .grad_z = v(set)(n.grad_z),
+        .grad_lse = v(set)(n.grad_lse),
+        .target_weight = v(set)(n.target_weight),
+    };
 }
 
 static inline xent_sums *sums_at(const xent_rows *rows, int64_t r) {
@@ -169,7 +202,8 @@ static inline xent_sums *sums_at(const xent_rows *rows, int64_t r) {
 
 /* Whether rows differ in their terms. */
 static inline int terms_differ(const xent_plan *plan, const xent_rows *rows) {
-    return rows->weight || rows->upstream || plan->class_weight || (rows->index && !(rows->stages & XENT_REDUCE));
+    return rows->weight || rows->upstream || plan->class_weight || plan->by_coefficients ||
+           (rows->index && !(rows->stages & XENT_REDUCE));
 }
 
 /* Targets and terms of rows r..r+lanes-1; `terms` is left alone where they do not differ. */
@@ -189,7 +223,7 @@ static NOINLINE void read_lanes(lane_targets *own, lane_terms *terms, const xent
     if (plan->no_row_counts)
         own->counts = v(lt)(zero, zero);
     if (terms_differ(plan, rows)) {
-        lane_values of[7], counts = lanes_of(v(keep)(own->counts, v(set)(1)));
+        lane_values of[8], counts = lanes_of(v(keep)(own->counts, v(set)(1)));
         for (int i = 0; i < LANES; ++i) {
             const int counting = counts.at[i] != 0 && row_weight(rows, r + i) != 0;
             row_terms row = {0};
@@ -205,11 +239,18 @@ static NOINLINE void read_lanes(lane_targets *own, lane_terms *terms, const xent
             of[3].at[i] = row.grad_hard;
             of[4].at[i] = row.grad_smooth;
             of[5].at[i] = row.grad_z;
-            of[6].at[i] = row.target_weight;
+            of[6].at[i] = row.grad_lse;
+            of[7].at[i] = row.target_weight;
         }
         own->counts = v(ne)(v(load)(&counts), zero);
-        *terms = (lane_terms){v(load)(&of[0]), v(load)(&of[1]), v(load)(&of[2]), v(load)(&of[3]),
-                              v(load)(&of[4]), v(load)(&of[5]), v(load)(&of[6])};
+        *terms = (lane_terms){.hard = v(load)(&of[0]),
+                              .smooth = v(load)(&of[1]),
+                              .z = v(load)(&of[2]),
+                              .grad_hard = v(load)(&of[3]),
+                              .grad_smooth = v(load)(&of[4]),
+                              .grad_z = v(load)(&of[5]),
+                              .grad_lse = v(load)(&of[6]),
+                              .target_weight = v(load)(&of[7])};
     }
     own->all_count = !v(any)(v(but)(used, own->counts));
 }

@@ -144,7 +144,7 @@ static INLINE vec exponent_of(vec t, const transform_plan *p, xent_transform tra
 }
 
 /* What goes with class indices, and what comes from an array beside the logits. */
-static INLINE int may_be_indexed(xent_stream stream) { return stream <= XENT_WEIGHTS; }
+static INLINE int may_be_indexed(xent_stream stream) { return stream <= XENT_WEIGHTS || stream == XENT_SELF; }
 static INLINE int is_weighted(xent_stream stream) { return stream == XENT_WEIGHTS || stream == XENT_SOFT; }
 static INLINE int has_second_row(xent_stream stream) { return stream == XENT_SOFT || stream == XENT_TEACHER; }
 

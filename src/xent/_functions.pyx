@@ -120,6 +120,20 @@ def softmax_loss(
     return request.results(out)
 
 
+def stage_request(logits, targets, axis, class_weight, int64_t num_classes, ignore_index, temperature, softcap, dtype):
+    """Return the request of a stage, validated; its shard has `num_classes` at most, of which targets are numbers."""
+    cdef Request request = rows("cross_entropy", logits, axis, dtype)
+    if targets is not None:
+        set_targets(request, targets, None)
+    set_ignored(request, ignore_index)
+    if class_weight is not None:
+        request.class_weight = arguments.class_weight(class_weight, request.classes(), request.precision.compute)
+    request.call.reduction = XENT_NONE
+    request.call.softcap = arguments.softcap(softcap)
+    request.call.temperature = arguments.temperature(temperature)
+    return request
+
+
 def linear_request(cnp.ndarray logits, Precision precision, targets, out, *, class_weight, sample_weight, ignore_index,
                    label_smoothing, z_loss, softcap, temperature, reduction, grad_output):
     """Return the request of `linear_cross_entropy`, whose `logits` are a placeholder of their shape, and the loss's array."""

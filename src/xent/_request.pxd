@@ -7,7 +7,7 @@ from xent.xent cimport xent_array, xent_call, xent_operation, xent_status
 
 # The arrays of a call that have strides.
 cdef enum:
-    ARRAYS = 9
+    ARRAYS = 13
 
 
 @cython.final

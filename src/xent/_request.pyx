@@ -350,6 +350,60 @@ cdef class Request:
         most = 1.0 if self.call.eps == 0 else 1 + 2.0 ** (-7 if self.precision.bfloat16 else -np.finfo(self.precision.storage).nmant)
         return not (value < 0 or value > most)
 
+    def widened(self):
+        """Return the same request with logits of the compute dtype."""
+        cdef Precision wide = arguments.precision_of(np.empty(0, self.precision.compute), "", None)
+        cdef Request request = new_request(self.operation, numbers_of(self.logits, self.precision), wide, self.axis)
+        request.call = self.call
+        request.ignore_index = self.ignore_index
+        request.index, request.soft, request.class_weight = self.index, self.soft, self.class_weight
+        return request
+
+    def set_class_weight(self, value):
+        self.class_weight = arguments.class_weight(value, self.classes(), self.precision.compute)
+
+    def set_gradient(self, cnp.ndarray out):
+        self.out = out
+
+    def gradient_buffer(self, out):
+        """Return the caller's array for the gradient, validated, or a new one."""
+        cdef object dtype = self.precision.result_dtype
+        if out is None:
+            return empty_like(self.logits, dtype)
+        self.set_outputs(True, False, False, None, None, out, None)
+        return self.out
+
+    def stage(self, str name, cnp.ndarray sums not None, int64_t offset, int64_t num_classes, double entropy_weight=0.0,
+              double label_smoothing=0.0, coefs=(None, None, None, None)):
+        """Run one stage, "reduce" or "apply", of rows whose sums lie in C order; `coefs` are those of each row, to apply.
+
+        Logits that no kernel reads as they lie are copied.
+        """
+        cdef xent_status status
+        self.call.entropy_weight = entropy_weight
+        self.call.label_smoothing = label_smoothing
+        self.logits = arguments.cast(self.logits, self.precision.storage)
+        if self.soft is not None:
+            self.soft = arguments.cast(self.soft, self.soft_dtype)
+        self.describe()
+        if not self.layout_supported():
+            self.logits = np.ascontiguousarray(self.logits)
+            self.soft = None if self.soft is None else np.ascontiguousarray(self.soft)
+            self.repeated = False
+            self.describe()
+        self.call.sums = <xent_sums *>cnp.PyArray_DATA(sums)
+        self.call.class_offset = offset
+        self.call.num_classes = num_classes
+        self.place(10, &self.call.lse_coef, coefs[0])
+        self.place(11, &self.call.nll_coef, coefs[1])
+        self.place(12, &self.call.entropy_coef, coefs[2])
+        self.place(13, &self.call.smooth_coef, coefs[3])
+        with nogil:
+            status = xent_reduce(&self.call) if self.out is None else xent_apply(&self.call)
+        row = self.bad_row(status)
+        if row >= 0:
+            raise bad_target(self.index, row, num_classes, self.ignore_index)
+
     # For `_blocks`: what lies otherwise is computed in parts.
 
     def part(self, cnp.ndarray logits not None, cnp.ndarray index=None, cnp.ndarray soft=None, cnp.ndarray sample_weight=None,
@@ -386,6 +440,14 @@ cdef class Request:
     cpdef bint layout_supported(self):
         """Whether the described arrays can be used where they lie."""
         return not self.repeated and xent_layout_supported(&self.call)
+
+    @property
+    def class_axis(self):
+        return self.axis
+
+    @property
+    def temperature(self):
+        return self.call.temperature
 
     @property
     def elementwise(self):
@@ -445,6 +507,31 @@ cdef class Request:
             status = xent_finish(&self.call)
         self.bad_row(status)
         return self.call.result
+
+
+def merge_sums(list shards not None, int64_t rows):
+    """Merge sums of shards, in the order of their classes: those of all of them, and the first row that does not fit or -1."""
+    cdef cnp.ndarray a, merged = shards[0].copy()
+    cdef const xent_sums *all[1024]
+    cdef int64_t bad = -1, k
+    if len(shards) > 1024:
+        raise ValueError(f"sums: expected at most 1024 shards at once, got {len(shards)}")
+    for k in range(len(shards)):
+        a = shards[k]
+        all[k] = <const xent_sums *>cnp.PyArray_DATA(a)
+    if xent_merge(<xent_sums *>cnp.PyArray_DATA(merged), all, len(shards), rows, &bad) != XENT_OK and bad < 0:
+        raise ValueError("sums: cannot be merged")
+    return merged, bad
+
+
+SUMS_BYTES = sizeof(xent_sums)
+
+
+def numbers_of(cnp.ndarray stored, Precision precision):
+    """Return the numbers of an array as the core reads it, in the compute dtype."""
+    from xent._blocks import numbers
+
+    return numbers(stored, precision).astype(precision.compute)
 
 
 cdef str first_argument(str operation):

@@ -64,6 +64,8 @@ cdef extern from "xent.h" nogil:
         int64_t num_classes
         double temperature
         int64_t operation
+        int64_t stream
+        int64_t argmax
 
     ctypedef struct xent_call:
         size_t size
@@ -112,6 +114,11 @@ cdef extern from "xent.h" nogil:
         xent_sums *sums
         int64_t class_offset
         int64_t num_classes
+        double entropy_weight
+        xent_array lse_coef
+        xent_array nll_coef
+        xent_array entropy_coef
+        xent_array smooth_coef
 
     xent_call xent_call_defaults()
     const xent_call XENT_CALL_DEFAULTS
