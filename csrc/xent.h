@@ -176,6 +176,14 @@ typedef struct {
      * sum_c w_c (lse - z_c) with the second stream that the sums have: entropy_coef with entropy_weight != 0, smooth_coef
      * with label_smoothing > 0; nll is that of `index` or `soft`. Weights, reduction and grad_output have no part in it. */
     xent_array lse_coef, nll_coef, entropy_coef, smooth_coef;
+
+    /* xent_reduce alone, of XENT_CROSS_ENTROPY of all classes: beside the sums, which then have those of the entropy, and in
+     * sum_a that of exp(2 t), for each row in C order */
+    int score;
+    int top_k;          /* the `top_k` largest logits after the cap, in descending order, ties by class: [0, 128] */
+    int64_t *rank;      /* how many logits are larger than the target's; -1 without one. Or NULL */
+    int64_t *top_index; /* (rows, top_k): their classes, -1 in a row with NaN, */
+    double *top_logit;  /* and the logits */
 } xent_call;
 
 /* Cross-entropy, f32, mean, temperature 1, no arrays. */

@@ -81,6 +81,7 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
         .mix_add = n ? e / (double)n : 0,
         .softcap = call->softcap,
         .temperature = call->temperature,
+        .top_k = call->top_k,
         .by_coefficients = has_coefficients(call),
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
         .rows_bytes = xent_cache(2) / 8,
@@ -91,7 +92,8 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
     case FROM_NOTHING:
         break;
     case FROM_TARGETS:
-        plan.stream = call->soft.data             ? XENT_SOFT
+        plan.stream = call->score                 ? XENT_SQUARES
+                      : call->soft.data           ? XENT_SOFT
                       : e > 0                     ? XENT_WEIGHTS
                       : call->entropy_weight != 0 ? XENT_SELF
                                                   : XENT_NO_STREAM;

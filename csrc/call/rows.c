@@ -21,7 +21,23 @@ static double load_number(const char *p, int bytes) {
 }
 
 /* The arrays of a call over one set of axes, those of the loss. */
-enum { LOGITS, INDEX, SOFT, WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, SUMS, COEFS, ARRAYS = COEFS + XENT_COEFS };
+enum {
+    LOGITS,
+    INDEX,
+    SOFT,
+    WEIGHT,
+    UPSTREAM,
+    LOSS,
+    LSE,
+    OUT,
+    HESS,
+    SUMS,
+    COEFS,
+    RANK = COEFS + XENT_COEFS,
+    TOP_INDEX,
+    TOP_LOGIT,
+    ARRAYS
+};
 
 typedef struct {
     int ndim;
@@ -31,12 +47,15 @@ typedef struct {
 } axes;
 
 static void join_axes(axes *a, const xent_call *call, int last) {
-    int64_t strides[MOST_AXES], step = sizeof(xent_sums);
-    for (int d = call->ndim - 1; call->sums && d >= 0; --d) {
-        strides[d] = step;
-        step *= call->shape[d];
-    }
-    const xent_array sums = {call->sums, strides};
+    /* Of what lies in C order. */
+    int64_t strides[4][MOST_AXES], step[4] = {sizeof(xent_sums), 8, 8 * call->top_k, 8 * call->top_k};
+    for (int d = call->ndim - 1; d >= 0; --d)
+        for (int k = 0; k < 4; ++k) {
+            strides[k][d] = step[k];
+            step[k] *= call->shape[d];
+        }
+    const xent_array sums = {call->sums, strides[0]}, rank = {call->rank, strides[1]};
+    const xent_array top_index = {call->top_index, strides[2]}, top_logit = {call->top_logit, strides[3]};
     const xent_array *const arrays[ARRAYS] = {
         [LOGITS] = &call->logits,
         [INDEX] = &call->index,
@@ -52,6 +71,9 @@ static void join_axes(axes *a, const xent_call *call, int last) {
         [COEFS + XENT_NLL_COEF] = &call->nll_coef,
         [COEFS + XENT_ENTROPY_COEF] = &call->entropy_coef,
         [COEFS + XENT_SMOOTH_COEF] = &call->smooth_coef,
+        [RANK] = &rank,
+        [TOP_INDEX] = &top_index,
+        [TOP_LOGIT] = &top_logit,
     };
     a->classes = call->classes;
     for (int k = 0; k < ARRAYS; ++k)
@@ -95,6 +117,12 @@ static xent_rows rows_at(const axes *a, int64_t begin, int64_t end) {
         .hess_step = a->steps[HESS][last],
         .sums = (xent_sums *)at[SUMS],
         .sums_step = a->steps[SUMS][last],
+        .rank = (char *)at[RANK],
+        .top_index = (char *)at[TOP_INDEX],
+        .top_logit = (char *)at[TOP_LOGIT],
+        .rank_step = a->steps[RANK][last],
+        .top_index_step = a->steps[TOP_INDEX][last],
+        .top_logit_step = a->steps[TOP_LOGIT][last],
         .stages = XENT_ALL_STAGES,
     };
     for (int k = 0; k < XENT_COEFS; ++k) {

@@ -60,6 +60,8 @@ static const char *bad_number(const xent_call *call, int takes) {
            takes & TAKES_ENTROPY_WEIGHT && call->label_smoothing == 0 && !call->soft.data && !call->hess.data, 0, -LARGEST,
            LARGEST)
 #undef NUMBER
+    if (call->top_k < 0 || call->top_k > MOST_TOP || (call->top_k && !call->score))
+        return "top_k";
     if (call->grad_scale != 1 && !reduced) /* else any number is: that of the caller's chain rule */
         return "grad_scale";
     if (call->log_target && !(takes & TAKES_LOG_TARGET))
@@ -140,6 +142,16 @@ static int begins_in_another(const xent_call *call, const field *fields, int cou
 }
 
 /* What the stages have besides. Sums that are read must be of all classes, and of this operation. */
+static const char *bad_score(const xent_call *call, call_steps steps) {
+    if (!call->score)
+        return call->rank ? "rank" : call->top_index ? "top_index" : call->top_logit ? "top_logit" : NULL;
+    if (steps != STEP_REDUCE || call->operation != XENT_CROSS_ENTROPY || call->soft.data || call->label_smoothing != 0)
+        return "score";
+    if (call->top_k > call->classes)
+        return "top_k";
+    return call->top_k && !call->top_index ? "top_index" : call->top_k && !call->top_logit ? "top_logit" : NULL;
+}
+
 static const char *bad_shard(const xent_call *call, call_steps steps, int is_empty) {
     if (!(steps & STAGES))
         return call->sums ? "sums" : call->class_offset ? "class_offset" : call->num_classes ? "num_classes" : NULL;
@@ -249,6 +261,8 @@ const char *xent_bad_field(const xent_call *call, call_steps steps) {
         return "class_weight";
     if (call->block_sums && (uintptr_t)call->block_sums % _Alignof(double))
         return "block_sums";
-    bad = bad_shard(call, steps, is_empty);
+    bad = bad_score(call, steps);
+    if (!bad)
+        bad = bad_shard(call, steps, is_empty);
     return bad || is_empty ? bad : missing(call, steps, traits);
 }

@@ -24,6 +24,7 @@
 enum { XENT_BLOCK = 1024, XENT_CHUNK = 16384, XENT_SUM_BLOCK = 4096, XENT_MOST_LANES = 16 };
 /* Elements that pass through a buffer at a time. */
 enum { XENT_PIECE = 1024 };
+enum { MOST_TOP = 128 };
 /* Rows of so many classes are computed in tiles: measured, it is there that long vectors win; with a gradient, later where
  * rows end inside a vector, sooner of doubles. */
 enum { XENT_NARROW_LOSS = 352, XENT_NARROW_GRADIENT = 112, XENT_NARROW_ODD_GRADIENT = 152, XENT_NARROW_F64_GRADIENT = 88 };
@@ -32,7 +33,15 @@ enum { XENT_MOST_IN_LANES = 1 << 24 };
 
 /* The second stream a_c of a row: none, class weights, soft targets, the row's own exponentials (entropy), or those of
  * another row, the teacher's (distillation). What it adds to the loss is in head.h. */
-typedef enum { XENT_NO_STREAM, XENT_WEIGHTS, XENT_SOFT, XENT_SELF, XENT_TEACHER, XENT_STREAMS } xent_stream;
+typedef enum {
+    XENT_NO_STREAM,
+    XENT_WEIGHTS,
+    XENT_SOFT,
+    XENT_SELF,
+    XENT_TEACHER,
+    XENT_SQUARES, /* XENT_SELF, and the squares of the exponentials: reduced alone */
+    XENT_STREAMS
+} xent_stream;
 /* What happens to a logit on its way in: nothing, a temperature, a soft cap and a temperature, or it is a log-probability
  * (or a probability) and no softmax is taken. */
 typedef enum { XENT_PLAIN, XENT_TEMPERATURE, XENT_SOFTCAP, XENT_LOG_PROBS, XENT_TRANSFORMS } xent_transform;
@@ -72,6 +81,7 @@ typedef struct {
     double clip;                 /* and these are clipped to [clip, 1 - clip]; 0: not */
     double scale;                /* d(result) / d(row loss), without the upstream gradient of the row */
     int by_coefficients;         /* the gradient is that of each row's coefficients, of xent_rows */
+    int top_k;                   /* so many of the largest logits of a row are wanted */
     int no_row_counts;           /* a mean over weights that sum to 0: the gradient is exact zeros */
 } xent_plan;
 
@@ -90,6 +100,9 @@ typedef struct {
     xent_stages stages;
     xent_sums *sums; /* of each row: written by a run that only reduces, read by one that does not */
     int64_t sums_step;
+    /* Of a run that only reduces, in the order of rows, at steps of bytes; each may be NULL. */
+    char *rank, *top_index, *top_logit;
+    int64_t rank_step, top_index_step, top_logit_step;
 } xent_rows;
 
 /* A run of class indices to be checked, and where they are to be found, the probabilities of these classes in the rows that
@@ -177,10 +190,12 @@ typedef struct {
     USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
     USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
     USE(XENT_SELF, XENT_PLAIN)                                                                                              \
+    USE(XENT_SQUARES, XENT_PLAIN)                                                                                           \
     USE(XENT_NO_STREAM, XENT_TEMPERATURE)                                                                                   \
     USE(XENT_WEIGHTS, XENT_TEMPERATURE)                                                                                     \
     USE(XENT_SOFT, XENT_TEMPERATURE)                                                                                        \
     USE(XENT_SELF, XENT_TEMPERATURE)                                                                                        \
+    USE(XENT_SQUARES, XENT_TEMPERATURE)                                                                                     \
     USE(XENT_TEACHER, XENT_TEMPERATURE)                                                                                     \
     USE(XENT_WEIGHTS, XENT_LOG_PROBS)                                                                                       \
     USE(XENT_SOFT, XENT_LOG_PROBS)

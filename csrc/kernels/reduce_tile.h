@@ -76,7 +76,7 @@ static INLINE void add_to_lane(few_lanes *lanes, int64_t i, tile_sums *all, cons
 static INLINE void clear_lanes(few_lanes *lanes, int64_t n, xent_stream stream) {
     for (int64_t i = 0; i < n; ++i) {
         lanes->sum_exp[i] = v(set)(0);
-        if (is_weighted(stream))
+        if (has_mass(stream))
             lanes->sum_a[i] = v(set)(0);
         if (stream != XENT_NO_STREAM)
             lanes->sum_a_t[i] = v(set)(0);
@@ -90,7 +90,7 @@ static INLINE void clear_lanes(few_lanes *lanes, int64_t n, xent_stream stream) 
     do {                                                                                                                    \
         if (transform != XENT_LOG_PROBS)                                                                                    \
             (to)->sum_exp[i] = sum_lanes((from)->sum_exp, n);                                                               \
-        if (is_weighted(stream))                                                                                            \
+        if (has_mass(stream))                                                                                               \
             (to)->sum_a[i] = sum_lanes((from)->sum_a, n);                                                                   \
         if (stream != XENT_NO_STREAM)                                                                                       \
             (to)->sum_a_t[i] = sum_lanes((from)->sum_a_t, n);                                                               \
@@ -143,7 +143,7 @@ static INLINE tile_sums add_tile(virtual_lanes *lanes, const tile *t, const targ
     JOIN_LANES(lanes, 0, lanes, used, stream, transform);
     if (transform != XENT_LOG_PROBS)
         sums.sum_exp = lanes->sum_exp[0];
-    if (is_weighted(stream))
+    if (has_mass(stream))
         sums.sum_a = lanes->sum_a[0];
     if (stream != XENT_NO_STREAM)
         sums.sum_a_t = lanes->sum_a_t[0];

@@ -39,7 +39,9 @@ static INLINE void add_class(const lane_sums *s, vec z, vec a, vec max, vec teac
     if (is_weighted(stream)) {
         *s->sum_a_t = v(select)(v(ne)(a, zero), v(fma)(a, t, *s->sum_a_t), *s->sum_a_t);
         *s->sum_a = v(add)(*s->sum_a, a);
-    } else if (stream == XENT_SELF) {
+    } else if (is_own(stream)) {
+        if (stream == XENT_SQUARES)
+            *s->sum_a = v(select)(counts, v(fma)(e, e, *s->sum_a), *s->sum_a);
         *s->sum_a_t = v(select)(counts, v(fma)(e, t, *s->sum_a_t), *s->sum_a_t);
     } else if (stream == XENT_TEACHER) {
         const vec of_teacher = v(sub)(a, teacher_max);
@@ -164,7 +166,7 @@ static INLINE void add_block(xent_sums *sums, wide_block *block, const target_mi
     block_sums s;
     for (int g = 0; g < GROUPS; ++g) {
         s.sum_exp[g] = v(set)(0);
-        if (is_weighted(stream))
+        if (has_mass(stream))
             s.sum_a[g] = v(set)(0);
         if (stream != XENT_NO_STREAM)
             s.sum_a_t[g] = v(set)(0);
@@ -194,7 +196,7 @@ static INLINE void add_block(xent_sums *sums, wide_block *block, const target_mi
         sums->sum_exp += (double)v(sum_tree)(s.sum_exp);
     if (holds_max && transform != XENT_LOG_PROBS)
         sums->max_count += count_all(s.max_count);
-    if (is_weighted(stream))
+    if (has_mass(stream))
         sums->sum_a += (double)v(sum_tree)(s.sum_a);
     if (stream != XENT_NO_STREAM)
         sums->sum_a_t += (double)v(sum_tree)(s.sum_a_t);

@@ -76,6 +76,100 @@ static int64_t argmax_of(const run *c, int64_t r, const xent_sums *row) {
     return c->plan->class_offset + (found < classes ? found : 0);
 }
 
+/* The largest numbers so far, in descending order, those of the same size by class. */
+typedef struct {
+    int64_t class[MOST_TOP];
+    real logit[MOST_TOP];
+    int count, most;
+} top_logits;
+
+static void add_to_top(top_logits *top, int64_t class, real z) {
+    int at = top->count < top->most ? top->count++ : top->most - 1;
+    for (; at > 0 && top->logit[at - 1] < z; --at) {
+        top->logit[at] = top->logit[at - 1];
+        top->class[at] = top->class[at - 1];
+    }
+    top->logit[at] = z;
+    top->class[at] = class;
+}
+
+/* n classes of a row from class k on, at most a block, after the transform: where they lie, or in a buffer. */
+static const char *classes_of(const run *c, int64_t r, int64_t k, int64_t n) {
+    const int64_t step = c->plan->logits_class_step;
+    const char *x = c->rows->logits + r * c->rows->logits_step;
+    real *const buffer = (real *)c->space->buffers[0];
+    if (c->stored == own_storage && step == (int64_t)sizeof(real) && !is_transformed(c->plan))
+        return x + k * step;
+    for (int64_t i = 0; i < n; i += 64)
+        load_classes(buffer + i, x, step, k + i, n - i < 64 ? n - i : 64, c->stored);
+    if (is_transformed(c->plan))
+        transform_block((vec *)buffer, NULL, (const char *)buffer, n, c->plan, &c->space->transform);
+    return (const char *)buffer;
+}
+
+/* Those of n logits, of classes from k on, that are among the largest. */
+static NOINLINE void find_top(top_logits *top, const char *z, int64_t k, int64_t n) {
+    for (int64_t i = 0; i < n; i += 4 * LANES) {
+        const vec least = v(set)(top->count < top->most ? (real)-INFINITY : top->logit[top->most - 1]);
+        vec largest = least;
+        for (int64_t j = i; j < n && j < i + 4 * LANES; j += LANES)
+            largest = v(max)(load_up_to(z + j * (int64_t)sizeof(real), lanes_left(n - j), (real)-INFINITY), largest);
+        if (top->count == top->most && !v(any)(v(lt)(least, largest)))
+            continue;
+        for (int64_t j = i; j < n && j < i + 4 * LANES; ++j) {
+            real x;
+            memcpy(&x, z + j * (int64_t)sizeof(real), sizeof x);
+            if (top->count < top->most || x > top->logit[top->most - 1])
+                add_to_top(top, k + j, x);
+        }
+    }
+}
+
+/* How many of n logits are larger. */
+static NOINLINE int64_t count_larger(const char *z, int64_t n, vec than) {
+    vec larger[GROUPS];
+    for (int g = 0; g < GROUPS; ++g)
+        larger[g] = v(set)(0);
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64)
+        for (int g = 0; g < GROUPS; ++g)
+            larger[g] =
+                v(add_where)(v(lt)(than, v(load)(z + (i + g * LANES) * (int64_t)sizeof(real))), larger[g], v(set)(1));
+    for (; i < n; i += LANES)
+        larger[0] = v(add_where)(
+            v(lt)(than, v(load_first)(z + i * (int64_t)sizeof(real), lanes_left(n - i), v(set)((real)-INFINITY))), larger[0],
+            v(set)(1));
+    return (int64_t)v(sum_tree)(larger);
+}
+
+/* One more look at a row that is still in the cache: how many logits are larger than the target's, and the largest. Of
+ * classes of which the first is NaN, if any is, that is `argmax`. */
+static void look_again(const run *c, int64_t r, int64_t target, real target_logit, int64_t argmax) {
+    const xent_rows *rows = c->rows;
+    const int64_t classes = c->plan->classes;
+    top_logits top = {.most = c->plan->top_k};
+    int64_t rank = 0;
+    for (int64_t k = 0; k < classes; k += XENT_BLOCK) {
+        const int64_t n = classes - k < XENT_BLOCK ? classes - k : XENT_BLOCK;
+        const char *z = classes_of(c, r, k, n);
+        if (rows->rank && target != NO_TARGET)
+            rank += count_larger(z, n, v(set)(target_logit));
+        if (top.most)
+            find_top(&top, z, k, n);
+    }
+    rank = target == NO_TARGET ? -1 : rank;
+    if (rows->rank)
+        memcpy(rows->rank + r * rows->rank_step, &rank, sizeof rank);
+    const int has_nan =
+        top.most && isnan(c->stored->load_one(rows->logits + r * rows->logits_step + argmax * c->plan->logits_class_step));
+    for (int k = 0; k < top.most; ++k) {
+        const int64_t class = has_nan ? -1 : top.class[k];
+        const double logit = has_nan ? NAN : (double)top.logit[k];
+        memcpy(rows->top_index + r * rows->top_index_step + k * 8, &class, sizeof class);
+        memcpy(rows->top_logit + r * rows->top_logit_step + k * 8, &logit, sizeof logit);
+    }
+}
+
 /* What a run leaves that only reduces: the sums of a row, and its target's, in lane `lane` of tile t. */
 static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, int lane) {
     xent_sums *to = sums_at(c->rows, r);
@@ -93,6 +187,8 @@ static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, 
     to->target_logit = to->has_target ? (double)((const real *)&s->target_logit[t])[lane] : 0;
     to->target_weight = to->has_target ? target_weight(c->plan, target) : 1;
     to->target_slope = to->has_target ? (double)((const real *)&s->target_slope[t])[lane] : 1;
+    if (c->rows->rank || c->plan->top_k)
+        look_again(c, r, target, (real)to->target_logit, to->argmax);
 }
 
 /* Rows r..r+n-1 of a run that begins with the head. */

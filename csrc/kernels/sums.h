@@ -24,11 +24,13 @@ static inline double larger(double a, double b) { return a > b ? a : b; }
 static inline void rebase(xent_sums *sums, double max, double temperature, xent_stream stream) {
     const double step = sums->max - max, sum = sums->sum_exp + sums->max_count;
     const double f = sum != 0 ? shrink(step / temperature) : 0;
-    if (stream == XENT_SELF)
+    if (stream == XENT_SELF || stream == XENT_SQUARES)
         sums->sum_a_t = f != 0 ? (sums->sum_a_t + sum * step) * f : 0;
     sums->sum_exp = sum != 0 ? sum * f : 0;
     sums->max_count = 0;
-    if (sums->sum_a != 0)
+    if (stream == XENT_SQUARES)
+        sums->sum_a *= f * f;
+    else if (sums->sum_a != 0)
         sums->sum_a_t += sums->sum_a * step;
     sums->max = max;
 }

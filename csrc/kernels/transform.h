@@ -146,6 +146,9 @@ static INLINE vec exponent_of(vec t, const transform_plan *p, xent_transform tra
 /* What goes with class indices, and what comes from an array beside the logits. */
 static INLINE int may_be_indexed(xent_stream stream) { return stream <= XENT_WEIGHTS || stream == XENT_SELF; }
 static INLINE int is_weighted(xent_stream stream) { return stream == XENT_WEIGHTS || stream == XENT_SOFT; }
+/* The streams of the row's own exponentials, and those that sum anything beside a moment. */
+static INLINE int is_own(xent_stream stream) { return stream == XENT_SELF || stream == XENT_SQUARES; }
+static INLINE int has_mass(xent_stream stream) { return is_weighted(stream) || stream == XENT_SQUARES; }
 static INLINE int has_second_row(xent_stream stream) { return stream == XENT_SOFT || stream == XENT_TEACHER; }
 
 /* The second stream a_c of class weights and soft targets: w_c, or w_c (keep t_c + add). */

@@ -19,6 +19,7 @@ from xent.runtime import (
     set_pool_bytes,
     show_config,
 )
+from xent.scores import score
 from xent.special import log_softmax, logsumexp, softmax
 
 # The one place of the version: pyproject.toml and CMakeLists.txt read it here.
@@ -43,6 +44,7 @@ __all__ = [
     "num_threads",
     "perplexity",
     "poly1_loss",
+    "score",
     "set_num_threads",
     "set_pool_bytes",
     "show_config",

@@ -374,7 +374,8 @@ cdef class Request:
         return self.out
 
     def stage(self, str name, cnp.ndarray sums not None, int64_t offset, int64_t num_classes, double entropy_weight=0.0,
-              double label_smoothing=0.0, coefs=(None, None, None, None)):
+              double label_smoothing=0.0, coefs=(None, None, None, None),
+              cnp.ndarray rank=None, cnp.ndarray top_index=None, cnp.ndarray top_logit=None, bint score=False):
         """Run one stage, "reduce" or "apply", of rows whose sums lie in C order; `coefs` are those of each row, to apply.
 
         Logits that no kernel reads as they lie are copied.
@@ -394,6 +395,12 @@ cdef class Request:
         self.call.sums = <xent_sums *>cnp.PyArray_DATA(sums)
         self.call.class_offset = offset
         self.call.num_classes = num_classes
+        self.call.score = score
+        self.call.rank = NULL if rank is None else <int64_t *>cnp.PyArray_DATA(rank)
+        if top_index is not None:
+            self.call.top_k = <int>cnp.PyArray_DIM(top_index, cnp.PyArray_NDIM(top_index) - 1)
+            self.call.top_index = <int64_t *>cnp.PyArray_DATA(top_index)
+            self.call.top_logit = <double *>cnp.PyArray_DATA(top_logit)
         self.place(10, &self.call.lse_coef, coefs[0])
         self.place(11, &self.call.nll_coef, coefs[1])
         self.place(12, &self.call.entropy_coef, coefs[2])

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xent import _core, _functions
+from xent import _functions
 from xent._arguments import broadcastable, flag
 from xent._blocks import rounded, stored
+from xent._head import Head
 from xent._keywords import named, unknown_keyword
 from xent._pool import empty_array
 from xent._request import SUMS_BYTES, merge_sums
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["Values", "apply", "dtype", "merge", "reduce", "values"]
 
 # The fields of xent_sums in xent.h, in their order.
-_CORE = np.dtype(
+CORE = np.dtype(
     [(name, "f8") for name in ("max", "sum_exp", "max_count", "sum_a", "sum_a_t")]
     + [(name, "f8") for name in ("teacher_max", "teacher_sum_exp", "teacher_max_count")]
     + [(name, "f8") for name in ("target_logit", "target_weight", "target_slope")]
     + [(name, "i8") for name in ("has_target", "class_begin", "class_end", "num_classes")]
     + [("temperature", "f8"), ("operation", "i8"), ("stream", "i8"), ("argmax", "i8")]
 )
-assert _CORE.itemsize == SUMS_BYTES
+assert CORE.itemsize == SUMS_BYTES
 
 # The second streams, as the kernels number them, and what `reduce` must be asked for each.
 _NONE, _WEIGHTS, _SOFT, _SELF = range(4)
@@ -41,8 +42,8 @@ _STREAMS = {"smooth": _WEIGHTS, "soft": _SOFT, "entropy": _SELF}
 
 _dtype = np.dtype(
     [
-        (name, _CORE[name])
-        for name in _CORE.names or ()
+        (name, CORE[name])
+        for name in CORE.names or ()
         if not name.startswith(("sum_a", "teacher", "stream"))
     ]
     + [(f"{name}_{part}", "f8") for name in _STREAMS for part in ("mass", "moment")]
@@ -65,7 +66,7 @@ class Values(NamedTuple):
     argmax: Any
 
 
-def _size(value: object, name: str, least: int) -> int:
+def size(value: object, name: str, least: int) -> int:
     try:
         size = int(value.__index__())  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
@@ -77,9 +78,9 @@ def _size(value: object, name: str, least: int) -> int:
 
 def _shard(logits: Any, axis: int, offset: object, num_classes: object | None) -> tuple[int, int]:
     classes = logits.shape[axis]
-    begin = _size(offset, "class_offset", 0)
+    begin = size(offset, "class_offset", 0)
     end = begin + classes
-    return begin, end if num_classes is None else _size(num_classes, "num_classes", end)
+    return begin, end if num_classes is None else size(num_classes, "num_classes", end)
 
 
 @named
@@ -169,7 +170,7 @@ def reduce(
         call = (
             first if name == beside else request(None, class_weight if name == "smooth" else None)
         )
-        passes[name] = np.zeros(first.shape, _CORE)
+        passes[name] = np.zeros(first.shape, CORE)
         call.stage(
             "reduce", passes[name], begin, size, float(name == "entropy"), float(name == "smooth")
         )
@@ -205,8 +206,8 @@ def _sums(value: Any, name: str = "sums") -> Any:
 
 def _split(sums: Any, name: str | None) -> Any:
     """Sums as the core has them, with one of the second streams."""
-    core = np.zeros(sums.shape, _CORE)
-    for field in set(_CORE.names or ()) & set(_dtype.names or ()):
+    core = np.zeros(sums.shape, CORE)
+    for field in set(CORE.names or ()) & set(_dtype.names or ()):
         core[field] = sums[field]
     if name:
         core["sum_a"], core["sum_a_t"] = sums[f"{name}_mass"], sums[f"{name}_moment"]
@@ -278,20 +279,11 @@ def merge(*sums: NDArray[np.void]) -> NDArray[np.void]:
         core, bad = merge_sums(cores, first.size)
         if bad >= 0:
             raise ValueError(f"sums: row {bad} has a target in two of the shards")
-        for field in set(_CORE.names or ()) & set(_dtype.names or ()):
+        for field in set(CORE.names or ()) & set(_dtype.names or ()):
             merged[field] = core[field]
         if name:
             merged[f"{name}_mass"], merged[f"{name}_moment"] = core["sum_a"], core["sum_a_t"]
     return merged
-
-
-def _log1p(x: Any) -> Any:
-    """The kernels' own, in the dtype of x."""
-    return _core.math("log1p", np.ascontiguousarray(x)).reshape(x.shape)
-
-
-def _exp(x: Any) -> Any:
-    return _core.math("exp", np.ascontiguousarray(x)).reshape(x.shape)
 
 
 def values(sums: NDArray[np.void]) -> Values:
@@ -347,44 +339,18 @@ def _whole(sums: Any) -> Any:
 
 
 def _values(sums: Any, real: Any) -> Values:
-    one, heat = real(1), sums["temperature"]
-    cold = (1 / heat).astype(real)
-    low = ((1 - heat * cold.astype(float)) / heat).astype(real)
-
-    def heated(t: Any) -> Any:
-        """t / T as the kernels have it: two products, one rounding of their sum."""
-        exact = t.astype(np.longdouble) * cold + (t * low).astype(np.longdouble)
-        return np.where(heat == 1, t, exact.astype(real))
-
-    maximum, count = sums["max"].astype(real), sums["max_count"].astype(real)
-    empty = sums["sum_exp"] + sums["max_count"] == 0
-    rest = np.where(empty, real(np.nan), sums["sum_exp"].astype(real) + (count - one))
-    total, log_sum = rest + one, _log1p(rest)
-    top = np.where(heat == 1, maximum, maximum * cold)
-    lse = np.where(empty, real(-np.inf), top + log_sum)
-    streams = _streams(sums)
-
-    def moment(name: str) -> tuple[Any, Any]:
-        return sums[f"{name}_mass"].astype(real), (sums[f"{name}_moment"] / heat).astype(real)
-
-    found: dict[str, Any] = {"lse": lse, "argmax": sums["argmax"].copy()}
-    counts = sums["counts"]
+    head, streams = Head(sums, real), _streams(sums)
+    found: dict[str, Any] = {"lse": head.lse, "argmax": sums["argmax"].copy()}
     if sums.size and sums["indexed"].flat[0]:
-        t = sums["target_logit"].astype(real) - maximum
-        gap = -np.where(np.isneginf(t), t, heated(t))
-        e = np.where(t == 0, one, _exp(-gap))
-        found["nll"] = np.where(counts, log_sum + gap, real(0))
-        found["prob"] = np.where(counts, e / total, real(np.nan))
+        found["nll"] = np.where(sums["counts"], head.nll(sums["target_logit"]), real(0))
+        found["prob"] = np.where(sums["counts"], head.prob(sums["target_logit"]), real(np.nan))
     if "soft" in streams:
-        mass, weighted = moment("soft")
-        found["nll"] = mass * log_sum - weighted
+        found["nll"] = head.cost(sums["soft_mass"], sums["soft_moment"])
     if "smooth" in streams:
-        mass, weighted = moment("smooth")
-        found["smooth"] = mass * log_sum - weighted
+        found["smooth"] = head.cost(sums["smooth_mass"], sums["smooth_moment"])
     if "entropy" in streams:
-        center = moment("entropy")[1] / total
-        found["entropy"] = log_sum - center
-        found["mean_logit"] = top + center
+        center = head.center(sums["entropy_moment"])
+        found["entropy"], found["mean_logit"] = head.log_sum - center, head.top + center
     return Values(*(None if (a := found.get(name)) is None else a[()] for name in Values._fields))
 
 

@@ -119,6 +119,11 @@ cdef extern from "xent.h" nogil:
         xent_array nll_coef
         xent_array entropy_coef
         xent_array smooth_coef
+        int score
+        int top_k
+        int64_t *rank
+        int64_t *top_index
+        double *top_logit
 
     xent_call xent_call_defaults()
     const xent_call XENT_CALL_DEFAULTS
