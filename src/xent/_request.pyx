@@ -457,6 +457,14 @@ cdef class Request:
         return self.call.temperature
 
     @property
+    def softcap(self):
+        return self.call.softcap
+
+    def ignores_index(self, cnp.ndarray index):
+        """Whether an element of these class indices can equal `ignore_index`."""
+        return arguments.ignore_bits(self.ignore_index, index) is not None
+
+    @property
     def elementwise(self):
         return self.axis < 0
 

@@ -34,6 +34,11 @@ def cross_entropy(
     grad_out: NDArray[Any] | None = None,
     hess_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    target_probs: ArrayLike | None = None,
+    entropy_weight: float = 0.0,
+    class_bias: ArrayLike | None = None,
+    return_temperature_grad: bool = False,
+    return_bias_grad: bool = False,
     **unknown: Never,
 ) -> Loss | tuple[Loss, Array] | tuple[Loss, Array, Array] | tuple[Loss, Array, Array, Array]:
     r"""Softmax cross-entropy of logits against class indices or class probabilities.
@@ -140,6 +145,41 @@ def cross_entropy(
     """
     if unknown:
         raise unknown_keyword(cross_entropy, unknown)
+    if (
+        target_probs is not None
+        or class_bias is not None
+        or entropy_weight
+        or return_temperature_grad
+        or return_bias_grad
+    ):
+        from xent import _composed
+
+        return _composed.cross_entropy(
+            logits,
+            targets,
+            axis=axis,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            temperature=temperature,
+            reduction=reduction,
+            return_grad=return_grad,
+            return_hess=return_hess,
+            return_lse=return_lse,
+            return_temperature_grad=return_temperature_grad,
+            return_bias_grad=return_bias_grad,
+            grad_output=grad_output,
+            out=out,
+            grad_out=grad_out,
+            hess_out=hess_out,
+            dtype=dtype,
+            target_probs=target_probs,
+            entropy_weight=entropy_weight,
+            class_bias=class_bias,
+        )
     return _functions.softmax_loss(
         "cross_entropy",
         logits,

@@ -1,0 +1,492 @@
+"""Cross-entropy with what no single call of the kernels has, composed of the stages.
+
+A row's loss is a sum of the values of `stages`, each times a coefficient: of the target or targets, of all classes (label
+smoothing), of the entropy, and the square of the log-sum-exp. The same coefficients, times the derivative of the result with
+respect to the row's loss, give the gradient, and with the derivatives of the values the one with respect to the temperature.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xent import _arguments as arguments
+from xent import _functions, stages
+from xent._blocks import numbers, rounded, stored
+from xent._head import Head, kernel
+from xent._request import bad_target
+
+Array = np.ndarray[Any, Any]
+
+
+class Entries(NamedTuple):
+    """Several targets of each row, the axis of the targets last: classes, their logits after the cap and its slope."""
+
+    classes: Array
+    counts: Array
+    logits: Array
+    slopes: Array
+
+
+def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
+    """Look up the logits of several targets of each row; their axis is that of the classes."""
+    axis, logits = request.class_axis, request.logits
+    index = arguments.array(indices, name)
+    if index.size == 0 and not isinstance(indices, np.ndarray):
+        index = index.astype(np.int64)
+    if index.dtype.kind not in "iub":
+        raise TypeError(
+            f"{name}: dtype {index.dtype} is not accepted for class indices; expected integers or bool"
+        )
+    shape = logits.shape
+    if (
+        index.ndim != logits.ndim
+        or index.shape[:axis] + index.shape[axis + 1 :] != shape[:axis] + shape[axis + 1 :]
+    ):
+        raise ValueError(
+            f"{name}: shape {index.shape} does not fit logits of shape {shape} with the classes on axis {axis}; expected "
+            f"that shape with the number of targets of a row in its place"
+        )
+    classes = shape[axis]
+    counts = np.ones(index.shape, bool)
+    if request.ignores_index(index):
+        counts = index != request.ignore_index
+    bad = counts & ((index < 0) | (index >= classes))
+    if bad.any():
+        raise bad_target(index, int(np.argmax(bad)), classes, request.ignore_index)
+    chosen = np.where(counts, index, 0).astype(np.int64)
+    picked = (
+        np.take_along_axis(logits, chosen, axis) if classes else np.zeros(index.shape, logits.dtype)
+    )
+    z = numbers(np.moveaxis(picked, axis, -1), request.precision).astype(request.precision.compute)
+    slopes = np.ones_like(z)
+    if request.softcap > 0:
+        with np.errstate(all="ignore"):
+            u = z / z.dtype.type(request.softcap)
+            slopes = np.where(
+                np.isinf(z), z.dtype.type(0), kernel("tanh_slope", np.where(np.isinf(u), 0, u))
+            )
+            z = np.where(
+                np.isinf(z),
+                z,
+                z.dtype.type(request.softcap) * kernel("tanh", np.where(np.isinf(u), 0, u)),
+            )
+    return Entries(np.moveaxis(chosen, axis, -1), np.moveaxis(counts, axis, -1), z, slopes)
+
+
+def token_log_probs(
+    logits: Any,
+    targets: Any,
+    axis: Any,
+    ignore_index: Any,
+    softcap: Any,
+    temperature: Any,
+    dtype: Any,
+) -> Any:
+    """Return the log-probabilities of several targets of each row, in the place of the class axis."""
+    request = _functions.stage_request(
+        logits, None, axis, None, 0, ignore_index, temperature, softcap, dtype
+    )
+    found = entries(request, targets)
+    sums = np.zeros(request.shape, stages.CORE)
+    request.stage("reduce", sums, 0, request.logits.shape[request.class_axis])
+    head = Head(sums, request.precision.compute.type)
+    with np.errstate(all="ignore"):
+        log_probs = np.where(found.counts, np.subtract(0, head.nll(found.logits, 1)), head.real(0))
+    return np.moveaxis(log_probs, -1, request.class_axis)
+
+
+class Loss:
+    """The rows of one call of `cross_entropy`: their losses, and the derivatives that are asked for."""
+
+    def __init__(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        axis: int,
+        class_weight: Any,
+        sample_weight: Any,
+        ignore_index: Any,
+        label_smoothing: Any,
+        z_loss: Any,
+        softcap: Any,
+        temperature: Any,
+        reduction: str,
+        grad_output: Any,
+        dtype: Any,
+        target_probs: Any,
+        entropy_weight: float,
+        class_bias: Any,
+    ):
+        self.options = {
+            "temperature": temperature,
+            "softcap": softcap,
+            "ignore_index": ignore_index,
+        }
+        given = _functions.stage_request(
+            logits,
+            None if target_probs is not None else targets,
+            axis,
+            None,
+            0,
+            ignore_index,
+            temperature,
+            softcap,
+            dtype,
+        )
+        self.given, self.axis, self.shape = given, given.class_axis, given.shape
+        self.compute = given.precision.compute
+        self.real = self.compute.type
+        self.classes = given.logits.shape[self.axis]
+        self.smoothing = arguments.label_smoothing(label_smoothing)
+        self.z_loss = arguments.z_loss(z_loss)
+        self.entropy_weight = arguments.number(
+            entropy_weight, "entropy_weight", -1e30, 1e30, "a finite number"
+        )
+        self.reduction = reduction
+        code = arguments.reduction(reduction)
+        self.class_weight = arguments.class_weight(class_weight, self.classes, self.compute)
+        self.sample_weight = arguments.sample_weight(sample_weight, self.shape, self.compute, code)
+        self.upstream, self.scale = arguments.grad_output(
+            grad_output, reduction != "none", self.shape, self.compute
+        )
+        self.logits = given.logits
+        self.bias = None
+        if class_bias is not None:
+            self.bias = arguments.array(class_bias, "class_bias")
+            if self.bias.shape != (self.classes,):
+                raise ValueError(
+                    f"class_bias: expected shape ({self.classes},), one number a class; got {self.bias.shape}"
+                )
+            self.bias = arguments.real(self.bias, "class_bias").astype(self.compute)
+            along = self.bias.reshape((-1,) + (1,) * (self.logits.ndim - self.axis - 1))
+            with np.errstate(all="ignore"):
+                self.logits = numbers(self.logits, given.precision).astype(self.compute) + along
+        self.target = targets
+        self.probs = None
+        if target_probs is not None:
+            self.find_entries(targets, target_probs)
+        self.reduce()
+
+    def find_entries(self, targets: Any, target_probs: Any) -> None:
+        request = self.request(None)
+        self.entries = entries(request, targets)
+        q = (
+            np.moveaxis(arguments.real(target_probs, "target_probs"), self.axis, -1)
+            if np.ndim(target_probs)
+            else None
+        )
+        if q is None or q.shape != self.entries.classes.shape:
+            raise ValueError(
+                f"target_probs: expected the shape of targets, {np.moveaxis(self.entries.classes, -1, self.axis).shape}; got "
+                f"{np.shape(target_probs)}"
+            )
+        self.probs = np.where(self.entries.counts, q.astype(self.compute), self.real(0))
+
+    def request(self, targets: Any) -> Any:
+        dtype = "bfloat16" if self.given.precision.bfloat16 and self.bias is None else None
+        return _functions.stage_request(
+            self.logits,
+            targets,
+            self.axis,
+            None,
+            0,
+            self.options["ignore_index"],
+            self.options["temperature"],
+            self.options["softcap"],
+            dtype,
+        )
+
+    def stage_options(self) -> dict[str, Any]:
+        dtype = "bfloat16" if self.given.precision.bfloat16 and self.bias is None else None
+        return {"axis": self.axis, "dtype": dtype, **self.options}
+
+    def reduce(self) -> None:
+        """Find the values of all rows, the coefficients of their losses, and the divisor."""
+        real, e = self.real, self.smoothing
+        soft = self.given.soft
+        self.targets = None if self.probs is not None else self.target
+        smooth = e > 0 and soft is None
+        if soft is not None and (e > 0 or self.class_weight is not None):
+            along = (
+                1
+                if self.class_weight is None
+                else self.class_weight.reshape((-1,) + (1,) * (soft.ndim - self.axis - 1))
+            )
+            with np.errstate(all="ignore"):
+                self.targets = (
+                    soft.astype(self.compute) * real(1 - e) + real(e / max(self.classes, 1))
+                ) * along
+        self.needs_entropy = self.entropy_weight != 0
+        self.sums = stages.reduce(
+            self.logits,
+            self.targets,
+            class_weight=self.class_weight if smooth else None,
+            smooth=smooth,
+            entropy=self.needs_entropy,
+            **self.stage_options(),
+        )
+        self.values = stages.values(self.sums)
+        self.head = Head(self.sums, real)
+        counts = np.asarray(self.sums["counts"])
+        if self.probs is not None:
+            counts = self.entries.counts.any(axis=-1)
+        weight = (
+            np.ones(self.shape, self.compute)
+            if self.sample_weight is None
+            else np.broadcast_to(self.sample_weight, self.shape)
+        )
+        self.counts = counts & (weight != 0)
+        self.weight = np.where(self.counts, weight, real(0)).astype(float)
+        of_target: Any = 1.0
+        if self.given.index is not None and self.class_weight is not None:
+            of_target = self.class_weight[np.where(counts, self.given.index, 0)].astype(float)
+        self.hard = np.broadcast_to(
+            (1 - e) * of_target if self.given.index is not None else 1.0, self.shape
+        )
+        self.smooth = e / max(self.classes, 1) if smooth else 0.0
+        divides = self.weight * (of_target if self.given.index is not None else 1.0)
+        self.divisor = (
+            float(np.sum(divides, dtype=np.longdouble)) if self.reduction == "mean" else 1.0
+        )
+        if self.probs is not None:
+            shares = self.probs.astype(float) * (1 - e)
+            if self.class_weight is not None:
+                shares = shares * self.class_weight[self.entries.classes]
+            self.shares = shares
+
+    def rows(self) -> Array:
+        """Return the losses of the rows, in float64 products of the compute dtype's values."""
+        v = self.values
+        with np.errstate(all="ignore"):
+            if self.probs is not None:
+                nll = self.head.nll(self.entries.logits, 1)
+                rows = np.where(self.shares != 0, self.shares * nll, 0.0).sum(axis=-1)
+            else:
+                rows = np.where(self.hard == 0, 0.0, self.hard * v.nll)
+            if self.smooth:
+                rows = rows + self.smooth * v.smooth
+            if self.z_loss:
+                rows = rows + self.z_loss * np.square(np.asarray(v.lse, float))
+            if self.needs_entropy:
+                rows = rows - self.entropy_weight * v.entropy
+            return np.where(self.counts, self.weight * rows, 0.0)
+
+    def slope(self) -> Array:
+        """d result / d row loss, sample weight and upstream gradient included."""
+        with np.errstate(all="ignore"):
+            s = self.weight * self.scale
+            if self.upstream is not None:
+                s = s * self.upstream
+            if self.reduction == "mean":
+                s = s / self.divisor if self.divisor else np.zeros_like(s)
+            return np.where(self.counts, s, 0.0)
+
+    def grad(self, out: Any) -> Any:
+        """Return the gradient with respect to the logits."""
+        s, v = self.slope(), self.values
+        with np.errstate(all="ignore"):
+            lse = (
+                np.where(self.counts, 2 * self.z_loss * np.asarray(v.lse, float) * s, 0.0)
+                if self.z_loss
+                else None
+            )
+            coefs: dict[str, Any] = {"nll": s * self.hard}
+            if self.probs is not None:
+                mass = self.shares.sum(axis=-1) * s
+                coefs = {"lse": mass if lse is None else lse + mass}
+            elif lse is not None:
+                coefs["lse"] = lse
+            if self.smooth:
+                coefs["smooth"] = s * self.smooth
+            if self.needs_entropy:
+                coefs["entropy"] = -self.entropy_weight * s
+        direct = self.bias is None and self.probs is None
+        target = out if direct else None
+        grad = stages.apply(
+            self.logits,
+            self.sums,
+            self.targets,
+            class_weight=self.class_weight if self.smooth else None,
+            grad_out=target,
+            **coefs,
+            **self.stage_options(),
+        )
+        if direct:
+            return grad
+        if self.probs is not None:
+            self.take_entries(grad, s)
+        if out is None:
+            out = self.given.gradient_buffer(None)
+        precision = self.given.precision
+        same = self.bias is None
+        with np.errstate(all="ignore"):
+            if same:
+                out[...] = grad
+            else:
+                stored(out, precision)[...] = rounded(grad, precision)
+        return out
+
+    def take_entries(self, grad: Any, s: Array) -> None:
+        """Take what each of several targets adds from the gradient; the same class may be named twice."""
+        precision = self.given.precision if self.bias is None else None
+        with np.errstate(all="ignore"):
+            amount = self.shares * s[..., None] * self.entries.slopes / self.given.temperature
+        where = np.moveaxis(grad, self.axis, -1)
+        wide = where.reshape(-1, self.classes) if where.flags.c_contiguous else None
+        rows = np.arange(amount.reshape(-1, amount.shape[-1]).shape[0] if amount.size else 0)
+        flat = where if wide is None else wide
+        if amount.size == 0:
+            return
+        columns = self.entries.classes.reshape(len(rows), -1)
+        counts = self.counts.reshape(-1, 1) & self.entries.counts.reshape(len(rows), -1)
+        r, k = np.nonzero(counts)
+        place: Any = (
+            (r, columns[r, k])
+            if wide is not None
+            else (*np.unravel_index(r, self.shape), columns[r, k])
+        )
+        half = (
+            (precision is not None
+            and precision.compute != precision.storage)
+            or (precision and precision.bfloat16)
+        )
+        with np.errstate(all="ignore"):
+            if not half:
+                np.subtract.at(flat, place, amount.reshape(len(rows), -1)[r, k].astype(flat.dtype))
+                return
+            view = stored(flat, precision)
+            unique, inverse = np.unique(
+                np.stack([np.asarray(p) for p in place]), axis=1, return_inverse=True
+            )
+            total = np.zeros(unique.shape[1])
+            np.add.at(total, inverse.reshape(-1), amount.reshape(len(rows), -1)[r, k])
+            at = tuple(unique)
+            view[at] = rounded(
+                (numbers(view[at], precision).astype(float) - total).astype(np.float32), precision
+            )
+
+    def temperature_grad(self) -> Any:
+        """Return d result / d temperature."""
+        if self.needs_entropy:
+            moments = stages.reduce(self.logits, None, entropy=True, **self.stage_options())
+            variance = self.variance()
+        else:
+            moments = stages.reduce(self.logits, None, entropy=True, **self.stage_options())
+            variance = None
+        head, s = self.head, self.slope()
+        with np.errstate(all="ignore"):
+            center = np.asarray(head.center(moments["entropy_moment"]), float)
+            lse = np.asarray(self.values.lse, float)
+            if self.probs is not None:
+                rise = np.where(
+                    self.shares != 0,
+                    self.shares * (center[..., None] + head.gap(self.entries.logits, 1)),
+                    0.0,
+                ).sum(-1)
+            elif self.given.index is not None:
+                rise = self.hard * (
+                    center + np.where(self.counts, head.gap(self.sums["target_logit"]), 0)
+                )
+            else:
+                rise = self.sums["soft_mass"] * center - head.scaled(self.sums["soft_moment"])
+            if self.smooth:
+                rise = rise + self.smooth * (
+                    self.sums["smooth_mass"] * center - head.scaled(self.sums["smooth_moment"])
+                )
+            if self.z_loss:
+                rise = rise + 2 * self.z_loss * lse * (center + head.top)
+            if variance is not None:
+                rise = rise + self.entropy_weight * variance
+            total = (
+                -np.sum(np.where(self.counts, s * rise, 0.0), dtype=np.longdouble)
+                / self.given.temperature
+            )
+        return self.real(total)
+
+    def variance(self) -> Array:
+        """Of the logits after cap and temperature, under their softmax."""
+        z = np.moveaxis(
+            numbers(
+                self.logits,
+                self.given.precision if self.bias is None else self.request(None).precision,
+            ),
+            self.axis,
+            -1,
+        )
+        z = z.astype(float)
+        with np.errstate(all="ignore"):
+            if self.given.softcap > 0:
+                z = np.where(np.isinf(z), z, self.given.softcap * np.tanh(z / self.given.softcap))
+            z = z / self.given.temperature
+            p = _functions.softmax_family("softmax", np.ascontiguousarray(z), -1, None)
+            mean = np.where(p > 0, p * z, 0.0).sum(axis=-1, keepdims=True)
+            return np.where(p > 0, p * np.square(z - mean), 0.0).sum(axis=-1)
+
+
+def cross_entropy(
+    logits: Any,
+    targets: Any,
+    *,
+    return_grad: Any,
+    return_hess: Any,
+    return_lse: Any,
+    return_temperature_grad: Any,
+    return_bias_grad: Any,
+    out: Any,
+    grad_out: Any,
+    hess_out: Any,
+    **options: Any,
+) -> Any:
+    """Return the loss, or the tuple of the requested results."""
+    requested = arguments.requested_outputs(
+        return_grad, return_hess, options["grad_output"], grad_out, hess_out
+    )
+    with_lse = arguments.flag(return_lse, "return_lse")
+    with_temperature = arguments.flag(return_temperature_grad, "return_temperature_grad")
+    with_bias = arguments.flag(return_bias_grad, "return_bias_grad")
+    if requested == 2:
+        raise ValueError(
+            "return_hess: not with target_probs, entropy_weight, class_bias, return_temperature_grad or return_bias_grad"
+        )
+    if with_bias and options["class_bias"] is None:
+        raise ValueError("return_bias_grad: expected class_bias")
+    loss = Loss(logits, targets, **options)
+    reduced = loss.reduction != "none"
+    if out is not None:
+        out = arguments.buffer(out, "out", () if reduced else loss.shape, loss.compute)
+    if grad_out is not None:
+        grad_out = loss.given.gradient_buffer(grad_out)
+    rows = loss.rows()
+    with np.errstate(all="ignore"):
+        if not reduced:
+            result: Any = rows.astype(loss.compute)
+        else:
+            total = np.sum(rows, dtype=np.longdouble)
+            result = loss.real(
+                total
+                if loss.reduction == "sum"
+                else total / loss.divisor
+                if loss.divisor
+                else np.nan
+            )
+    grad = loss.grad(grad_out) if requested or with_bias else None
+    found = [result]
+    if requested:
+        found.append(grad)
+    if with_lse:
+        found.append(loss.values.lse)
+    if with_temperature:
+        found.append(loss.temperature_grad())
+    if with_bias:
+        wide = numbers(stored(grad, loss.given.precision), loss.given.precision)
+        others = tuple(d for d in range(wide.ndim) if d != loss.axis)
+        found.append(np.sum(wide, axis=others, dtype=np.float64).astype(loss.compute))
+    if out is not None:
+        out[...] = result
+        found[0] = out
+    elif not reduced:
+        found[0] = result[()]
+    return found[0] if len(found) == 1 else tuple(found)
