@@ -1,22 +1,204 @@
-"""The examples run, and reach the accuracy that they state."""
+"""The examples run, print and draw what docs/examples.md shows, and reach the accuracy that they state."""
 
+from __future__ import annotations
+
+import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+import xent
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+PAGE = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
+COMMANDS = re.compile(
+    r"^```console\n\$ python (examples/\w+\.py) --plot (\S+)\n(.*?)^```$", re.M | re.S
+)
+SHOWN = {Path(path).stem: (figure, output) for path, figure, output in COMMANDS.findall(PAGE)}
+IMAGES_MISSING = "The images come with scikit-learn: pip install scikit-learn\n"
+NUMBER = r"\d[\d,]*(?:\.\d+)?"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # One thread of a BLAS is as fast here, and is not held up where several tests share the cores.
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
+    )
+
+
+def without(module: str, example: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an example where a module cannot be imported."""
+    script = (
+        f"import runpy, sys; sys.modules[{module!r}] = None; "
+        f"sys.argv = {[example, *arguments]!r}; "
+        f"runpy.run_path({str(EXAMPLES / example)!r}, run_name='__main__')"
+    )
+    return run("-c", script)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number.replace(",", "")) for number in re.findall(NUMBER, text)]
+
+
+def words(text: str) -> list[str]:
+    """Everything but the numbers, and the white space that aligns them."""
+    return re.sub(NUMBER, "#", text).split()
+
+
+def labels(figure: Path) -> list[str]:
+    """What is written in a figure, numbers apart."""
+    found = re.findall(r"<(?:text|tspan)[^>]*>([^<]+)<", figure.read_text(encoding="utf-8"))
+    return [text for text in (re.sub(NUMBER, "#", text) for text in found) if text != "#"]
+
+
+def test_every_example_is_on_the_page() -> None:
+    examples = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert set(SHOWN) == examples - {"digits", "make_speech"}
+    for name, (figure, _) in SHOWN.items():
+        assert figure == f"docs/images/{name}.svg"
+        assert f"](images/{name}.svg)" in PAGE
+        assert (ROOT / figure).stat().st_size <= 60_000
+    assert all(f"(../examples/{name}.py)" in PAGE for name in ("digits", "make_speech"))
+
+
+def find(pattern: str, text: str) -> list[float]:
+    """The numbers of the line that the pattern begins."""
+    (line,) = re.findall(rf"^ *{re.escape(pattern)}(.*)$", text, re.MULTILINE)
+    return numbers(line)
+
+
+def states_image_classification(output: str) -> None:
+    assert find("accuracy", output)[0] > 97
+    assert find("log-loss", output)[0] < 0.3
+
+
+def states_imbalanced_classes(output: str) -> None:
+    """The order of the losses is what the page says."""
+    plain, focal, weighted, *adjusted = (
+        find(name, output)
+        for name in (
+            "cross-entropy",
+            "focal loss",
+            "class weights",
+            "logit adjustment",
+            "adjusted afterwards",
+        )
+    )
+    assert abs(focal[0] - plain[0]) < 3
+    assert weighted[0] > plain[0] + 4
+    for accuracy, rarest, log_loss in adjusted:
+        assert accuracy > weighted[0]
+        assert rarest > weighted[1] + 5
+        assert log_loss < weighted[2] < plain[2]
+
+
+def states_speech(output: str) -> None:
+    assert find("accuracy", output)[0] > 96
+    assert find("log-loss", output)[0] < 0.2
+
+
+def states_distillation(output: str) -> None:
+    """Distilled students are better than the one trained alone, even where that has all of the text."""
+    all_alone, little_alone = find("trained alone", output)
+    all_distilled, little_distilled = find("distilled, T = 1", output)
+    teacher = find("Teacher", output)[1]
+    assert teacher < all_distilled < little_distilled < all_alone < little_alone
+
+
+STATES = {
+    "image_classification": states_image_classification,
+    "imbalanced_classes": states_imbalanced_classes,
+    "speech": states_speech,
+    "distillation": states_distillation,
+}
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN))
+def test_prints_and_draws_what_the_page_shows(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    if name in ("image_classification", "imbalanced_classes"):
+        pytest.importorskip("sklearn")
+    figure, output = SHOWN[name]
+    done = run(str(EXAMPLES / f"{name}.py"), "--plot", str(tmp_path / "drawn.svg"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert words(done.stdout) == words(output)
+    assert labels(tmp_path / "drawn.svg") == labels(ROOT / figure) != []
+    # Rounding differs between machines, and training magnifies it. Percentages may differ by some images in a hundred; the
+    # standard library is another text with every version of Python.
+    percentages = [numbers(" ".join(re.findall(rf"{NUMBER}%", s))) for s in (done.stdout, output)]
+    np.testing.assert_allclose(*percentages, atol=4)
+    np.testing.assert_allclose(numbers(done.stdout), numbers(output), rtol=0.3)
+    STATES[name](done.stdout)
+
+
+def assert_gradients(
+    weights: list[np.ndarray], gradients: Sequence[np.ndarray], loss: Callable[[], float]
+) -> None:
+    """Compare the gradient of each array of weights with central differences, along a random direction."""
+    rng = np.random.default_rng(1)
+    # In float64 the loss, of about 1, is off by 1e-16 times a few, hence the difference by 1e-10, and by its square.
+    step = 1e-5
+    for weight, gradient in zip(weights, gradients, strict=True):
+        direction = rng.normal(size=weight.shape)
+        weight += step * direction
+        above = loss()
+        weight -= 2 * step * direction
+        below = loss()
+        weight += step * direction
+        expected = (above - below) / (2 * step)
+        assert np.sum(gradient * direction) == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+def test_gradients_of_image_classification() -> None:
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "image_classification.py")))
+    rng = np.random.default_rng(0)
+    layers = (
+        example.Convolution(1, 3, rng),
+        example.Pool(),
+        example.Convolution(3, 4, rng),
+        example.Pool(),
+        example.Linear(16, 10, rng),
+    )
+    learned = [layer for layer in layers if hasattr(layer, "weight")]
+    for layer in learned:
+        layer.weight, layer.bias = layer.weight.astype(float), layer.bias.astype(float)
+    network = example.Network(*layers)
+    images, digits = rng.random((5, 8, 8, 1)), rng.integers(10, size=5)
+    _, grad = xent.cross_entropy(network.forward(images), digits, return_grad=True)
+    network.step(grad, 0.0)
+    gradients = [gradient for layer in learned for gradient in layer.gradients]
+    assert_gradients(
+        network.weights,
+        gradients,
+        lambda: float(xent.cross_entropy(network.forward(images), digits)),
+    )
+
+
+def test_gradients_of_speech() -> None:
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "speech.py")))
+    rng = np.random.default_rng(0)
+    network = example.Network(6, rng)
+    network.weights = [weight.astype(float) for weight in network.weights]
+    spoken, digits = rng.random((5, 40, 6)), rng.integers(10, size=5)
+    _, grad = xent.cross_entropy(network.forward(spoken), digits, return_grad=True)
+    gradients = network.backward(grad)
+    assert_gradients(
+        network.weights,
+        gradients,
+        lambda: float(xent.cross_entropy(network.forward(spoken), digits)),
     )
 
 
@@ -24,19 +206,48 @@ def test_digits() -> None:
     pytest.importorskip("sklearn")
     done = run(str(EXAMPLES / "digits.py"))
     assert (done.returncode, done.stderr) == (0, "")
-    accuracy = re.search(r"accuracy +([\d.]+)%", done.stdout)
-    log_loss = re.search(r"log-loss +([\d.]+) nats", done.stdout)
-    assert accuracy
-    assert log_loss
-    assert float(accuracy[1]) > 95
-    assert float(log_loss[1]) < 0.3
+    assert find("accuracy", done.stdout)[0] > 95
+    assert find("log-loss", done.stdout)[0] < 0.3
 
 
-def test_digits_says_what_is_missing() -> None:
-    script = (
-        "import runpy, sys; sys.modules['sklearn'] = sys.modules['sklearn.datasets'] = None; "
-        f"runpy.run_path({str(EXAMPLES / 'digits.py')!r})"
+@pytest.mark.parametrize("name", ["digits", "image_classification", "imbalanced_classes"])
+def test_says_that_scikit_learn_is_missing(name: str) -> None:
+    done = without("sklearn.datasets", f"{name}.py")
+    assert (done.returncode, done.stderr) == (1, IMAGES_MISSING)
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN))
+def test_says_that_matplotlib_is_missing(name: str) -> None:
+    done = without("matplotlib", f"{name}.py", "--plot", "figure.svg")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "argument --plot: needs matplotlib: pip install 'xent[cli]'\n" in done.stderr
+
+
+def test_needs_matplotlib_for_plots_alone() -> None:
+    done = without("matplotlib", "speech.py")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_says_that_espeak_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "make_speech.py"), str(tmp_path / "speech.npz")],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    done = run("-c", script)
     assert done.returncode == 1
-    assert done.stderr == "The images come with scikit-learn: pip install scikit-learn\n"
+    assert done.stderr == "The voices are espeak-ng's: apt-get install espeak-ng\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_speech_is_what_its_example_says() -> None:
+    with np.load(EXAMPLES / "speech.npz") as data:
+        spectrograms, digits, voices = data["spectrograms"], data["digits"], data["voices"]
+    assert (spectrograms.shape, spectrograms.dtype) == ((2020, 40, 24), np.uint8)
+    assert (EXAMPLES / "speech.npz").stat().st_size < 1_000_000
+    assert np.array_equal(np.unique(voices), np.arange(69))
+    # Every timbre says every digit twice, none of them alike.
+    assert np.array_equal(digits, np.tile(np.arange(10), 202))
+    assert len(np.unique(spectrograms.reshape(2020, -1), axis=0)) == 2020
+    assert (spectrograms.max(axis=(1, 2)) == 255).all()

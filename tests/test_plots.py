@@ -14,7 +14,13 @@ pytest.importorskip("matplotlib")
 DOCS = Path(__file__).parent.parent / "docs"
 # These are of runs of ``python -m xent bench``.
 MEASURED = ("bench.svg", "classes.svg")
-IMAGES = {path.name: path for path in (DOCS / "images").iterdir() if path.name not in MEASURED}
+# And these of the examples: test_examples.py draws them.
+EXAMPLES = {f"{path.stem}.svg" for path in (DOCS.parent / "examples").glob("*.py")}
+IMAGES = {
+    path.name: path
+    for path in (DOCS / "images").iterdir()
+    if path.name not in EXAMPLES.union(MEASURED)
+}
 
 
 @pytest.fixture(scope="module")
