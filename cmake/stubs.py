@@ -38,7 +38,9 @@ DERIVATIVES = (
     when("Array", "Array", return_hess=YES),
 )
 LSE = (when(return_lse=NO), when("Array", return_lse=YES))
-FORMS = (LOSS, DERIVATIVES, LSE)
+# With one of these the results are those of the last overload, any.
+OTHERS = (when(return_temperature_grad=NO, return_bias_grad=NO),)
+FORMS = (LOSS, DERIVATIVES, LSE, OTHERS)
 
 OTHER_FORMS = {
     "linear_cross_entropy": (

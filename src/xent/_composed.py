@@ -97,6 +97,47 @@ def token_log_probs(
     return np.moveaxis(log_probs, -1, request.class_axis)
 
 
+def perplexities(
+    logits: Any,
+    targets: Any,
+    axis: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    softcap: Any,
+    temperature: Any,
+    reduction: Any,
+    dtype: Any,
+) -> Any:
+    """Return the perplexity of each sequence, along the last axis of the targets."""
+    if reduction != "none":
+        raise ValueError(f"reduction: expected one of mean, none, got {reduction!r}")
+    losses = _functions.log_probability(
+        "token_log_probs",
+        logits,
+        targets,
+        axis=axis,
+        sample_weight=None,
+        ignore_index=ignore_index,
+        softcap=softcap,
+        temperature=temperature,
+        reduction="none",
+        dtype=dtype,
+    )
+    losses = np.subtract(0, np.atleast_1d(losses))
+    index = np.atleast_1d(arguments.array(targets, "targets"))
+    weight = np.ones(losses.shape)
+    if sample_weight is not None:
+        weight = np.broadcast_to(
+            arguments.real(sample_weight, "sample_weight"), losses.shape
+        ).astype(float)
+    if ignore_index is not None:
+        weight = np.where(index == ignore_index, 0.0, weight)
+    with np.errstate(all="ignore"):
+        total = np.where(weight == 0, 0.0, weight * losses).sum(axis=-1, dtype=np.longdouble)
+        mean = total / weight.sum(axis=-1, dtype=np.longdouble)
+        return np.exp(mean).astype(losses.dtype)[()]
+
+
 class Loss:
     """The rows of one call of `cross_entropy`: their losses, and the derivatives that are asked for."""
 
@@ -165,7 +206,8 @@ class Loss:
             with np.errstate(all="ignore"):
                 self.logits = numbers(self.logits, given.precision).astype(self.compute) + along
         self.target = targets
-        self.probs = None
+        self.probs: Any = None
+        self.shares: Any = None
         if target_probs is not None:
             self.find_entries(targets, target_probs)
         self.reduce()
@@ -179,9 +221,9 @@ class Loss:
             else None
         )
         if q is None or q.shape != self.entries.classes.shape:
+            expected = np.moveaxis(self.entries.classes, -1, self.axis).shape
             raise ValueError(
-                f"target_probs: expected the shape of targets, {np.moveaxis(self.entries.classes, -1, self.axis).shape}; got "
-                f"{np.shape(target_probs)}"
+                f"target_probs: expected the shape of targets, {expected}; got {np.shape(target_probs)}"
             )
         self.probs = np.where(self.entries.counts, q.astype(self.compute), self.real(0))
 
@@ -230,7 +272,7 @@ class Loss:
         )
         self.values = stages.values(self.sums)
         self.head = Head(self.sums, real)
-        counts = np.asarray(self.sums["counts"])
+        counts: Any = np.asarray(self.sums["counts"])
         if self.probs is not None:
             counts = self.entries.counts.any(axis=-1)
         weight = (
@@ -348,10 +390,8 @@ class Loss:
             if wide is not None
             else (*np.unravel_index(r, self.shape), columns[r, k])
         )
-        half = (
-            (precision is not None
-            and precision.compute != precision.storage)
-            or (precision and precision.bfloat16)
+        half = (precision is not None and precision.compute != precision.storage) or (
+            precision and precision.bfloat16
         )
         with np.errstate(all="ignore"):
             if not half:
@@ -472,7 +512,7 @@ def cross_entropy(
                 if loss.divisor
                 else np.nan
             )
-    grad = loss.grad(grad_out) if requested or with_bias else None
+    grad: Any = loss.grad(grad_out) if requested or with_bias else None
     found = [result]
     if requested:
         found.append(grad)

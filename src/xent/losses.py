@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from xent import _functions
 from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never, Scalar
+    from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never
 
 __all__ = ["cross_entropy", "perplexity", "token_log_probs"]
 
@@ -62,7 +64,8 @@ def cross_entropy(
         of that copies the array.
     targets : array_like
         Class indices: the shape of `logits` without the class axis, any integer or bool dtype. Or class probabilities:
-        the shape of `logits`, any real dtype; they need not sum to 1.
+        the shape of `logits`, any real dtype; they need not sum to 1. Or, with `target_probs`, K class indices of each row,
+        in the place of the class axis.
     axis : int, default -1
         The class axis. ``1`` is PyTorch's (N, C, d1, ...) layout.
     class_weight : array_like, shape (C,), optional
@@ -96,6 +99,19 @@ def cross_entropy(
         Where to write the loss, the gradient and the Hessian's diagonal. `grad_out` may be exactly the memory of `logits`.
     dtype : {None, "bfloat16"}
         ``"bfloat16"`` reads uint16 logits as the bits of bfloat16 numbers; the gradient comes in the same form.
+    target_probs : array_like, shape of `targets`, optional
+        Probabilities of K classes of each row, a sparse soft target such as the K most likely classes of a teacher:
+        :math:`\sum_k q_k\, (\mathrm{lse} - z_{i_k})`. Classes named twice add up; an entry with `ignore_index` drops out,
+        and a row without entries does not count. A mean divides as that over class probabilities.
+    entropy_weight : float, default 0.0
+        Takes so much of the entropy of the softmax from each row: a confidence penalty, or the entropy bonus of
+        reinforcement learning. Sample weights multiply it, class weights do not.
+    class_bias : array_like, shape (C,), optional
+        Added to the logits before the cap: logit adjustment, or the correction of sampled classes.
+    return_temperature_grad : bool, default False
+        Also return the derivative of the loss with respect to `temperature`.
+    return_bias_grad : bool, default False
+        Also return that with respect to `class_bias`.
 
     Returns
     -------
@@ -107,6 +123,10 @@ def cross_entropy(
         With `return_hess`; as `grad`.
     lse : ndarray, shape of `logits` without the class axis
         With `return_lse`.
+    temperature_grad : float32 or float64 scalar
+        With `return_temperature_grad`: of the sum of the losses times `grad_output`, for reduction "none".
+    bias_grad : ndarray, shape (C,)
+        With `return_bias_grad`: the sum of the gradient over all rows.
 
     Raises
     ------
@@ -204,6 +224,14 @@ def cross_entropy(
     )
 
 
+def _several(logits: ArrayLike, targets: ArrayLike) -> ArrayLike | None:
+    """Return class indices with one axis more than the rows, several of each row; None of other targets."""
+    found = targets if hasattr(targets, "ndim") else np.asarray(targets)
+    axes = logits.ndim if hasattr(logits, "ndim") else np.ndim(logits)
+    kind = getattr(getattr(found, "dtype", None), "kind", "")
+    return found if found.ndim == axes and axes and kind in "iub" else None
+
+
 @named
 def token_log_probs(
     logits: ArrayLike,
@@ -226,14 +254,15 @@ def token_log_probs(
     logits : array_like, shape (..., V, ...)
         Scores of each token of the vocabulary, as in `cross_entropy`.
     targets : array_like of integers
-        The observed tokens: the shape of `logits` without the class axis.
+        The observed tokens: the shape of `logits` without the class axis. Or K tokens of each position, in the place of the
+        class axis: (..., K).
     axis, sample_weight, ignore_index, softcap, temperature, out, dtype
-        As in `cross_entropy`. Ignored positions are 0.
+        As in `cross_entropy`. Ignored positions are 0. Several targets go without `sample_weight` and `out`.
     reduction : {"none", "sum", "mean"}, default "none"
 
     Returns
     -------
-    log_probs : ndarray of the shape of `logits` without the class axis, or float32 or float64 scalar
+    log_probs : ndarray of the shape of `targets`, or float32 or float64 scalar
         The negative of `cross_entropy` with the same arguments; an array for reduction "none".
 
     Raises
@@ -250,6 +279,17 @@ def token_log_probs(
     """
     if unknown:
         raise unknown_keyword(token_log_probs, unknown)
+    several = _several(logits, targets)
+    if several is not None:
+        if sample_weight is not None or reduction != "none" or out is not None:
+            raise ValueError(
+                "targets: several of a row go without sample_weight, reduction and out"
+            )
+        from xent import _composed
+
+        return _composed.token_log_probs(
+            logits, several, axis, ignore_index, softcap, temperature, dtype
+        )
     return _functions.log_probability(
         "token_log_probs",
         logits,
@@ -275,9 +315,10 @@ def perplexity(
     ignore_index: int | None = -100,
     softcap: float | None = None,
     temperature: float = 1.0,
+    reduction: Literal["mean", "none"] = "mean",
     dtype: Literal["bfloat16"] | None = None,
     **unknown: Never,
-) -> Scalar:
+) -> Loss:
     r"""Perplexity of a language model: :math:`\exp` of the mean negative log-probability of the observed tokens.
 
     Parameters
@@ -288,10 +329,12 @@ def perplexity(
         The observed tokens: the shape of `logits` without the class axis.
     axis, sample_weight, ignore_index, softcap, temperature, dtype
         As in `cross_entropy`.
+    reduction : {"mean", "none"}, default "mean"
+        One perplexity of all tokens, or of each sequence: over the last axis of the targets.
 
     Returns
     -------
-    perplexity : float32 or float64 scalar
+    perplexity : float32 or float64 scalar; with reduction "none", ndarray of the targets' shape without the last axis
         NaN when no position counts, ``inf`` past the largest number.
 
     Raises
@@ -309,6 +352,20 @@ def perplexity(
     """
     if unknown:
         raise unknown_keyword(perplexity, unknown)
+    if reduction != "mean":
+        from xent import _composed
+
+        return _composed.perplexities(
+            logits,
+            targets,
+            axis,
+            sample_weight,
+            ignore_index,
+            softcap,
+            temperature,
+            reduction,
+            dtype,
+        )
     return _functions.log_probability(
         "perplexity",
         logits,

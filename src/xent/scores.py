@@ -97,8 +97,8 @@ def score(
     )
     if request.soft is not None:
         raise TypeError(
-            f"targets: class probabilities, of the logits' shape {request.logits.shape}, are not accepted by score; expected "
-            f"class indices of shape {request.shape}"
+            f"targets: class probabilities, of the logits' shape {request.logits.shape}, are not accepted by score; "
+            f"expected class indices of shape {request.shape}"
         )
     classes = request.logits.shape[request.class_axis]
     top = size(top_k, "top_k", 0)

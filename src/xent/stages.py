@@ -274,7 +274,7 @@ def merge(*sums: NDArray[np.void]) -> NDArray[np.void]:
                 f"sums[{i}]: other rows count than in sums[0]: of other targets, or another ignore_index"
             )
     merged = first.copy()
-    for name in [*_streams(first)] or [None]:
+    for name in _streams(first) or [""]:
         cores = [np.ascontiguousarray(_split(shard, name)) for shard in shards]
         core, bad = merge_sums(cores, first.size)
         if bad >= 0:
@@ -493,7 +493,7 @@ def _accumulate(
         return
     # Each is of the compute dtype, so that results of half types are rounded once.
     total = np.zeros(out.shape, first.precision.compute)
-    for name in (None, *alone):
+    for name in (*((None,) if own else ()), *alone):
         call = (
             first.widened()
             if name is None
