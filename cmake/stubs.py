@@ -39,7 +39,7 @@ DERIVATIVES = (
 )
 LSE = (when(return_lse=NO), when("Array", return_lse=YES))
 # With one of these the results are those of the last overload, any.
-OTHERS = (when(return_temperature_grad=NO, return_bias_grad=NO),)
+OTHERS = (when(return_temperature_grad=NO, return_bias_grad=NO, return_teacher_grad=NO),)
 FORMS = (LOSS, DERIVATIVES, LSE, OTHERS)
 
 OTHER_FORMS = {

@@ -177,6 +177,8 @@ typedef struct {
      * with label_smoothing > 0; nll is that of `index` or `soft`. Weights, reduction and grad_output have no part in it. */
     xent_array lse_coef, nll_coef, entropy_coef, smooth_coef;
 
+    int teacher_grad; /* XENT_DISTILLATION_LOSS: `out` is the gradient with respect to the teacher's logits */
+
     /* xent_reduce alone, of XENT_CROSS_ENTROPY of all classes: beside the sums, which then have those of the entropy, and in
      * sum_a that of exp(2 t), for each row in C order */
     int score;

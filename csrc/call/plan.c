@@ -86,7 +86,9 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
         .rows_bytes = xent_cache(2) / 8,
         .fetch_ahead = whole_blocks(fetched_bytes() / storage_bytes(call)),
-        .form = call->out.data ? (xent_form)traits->form : XENT_NO_OUTPUT,
+        .form = !call->out.data      ? XENT_NO_OUTPUT
+                : call->teacher_grad ? XENT_OF_TEACHER
+                                     : (xent_form)traits->form,
     };
     switch (traits->stream) {
     case FROM_NOTHING:

@@ -60,6 +60,8 @@ static const char *bad_number(const xent_call *call, int takes) {
            takes & TAKES_ENTROPY_WEIGHT && call->label_smoothing == 0 && !call->soft.data && !call->hess.data, 0, -LARGEST,
            LARGEST)
 #undef NUMBER
+    if (call->teacher_grad && call->operation != XENT_DISTILLATION_LOSS)
+        return "teacher_grad";
     if (call->top_k < 0 || call->top_k > MOST_TOP || (call->top_k && !call->score))
         return "top_k";
     if (call->grad_scale != 1 && !reduced) /* else any number is: that of the caller's chain rule */

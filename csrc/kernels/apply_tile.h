@@ -24,7 +24,8 @@ static INLINE void apply_tile(const output_tile *t, const lane_state *s, int64_t
         if (is_weighted(stream) || stream == XENT_TEACHER)
             a = tile_second(&from, mix, k, stream);
         if (stream == XENT_TEACHER)
-            a = teacher_probability(a, teacher_max, row.teacher_share, p, transform);
+            a = form == XENT_OF_TEACHER ? v(sub)(a, teacher_max)
+                                        : teacher_probability(a, teacher_max, row.teacher_share, p, transform);
         const vec z = transform == XENT_LOG_PROBS ? t->probabilities[k] : v(sub)(t->x[k], max);
         applied out = apply_to(z, a, v(first)(0), &row, p, stream, transform, form, 0, hessian);
         if (!own->all_count) {
@@ -55,7 +56,9 @@ XENT_APPLY_KERNELS(XENT_DEFINE)
 
 static apply_tiles *apply_tile_kernel(const xent_plan *plan, int hessian) {
 #define XENT_ENTRY(S, T, FORM, HESSIAN)                                                                                     \
-    [S][T][FORM == XENT_LOGARITHMS ? LOG_SOFTMAX : HESSIAN] = apply_tile_##S##_##T##_##FORM##_##HESSIAN,
+    [S][T][FORM == XENT_LOGARITHMS   ? LOG_SOFTMAX                                                                          \
+           : FORM == XENT_OF_TEACHER ? TEACHER_GRADIENT                                                                     \
+                                     : HESSIAN] = apply_tile_##S##_##T##_##FORM##_##HESSIAN,
     static apply_tiles *const kernels[XENT_STREAMS][XENT_TRANSFORMS][OUTPUTS] = {XENT_APPLY_KERNELS(XENT_ENTRY)};
 #undef XENT_ENTRY
     return kernels[plan->stream][kernel_transform(plan->transform)][output_of(plan->form, hessian)];

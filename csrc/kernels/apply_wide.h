@@ -3,7 +3,8 @@
  *   gradient      p_coef exp(t) - a_coef a_c, target_grad at c = y; softmax is the gradient with p_coef = 1 / s
  *   Hessian       p (hess_coef (1 - p) + square p), target_hess at c = y
  *   entropy       p_coef exp(t) (t - center)
- *   distillation  p_coef exp(t) - a_c, two products alike, so that equal rows give zeros
+ *   distillation  p_coef exp(t) - a_c, two products alike, so that equal rows give zeros; for the teacher, with t' for t,
+ *                 p_coef exp(t') (t' - t - center)
  *   log-probs     -a_coef a_c, target_grad at c = y; of probabilities divided by them
  *   log_softmax   t - log_sum
  *
@@ -27,6 +28,12 @@ static INLINE applied apply_to(vec t, vec a, mask at, const lane_coefs *row, con
     applied r = {v(sub)(t, row->log_sum), one};
     if (form == XENT_LOGARITHMS)
         return r;
+    if (form == XENT_OF_TEACHER) {
+        const vec e = v(exp)(exponent_of(a, p, transform)), apart = over_temperature(v(sub)(a, t), p, transform);
+        const vec g = v(keep)(v(nlt)(e, row->floor), v(mul)(v(mul)(e, row->p_coef), v(sub)(apart, row->center)));
+        r.first = v(keep)(v(nlt)(v(abs)(g), row->least), g);
+        return r;
+    }
     if (transform == XENT_LOG_PROBS) {
         const vec w = v(mul)(row->a_coef, a);
         vec g = v(sub)(v(set)(0), w);
@@ -96,7 +103,8 @@ static INLINE void apply_vectors(const wide_range *m, int64_t k, int count, int 
         if (is_weighted(stream) || stream == XENT_TEACHER)
             a = load_second(m->second, m->weight, i, n, mix, stream);
         if (stream == XENT_TEACHER)
-            a = teacher_probability(a, m->teacher_max, row->teacher_share, p, transform);
+            a = form == XENT_OF_TEACHER ? v(sub)(a, m->teacher_max)
+                                        : teacher_probability(a, m->teacher_max, row->teacher_share, p, transform);
         r[j] = apply_to(transform == XENT_LOG_PROBS ? z : v(sub)(z, m->max), a, v(only)(m->target - i), row, p, stream,
                         transform, form, at_target, hessian);
     }
@@ -154,14 +162,16 @@ XENT_APPLY_KERNELS(XENT_DEFINE)
 #undef XENT_DEFINE
 
 /* What the stores of a form and of a Hessian are numbered by in the tables of apply. */
-enum { WITHOUT_HESSIAN, WITH_HESSIAN, LOG_SOFTMAX, OUTPUTS };
+enum { WITHOUT_HESSIAN, WITH_HESSIAN, LOG_SOFTMAX, TEACHER_GRADIENT, OUTPUTS };
 static inline int output_of(xent_form form, int hessian) {
-    return form == XENT_LOGARITHMS ? LOG_SOFTMAX : hessian ? WITH_HESSIAN : WITHOUT_HESSIAN;
+    return form == XENT_LOGARITHMS ? LOG_SOFTMAX : form == XENT_OF_TEACHER ? TEACHER_GRADIENT : hessian;
 }
 
 static apply_kernel *apply_wide_kernel(const xent_plan *plan, int hessian) {
 #define XENT_ENTRY(S, T, FORM, HESSIAN)                                                                                     \
-    [S][T][FORM == XENT_LOGARITHMS ? LOG_SOFTMAX : HESSIAN] = apply_wide_##S##_##T##_##FORM##_##HESSIAN,
+    [S][T][FORM == XENT_LOGARITHMS   ? LOG_SOFTMAX                                                                          \
+           : FORM == XENT_OF_TEACHER ? TEACHER_GRADIENT                                                                     \
+                                     : HESSIAN] = apply_wide_##S##_##T##_##FORM##_##HESSIAN,
     static apply_kernel *const kernels[XENT_STREAMS][XENT_TRANSFORMS][OUTPUTS] = {XENT_APPLY_KERNELS(XENT_ENTRY)};
 #undef XENT_ENTRY
     return kernels[plan->stream][kernel_transform(plan->transform)][output_of(plan->form, hessian)];

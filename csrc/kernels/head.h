@@ -189,6 +189,12 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
         const vec teacher_total = v(add)(teacher_rest, one);
         r.loss =
             v(mul)(terms->smooth, v(add)(v(div)(sums->sum_a_t, teacher_total), v(sub)(log_sum, v(log1p)(teacher_rest))));
+        if (plan->form == XENT_OF_TEACHER) {
+            to->center = v(div)(sums->sum_a_t, teacher_total);
+            to->p_coef = v(div)(terms->grad_smooth, teacher_total);
+            to->floor = v(select)(v(eq)(to->p_coef, to->p_coef), tiny, to->p_coef);
+            return r;
+        }
         to->teacher_share = v(div)(terms->grad_smooth, teacher_total);
         to->p_coef = v(div)(terms->grad_smooth, total);
         to->floor = v(max)(tiny, v(div)(tiny, v(abs)(to->p_coef)));

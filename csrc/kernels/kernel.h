@@ -45,8 +45,10 @@ typedef enum {
 /* What happens to a logit on its way in: nothing, a temperature, a soft cap and a temperature, or it is a log-probability
  * (or a probability) and no softmax is taken. */
 typedef enum { XENT_PLAIN, XENT_TEMPERATURE, XENT_SOFTCAP, XENT_LOG_PROBS, XENT_TRANSFORMS } xent_transform;
-/* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), or log_softmax. */
-typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS } xent_form;
+/* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), log_softmax, or the gradient for a
+ * teacher.
+ */
+typedef enum { XENT_NO_OUTPUT, XENT_EXPONENTIALS, XENT_LOGARITHMS, XENT_OF_TEACHER } xent_form;
 /* The modulation of the negative log-likelihood of the target: none, (1 - p)^strength times it, strength (1 - p) more. */
 typedef enum { XENT_UNMODULATED, XENT_FOCAL, XENT_POLY1 } xent_modulation;
 /* What the coefficients of a row multiply. */
@@ -217,6 +219,7 @@ typedef struct {
     USE(XENT_SOFT, XENT_TEMPERATURE, XENT_EXPONENTIALS, 1)                                                                  \
     USE(XENT_SELF, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                                  \
     USE(XENT_TEACHER, XENT_TEMPERATURE, XENT_EXPONENTIALS, 0)                                                               \
+    USE(XENT_TEACHER, XENT_TEMPERATURE, XENT_OF_TEACHER, 0)                                                                 \
     USE(XENT_WEIGHTS, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)                                                                 \
     USE(XENT_SOFT, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)
 

@@ -94,7 +94,8 @@ cdef int set_row_options(
 def softmax_loss(
         str operation, logits, targets, axis=-1, class_weight=None, sample_weight=None, ignore_index=None, label_smoothing=0.0,
         z_loss=0.0, softcap=None, temperature=1.0, reduction="mean", return_grad=False, return_hess=False, return_lse=False,
-        grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, gamma=0.0, epsilon=0.0, eps=None):
+        grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, gamma=0.0, epsilon=0.0, eps=None,
+        bint teacher_grad=False):
     """Return the loss, or the tuple of the requested results, as the public functions describe them.
 
     The first arguments are those of `cross_entropy`, in its order: CPython collects more than 15 keywords in a dict, which
@@ -114,6 +115,7 @@ def softmax_loss(
     elif which == XENT_POLY1_LOSS:
         request.call.strength = arguments.poly_epsilon(epsilon)
     request.call.eps = arguments.eps(eps)
+    request.call.teacher_grad = teacher_grad
     request.set_outputs(return_grad, return_hess, return_lse, grad_output, out, grad_out, hess_out)
     if which == XENT_CATEGORICAL_CROSS_ENTROPY and not request.reads_targets_alone:
         validate_probabilities(request)

@@ -93,10 +93,13 @@ def distillation_loss(
     teacher_logits: ArrayLike,
     *,
     temperature: float = 1.0,
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl",
+    beta: float = 0.5,
     axis: int = -1,
     sample_weight: ArrayLike | None = None,
     reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
+    return_teacher_grad: bool = False,
     grad_output: ArrayLike | None = None,
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
@@ -109,7 +112,8 @@ def distillation_loss(
         \ell = T^2\, \mathrm{KL}(q \,\|\, p) = T^2 \sum_c q_c\, (\log q_c - \log p_c), \qquad
         q = \mathrm{softmax}(z'/T),\quad p = \mathrm{softmax}(z/T)
 
-    with the factor :math:`T^2` that keeps gradients of the same size at every temperature. Neither softmax is stored.
+    or another divergence of the two, with the factor :math:`T^2` that keeps gradients of the same size at every temperature.
+    Of the KL divergences neither softmax is stored.
 
     Parameters
     ----------
@@ -120,20 +124,27 @@ def distillation_loss(
         promotes them to.
     temperature : float, default 1.0
         T > 0.
+    divergence : {"forward_kl", "reverse_kl", "jsd"}, default "forward_kl"
+        KL(teacher || student), KL(student || teacher), or the Jensen-Shannon divergence, the mean of both from their mixture
+        :math:`m = \beta q + (1 - \beta) p`: :math:`\beta\, \mathrm{KL}(q \,\|\, m) + (1 - \beta)\, \mathrm{KL}(p \,\|\, m)`.
+    beta : float, default 0.5
+        The teacher's share of that mixture, in (0, 1).
     axis, sample_weight, dtype
         As in `cross_entropy`; ``dtype="bfloat16"`` means both.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the number of rows (PyTorch's ``kl_div(reduction="batchmean")``), or by the sum of their weights.
-    return_grad, grad_output, out, grad_out
+    return_grad, return_teacher_grad, grad_output, out, grad_out
         As in `cross_entropy`; the gradient is the student's, :math:`T (p - q)`: exactly 0 where the two rows are equal.
 
     Returns
     -------
     loss : float32 or float64 scalar, or ndarray of the shape of `student_logits` without the class axis
         In the dtype of the computation. A class masked (``-inf``) in the teacher adds nothing, one masked in the student
-        alone makes the row ``inf``. Rows that are nearly equal may come out slightly below 0.
+        alone makes the row ``inf``.
     grad : ndarray, shape of `student_logits`
         With `return_grad`; of the dtype of `student_logits`, float64 for integers.
+    teacher_grad : ndarray, shape of `teacher_logits`
+        With `return_teacher_grad`: that with respect to the teacher's logits, of their dtype.
 
     Raises
     ------
@@ -155,6 +166,29 @@ def distillation_loss(
     """
     if unknown:
         raise unknown_keyword(distillation_loss, unknown)
+    if divergence != "forward_kl" or return_teacher_grad:
+        from xent import _divergence
+
+        if divergence not in _divergence.DIVERGENCES:
+            raise ValueError(
+                f"divergence: expected one of {', '.join(_divergence.DIVERGENCES)}, got {divergence!r}"
+            )
+        return _divergence.distillation(
+            student_logits,
+            teacher_logits,
+            divergence=divergence,
+            beta=beta,
+            temperature=temperature,
+            axis=axis,
+            sample_weight=sample_weight,
+            reduction=reduction,
+            return_grad=return_grad,
+            return_teacher_grad=return_teacher_grad,
+            grad_output=grad_output,
+            out=out,
+            grad_out=grad_out,
+            dtype=dtype,
+        )
     return _functions.softmax_loss(
         "distillation_loss",
         student_logits,

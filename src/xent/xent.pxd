@@ -119,6 +119,7 @@ cdef extern from "xent.h" nogil:
         xent_array nll_coef
         xent_array entropy_coef
         xent_array smooth_coef
+        int teacher_grad
         int score
         int top_k
         int64_t *rank

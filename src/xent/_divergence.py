@@ -1,0 +1,217 @@
+"""Divergences of a student from its teacher other than the plain one, and gradients for the teacher.
+
+KL(student || teacher) is the plain divergence with the two exchanged, so that its gradients are the kernels' too. The
+Jensen-Shannon divergence is computed in float64, a block of rows at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xent import _arguments as arguments
+from xent import _functions
+from xent._blocks import Array, bfloat16_bits, blocks, numbers, rounded
+from xent._pool import empty_array
+from xent._request import BLOCK_BYTES
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+
+
+def _cast(grad: Any, like: Any, precision: Any) -> Any:
+    """A gradient in the dtype of the logits it belongs to."""
+    wanted = precision.result_dtype
+    if grad.dtype == wanted:
+        return grad
+    wide = grad.astype(np.float64 if grad.itemsize == 8 else np.float32)
+    with np.errstate(all="ignore"):
+        if precision.bfloat16:
+            return bfloat16_bits(wide).view(wanted)
+        return rounded(wide, precision).astype(wanted)
+
+
+def distillation(
+    student: Any,
+    teacher: Any,
+    *,
+    divergence: str,
+    beta: Any,
+    temperature: Any,
+    axis: Any,
+    sample_weight: Any,
+    reduction: str,
+    return_grad: Any,
+    return_teacher_grad: Any,
+    grad_output: Any,
+    out: Any,
+    grad_out: Any,
+    dtype: Any,
+) -> Any:
+    """Return the loss, or a tuple of it, the student's gradient and the teacher's, as far as they are asked for."""
+    with_grad = arguments.flag(return_grad, "return_grad")
+    with_teacher = arguments.flag(return_teacher_grad, "return_teacher_grad")
+    if not with_grad and not with_teacher and grad_output is not None:
+        raise ValueError("grad_output: given, but return_grad is False")
+    if not with_grad and grad_out is not None:
+        raise ValueError("grad_out: given, but return_grad is False")
+    options = {
+        "sample_weight": sample_weight,
+        "temperature": temperature,
+        "reduction": reduction,
+        "dtype": dtype,
+    }
+    first, of_student = arguments.logits(student, "student_logits", dtype)
+    second, of_teacher = arguments.logits(teacher, "teacher_logits", dtype)
+    if grad_out is not None:
+        grad_out = arguments.buffer(grad_out, "grad_out", first.shape, of_student.result_dtype)
+        arguments.check_no_overlap(
+            {"grad_out": grad_out, "out": out},
+            {"student_logits": first, "teacher_logits": second},
+            ("grad_out", "student_logits"),
+        )
+    if divergence == "jsd":
+        weight = arguments.number(beta, "beta", 0.0, 1.0, "a number in (0, 1)")
+        if not 0 < weight < 1:
+            raise ValueError(f"beta: expected a number in (0, 1), got {beta!r}")
+        loss, grad, of_other = JensenShannon(student, teacher, axis, options, weight).run(
+            with_grad, with_teacher, grad_output
+        )
+    else:
+        exchanged = divergence == "reverse_kl"
+        pair = (teacher, student) if exchanged else (student, teacher)
+
+        def call(of_second: bool) -> Any:
+            return _functions.softmax_loss(
+                "distillation_loss",
+                *pair,
+                axis,
+                return_grad=True,
+                grad_output=grad_output,
+                teacher_grad=of_second,
+                **options,
+            )
+
+        grad = of_other = None
+        if with_teacher:
+            loss, of_other = call(not exchanged)
+        if with_grad:
+            loss, grad = call(exchanged)
+        if not with_grad and not with_teacher:
+            loss = _functions.softmax_loss("distillation_loss", *pair, axis, **options)
+    found = [loss]
+    if with_grad:
+        grad = _cast(grad, student, of_student)
+        if grad_out is not None:
+            grad_out[...] = grad
+            grad = grad_out
+        found.append(grad)
+    if with_teacher:
+        found.append(_cast(of_other, teacher, of_teacher))
+    if out is not None:
+        out = arguments.buffer(out, "out", np.shape(loss), np.asarray(loss).dtype)
+        out[...] = loss
+        found[0] = out
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+class JensenShannon:
+    """T² (beta KL(q || m) + (1 - beta) KL(p || m)) with m = beta q + (1 - beta) p.
+
+    With d = log p - log q, log(q / m) is -log1p((1 - beta) expm1(d)) and log(p / m) -log1p(beta expm1(-d)); every term of
+    sum q (b + expm1(-b)), which is KL(q || m), is positive, so that nothing cancels where the two nearly agree.
+    """
+
+    def __init__(self, student: Any, teacher: Any, axis: Any, options: dict[str, Any], beta: float):
+        # Validated as the plain divergence is, without reading a logit.
+        self.student, self.of_student = arguments.logits(
+            student, "student_logits", options["dtype"]
+        )
+        self.teacher, self.of_teacher = arguments.logits(
+            teacher, "teacher_logits", options["dtype"]
+        )
+        if self.student.shape != self.teacher.shape:
+            raise ValueError(
+                f"teacher_logits: expected the shape of student_logits, {self.student.shape}; got {self.teacher.shape}"
+            )
+        self.axis = arguments.class_axis(axis, self.student.ndim, "student_logits")
+        self.heat, self.beta = arguments.temperature(options["temperature"]), beta
+        self.reduction = options["reduction"]
+        code = arguments.reduction(self.reduction)
+        self.z = np.moveaxis(self.student, self.axis, -1)
+        self.other = np.moveaxis(self.teacher, self.axis, -1)
+        self.shape = self.z.shape[:-1]
+        double = np.float64 in (self.of_student.compute, self.of_teacher.compute)
+        self.compute = np.dtype(np.float64 if double else np.float32)
+        self.weight = arguments.sample_weight(
+            options["sample_weight"], self.shape, self.compute, code
+        )
+
+    def run(self, with_grad: bool, with_teacher: bool, grad_output: Any) -> Any:
+        weight = (
+            np.ones(self.shape)
+            if self.weight is None
+            else np.broadcast_to(self.weight, self.shape).astype(float)
+        )
+        upstream, scale = arguments.grad_output(
+            grad_output, self.reduction != "none", self.shape, self.compute
+        )
+        divisor = float(np.sum(weight, dtype=np.longdouble)) if self.reduction == "mean" else 1.0
+        slope = weight * scale * (1.0 if upstream is None else upstream)
+        slope = slope / divisor if divisor else np.zeros_like(slope)
+        rows = np.zeros(self.shape)
+        grad = empty_array(self.z.shape, self.compute) if with_grad else None
+        of_other = empty_array(self.z.shape, self.compute) if with_teacher else None
+        for block in blocks(self.shape, max(1, BLOCK_BYTES // (8 * max(1, self.z.shape[-1])))):
+            with np.errstate(all="ignore"):
+                rows[block] = self.block(block, slope[block], grad, of_other)
+        with np.errstate(all="ignore"):
+            rows = np.where(weight == 0, 0.0, weight * rows)
+            if self.reduction == "none":
+                loss: Any = rows.astype(self.compute)[()]
+            else:
+                total = np.sum(rows, dtype=np.longdouble)
+                mean = self.reduction == "mean"
+                loss = self.compute.type(
+                    total if not mean else total / divisor if divisor else np.nan
+                )
+        back = (
+            None if a is None else np.ascontiguousarray(np.moveaxis(a, -1, self.axis))
+            for a in (grad, of_other)
+        )
+        return loss, *back
+
+    def block(self, block: Any, slope: Array, grad: Any, of_other: Any) -> Array:
+        heat, beta = self.heat, self.beta
+        z = numbers(self.z[block], self.of_student).astype(float) / heat
+        other = numbers(self.other[block], self.of_teacher).astype(float) / heat
+        log_p, log_q = (_functions.softmax_family("log_softmax", a, -1, None) for a in (z, other))
+        p, q = np.exp(log_p), np.exp(log_q)
+        d = np.where((p == 0) & (q == 0), 0.0, log_p - log_q)
+        down, up = np.expm1(np.minimum(d, 0)), np.expm1(np.minimum(-d, 0))
+        # log(q / m) and log(p / m), each by the exponential that cannot overflow.
+        b = np.where(d <= 0, -np.log1p((1 - beta) * down), -d - np.log1p(beta * up))
+        a = np.where(d >= 0, -np.log1p(beta * up), d - np.log1p((1 - beta) * down))
+
+        def divergence(share: Array, log_ratio: Array) -> Array:
+            return np.where(share > 0, share * (log_ratio + np.expm1(-log_ratio)), 0.0).sum(-1)
+
+        # Where a share is 0 its part of m is what expm1 adds: q 0 where p is not.
+        lost_q = np.where(q == 0, (1 - beta) * p, 0.0).sum(-1)
+        lost_p = np.where(p == 0, beta * q, 0.0).sum(-1)
+        of_q, of_p = divergence(q, b) + lost_q, divergence(p, a) + lost_p
+        factor = (slope * heat)[..., None]
+        if grad is not None:
+            part = np.where(
+                p > 0, p * (a - np.where(p > 0, p * a, 0.0).sum(-1, keepdims=True)), 0.0
+            )
+            grad[block] = np.where(factor == 0, 0.0, (1 - beta) * factor * part)
+        if of_other is not None:
+            part = np.where(
+                q > 0, q * (b - np.where(q > 0, q * b, 0.0).sum(-1, keepdims=True)), 0.0
+            )
+            of_other[block] = np.where(factor == 0, 0.0, beta * factor * part)
+        rows: Array = heat**2 * (beta * of_q + (1 - beta) * of_p)
+        spoilt: Array = np.isnan(log_p).any(-1) | np.isnan(log_q).any(-1)
+        rows[spoilt] = np.nan
+        return rows
