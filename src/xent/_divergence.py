@@ -193,7 +193,7 @@ class JensenShannon:
         b = np.where(d <= 0, -np.log1p((1 - beta) * down), -d - np.log1p(beta * up))
         a = np.where(d >= 0, -np.log1p(beta * up), d - np.log1p((1 - beta) * down))
 
-        def divergence(share: Array, log_ratio: Array) -> Array:
+        def divergence(share: Array, log_ratio: Array) -> Any:
             return np.where(share > 0, share * (log_ratio + np.expm1(-log_ratio)), 0.0).sum(-1)
 
         # Where a share is 0 its part of m is what expm1 adds: q 0 where p is not.
