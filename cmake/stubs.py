@@ -159,18 +159,18 @@ class Function:
 def stub(package: Path) -> str:
     """Write the overloads of public functions that have several forms; the others are those of their modules."""
     public: list[str] = []
-    sources: dict[str, tuple[str, ast.FunctionDef]] = {}
+    sources: dict[str, tuple[str, ast.FunctionDef | ast.ClassDef]] = {}
     for path in sorted(package.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and not path.stem.startswith("_"):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not path.stem.startswith("_"):
                 sources[node.name] = path.stem, node
             elif path.stem == "__init__" and ast.unparse(node).startswith("__all__ = "):
                 public = ast.literal_eval(ast.unparse(node).removeprefix("__all__ = "))
     overloads, imports = [], []
     for name in public:
         module, source = sources[name]
-        function = Function(source)
-        if len(function.forms) > 1:
+        function = Function(source) if isinstance(source, ast.FunctionDef) else None
+        if function and len(function.forms) > 1:
             overloads.append(function.overloads())
         else:
             imports.append(f"from xent.{module} import {name}")

@@ -186,6 +186,10 @@ typedef struct {
     int64_t *rank;      /* how many logits are larger than the target's; -1 without one. Or NULL */
     int64_t *top_index; /* (rows, top_k): their classes, -1 in a row with NaN, */
     double *top_logit;  /* and the logits */
+
+    /* XENT_ASYMMETRIC_LOSS: gamma of negative elements, [0, 1000], beside that of positive ones, `strength`; and the margin
+     * that is taken off their probability, [0, 1). */
+    double negative_strength, clip;
 } xent_call;
 
 /* Cross-entropy, f32, mean, temperature 1, no arrays. */
@@ -240,6 +244,12 @@ xent_status xent_apply(xent_call *call);
  * XENT_BAD_ARGUMENT, and nothing is written, where a pointer is NULL, or shards of a row leave a gap, overlap, are out of
  * order or are of different calls. *bad_row, if it is not NULL, is the first such row. */
 xent_status xent_merge(xent_sums *merged, const xent_sums *const *shards, int64_t count, int64_t rows, int64_t *bad_row);
+
+/* Divides `count` numbers next to each other by the scale of a loss (torch.amp), in place, and says in *all_finite whether
+ * all of them were finite, in the same pass. Each quotient is rounded once. The scale is a positive normal number of float;
+ * `data` is aligned to its type, XENT_F32, XENT_F64, XENT_F16 or XENT_BF16; threads as those of a call. XENT_BAD_ARGUMENT,
+ * and nothing is written, where one of these is not so. */
+xent_status xent_unscale(void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite);
 
 /* Whether the arrays can be used where they lie. */
 int xent_layout_supported(const xent_call *call);

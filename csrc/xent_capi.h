@@ -46,7 +46,8 @@ enum { XENT_API_VERSION = 1 };
     FUNCTION(const char *, openmp, (void))                                                                                  \
     FUNCTION(const char *, compiler, (void))                                                                                \
     FUNCTION(void, math, (xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n))                 \
-    FUNCTION(int, thread_limit, (void))
+    FUNCTION(int, thread_limit, (void))                                                                                     \
+    FUNCTION(xent_status, unscale, (void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite))
 
 typedef struct {
     int api_version;
@@ -101,6 +102,7 @@ static inline int xent_import(void) {
 #define xent_compiler xent_loaded->compiler
 #define xent_math xent_loaded->math
 #define xent_thread_limit xent_loaded->thread_limit
+#define xent_unscale xent_loaded->unscale
 #endif
 
 #ifdef __cplusplus

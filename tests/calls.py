@@ -24,6 +24,7 @@ ELEMENTWISE: dict[str, dict[str, Any]] = {
     "binary_cross_entropy": {"return_grad": True},
     "binary_cross_entropy_with_logits": {"return_hess": True},
     "sigmoid_focal_loss": {"return_hess": True},
+    "asymmetric_loss": {"return_grad": True},
     "kl_div": {"return_grad": True},
 }
 REDUCTIONS = ("none", "sum", "mean")

@@ -283,6 +283,7 @@ RESULTS = (
     *_results("binary_cross_entropy", _probabilities, "grad"),
     *_results("binary_cross_entropy_with_logits", _soft, "grad", "hess"),
     *_results("sigmoid_focal_loss", _one_hot, "grad", "hess"),
+    *_results("asymmetric_loss", _one_hot, "grad"),
     *_results("kl_div", _soft, "grad"),
 )
 

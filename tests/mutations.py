@@ -1563,6 +1563,192 @@ MUTATIONS = (
         "ITEMS relro noexecstack",
         "tests/test_binary.py -k loader_protects",
     ),
+    # The asymmetric loss.
+    Mutation(
+        "the asymmetric loss takes the margin off the probability",
+        "csrc/kernels/elementwise.h",
+        "m = v(sub)(s.up, v(set)(clip));",
+        "m = v(sub)(s.up, v(set)(clip / 2));",
+        "tests/test_elementwise.py -k asymmetric",
+    ),
+    Mutation(
+        "the logarithm of the asymmetric loss does not cancel where 1 - m is small",
+        "csrc/kernels/elementwise.h",
+        "const mask small = v(lt)(m, half);",
+        "const mask small = v(lt)(m, one);",
+        "tests/test_elementwise.py -k 'asymmetric_about_the_margin'",
+    ),
+    Mutation(
+        "the asymmetric loss has no gradient up to the margin",
+        "csrc/kernels/elementwise.h",
+        "slope = v(select)(v(eq)(m, zero), zero, slope);",
+        "",
+        "tests/test_elementwise.py -k asymmetric_gradient_is_0",
+    ),
+    Mutation(
+        "the gradient of the asymmetric loss has the slope of its weights",
+        "csrc/kernels/elementwise.h",
+        "v(fma)(v(set)(gamma), times(s.up, s.softplus_m), s.down)",
+        "s.down",
+        "tests/test_elementwise.py -k 'asymmetric and quotients'",
+    ),
+    Mutation(
+        "each side of the asymmetric loss has its own exponent",
+        "csrc/call/elementwise.c",
+        ".gamma_neg = call->negative_strength,",
+        ".gamma_neg = call->strength,",
+        "tests/test_elementwise.py -k 'test_option and asymmetric'",
+    ),
+    Mutation(
+        "an asymmetric loss without a margin is computed from softplus",
+        "csrc/kernels/elementwise.h",
+        "cost = s.softplus, log_m",
+        "cost = s.softplus_m, log_m",
+        "tests/test_elementwise.py -k asymmetric_without_exponents",
+    ),
+    Mutation(
+        "a margin of 1 is refused",
+        "src/xent/_arguments.pyx",
+        'return number(value, "clip", 0.0, BELOW_ONE,',
+        'return number(value, "clip", 0.0, 1.0,',
+        "tests/test_elementwise.py -k asymmetric_arguments",
+    ),
+    # Sigmoids and labels.
+    Mutation(
+        "the sigmoid is the gradient for the target 0",
+        "src/xent/_functions.pyx",
+        "request.soft = np.full((), logarithm is not None, precision.compute)",
+        "request.soft = np.full((), 1, precision.compute)",
+        "tests/test_activations.py -k test_ends",
+    ),
+    Mutation(
+        "the logarithm of the sigmoid has its sign",
+        "src/xent/_functions.pyx",
+        "request.pos_weight = np.full((), -1, precision.compute)",
+        "request.pos_weight = np.full((), 1, precision.compute)",
+        "tests/test_activations.py -k test_ends",
+    ),
+    Mutation(
+        "the logarithm of the sigmoid may replace its argument",
+        "src/xent/_functions.pyx",
+        "elif has_dtype(result, precision.compute) and arguments.apart(x, result):",
+        "elif has_dtype(result, precision.compute):",
+        "tests/test_activations.py -k test_in_place",
+    ),
+    Mutation(
+        "sigmoids refuse a buffer that overlaps their argument",
+        "src/xent/_functions.pyx",
+        """        out = arguments.buffer(out, "out", shape_of(x), dtype)
+        arguments.check_no_overlap({"out": out}, {"x": x}, ("out", "x"))
+    result = empty_like(x, dtype)""",
+        """        out = arguments.buffer(out, "out", shape_of(x), dtype)
+    result = empty_like(x, dtype)""",
+        "tests/test_activations.py -k test_refused",
+    ),
+    Mutation(
+        "an index that is no class has no one-hot vector",
+        "src/xent/labels.py",
+        "bad = (indices < 0) | (indices >= classes)",
+        "bad = indices >= classes",
+        "tests/test_labels.py -k no_class",
+    ),
+    Mutation(
+        "one-hot vectors lie along the axis that is named",
+        "src/xent/labels.py",
+        "shape.insert(axis, classes)",
+        "shape.append(classes)",
+        "tests/test_labels.py -k test_one_hot",
+    ),
+    Mutation(
+        "smoothing shares among all classes",
+        "src/xent/labels.py",
+        "smoothed += e / max(found.shape[-1], 1)",
+        "smoothed += e",
+        "tests/test_labels.py -k of_probabilities",
+    ),
+    Mutation(
+        "smoothed indices keep their share of the rest",
+        "src/xent/labels.py",
+        "np.float64, low, (1 - e) + low)",
+        "np.float64, low, 1 - e)",
+        "tests/test_labels.py -k of_indices",
+    ),
+    # Loss scaling.
+    Mutation(
+        "every gradient is looked at for infinities",
+        "csrc/kernels/unscale.h",
+        "        all = unscale_vectors(at + i, 1,",
+        "        (void)unscale_vectors(at + i, 1,",
+        "tests/test_scaling.py -k every_element",
+    ),
+    Mutation(
+        "a piece that is not finite is remembered",
+        "csrc/call/scaling.c",
+        "*all_finite = !atomic_load_explicit(&u.not_finite, memory_order_relaxed);",
+        "*all_finite = 1;",
+        "tests/test_scaling.py -k every_element",
+    ),
+    Mutation(
+        "quotients of half types are rounded once",
+        "csrc/call/scaling.c",
+        "const double mantissa = frexp(scale, &exponent), seven_bits = ldexp(mantissa, 7);",
+        "const double mantissa = frexp(scale, &exponent), seven_bits = ldexp(mantissa, 53);",
+        "tests/test_scaling.py -k 'once'",
+    ),
+    Mutation(
+        "of a quotient on its way to fewer bits the last is odd",
+        "csrc/call/scaling.c",
+        "return f32_from_bits((fabs((double)nearest) > fabs(x) ? bits - 1 : bits) | 1);",
+        "return nearest;",
+        "tests/test_scaling.py -k 'halves or half'",
+    ),
+    Mutation(
+        "what cannot be divided in place leaves the other gradients as they are",
+        "src/xent/scaling.py",
+        """        arrays = [_gradient(grad, f"grads[{i}]") for i, grad in enumerate(grads)]
+        _refuse_overlap(arrays)
+""",
+        """        arrays = [_gradient(grad, f"grads[{i}]") for i, grad in enumerate(grads)]
+""",
+        "tests/test_scaling.py -k refused_arrays",
+    ),
+    Mutation(
+        "several calls of unscale before an update count together",
+        "src/xent/scaling.py",
+        "self._finite = finite and self._finite is not False",
+        "self._finite = finite",
+        "tests/test_scaling.py -k schedule",
+    ),
+    Mutation(
+        "a step that is not finite begins the count anew",
+        "src/xent/scaling.py",
+        "factor, self._growth_tracker = self._backoff_factor, 0",
+        "factor = self._backoff_factor",
+        "tests/test_scaling.py -k schedule",
+    ),
+    Mutation(
+        "the scale stays within float32",
+        "src/xent/scaling.py",
+        "        if LEAST <= scale <= MOST:\n",
+        "        if scale:\n",
+        "tests/test_scaling.py -k within_float32",
+    ),
+    Mutation(
+        "an update needs gradients",
+        "src/xent/scaling.py",
+        "            self.scale = scale\n        self._finite = None\n",
+        "            self.scale = scale\n",
+        "tests/test_scaling.py -k update_needs",
+    ),
+    Mutation(
+        "a state that is refused changes nothing",
+        "src/xent/scaling.py",
+        """        scale = _scale(given["scale"], "scale")
+""",
+        """        scale = self.scale = _scale(given["scale"], "scale")
+""",
+        "tests/test_scaling.py -k refused_state",
+    ),
 )
 
 

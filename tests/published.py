@@ -150,7 +150,15 @@ keras = SimpleNamespace(
         categorical_crossentropy=categorical_crossentropy,
         sparse_categorical_crossentropy=sparse_categorical_crossentropy,
     ),
-    ops=SimpleNamespace(softmax=softmax, log_softmax=log_softmax, logsumexp=logsumexp),
+    ops=SimpleNamespace(
+        softmax=softmax,
+        log_softmax=log_softmax,
+        logsumexp=logsumexp,
+        sigmoid=sigmoid,
+        log_sigmoid=lambda x: -np.log1p(np.exp(-x)),
+        one_hot=lambda x, num_classes, axis=-1: np.moveaxis(np.eye(num_classes)[x], -1, axis),
+    ),
+    utils=SimpleNamespace(to_categorical=lambda x, num_classes: np.eye(num_classes)[x]),
 )
 
 # --- TensorFlow 2.20: tf.nn, formulas of its API documentation --------------------------------
@@ -187,6 +195,22 @@ def sigmoid_focal_loss(
     if alpha >= 0:
         loss = (alpha * targets + (1 - alpha) * (1 - targets)) * loss
     return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
+
+
+# --- timm 1.0.22: timm/loss/asymmetric_loss.py -------------------------------------------------
+
+
+def AsymmetricLossMultiLabel(
+    gamma_neg: float = 4, gamma_pos: float = 1, clip: float = 0.05, eps: float = 1e-8
+) -> Callable[[Array, Array], Array]:
+    def call(x: Array, y: Array) -> Array:
+        xs_pos = sigmoid(x)
+        xs_neg = np.minimum(1 - xs_pos + clip, 1)
+        loss = y * np.log(np.maximum(xs_pos, eps)) + (1 - y) * np.log(np.maximum(xs_neg, eps))
+        pt = xs_pos * y + xs_neg * (1 - y)
+        return -(loss * (1 - pt) ** (gamma_pos * y + gamma_neg * (1 - y))).sum()
+
+    return call
 
 
 # --- Liger 0.8.2: liger_kernel/ops/cross_entropy.py, fused_linear_cross_entropy.py, kl_div.py, jsd.py

@@ -387,6 +387,53 @@ class SigmoidFocal(BinaryLogits):
         return self.power * (self.up * self.down + self.gamma * turn)
 
 
+class AsymmetricLoss(BinaryLogits):
+    """t q^gamma_pos softplus(-z) + (1 - t) m^gamma_neg (-log r) with m = max(p - clip, 0), r = 1 - m."""
+
+    def __init__(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        gamma_neg: float = 4.0,
+        gamma_pos: float = 1.0,
+        clip: float = 0.05,
+        **options: Any,
+    ):
+        super().__init__(logits, targets, **options)
+        self.gamma_neg, self.gamma_pos, self.clip = WIDE(gamma_neg), WIDE(gamma_pos), WIDE(clip)
+        self.m, self.r = self.up, self.down
+        self.cost, self.log_m = self.softplus, -self.softplus_m
+        if clip:
+            self.m = np.where(self.up < self.clip, 0, self.up - self.clip)
+            self.r = np.where(self.m == 0, 1, self.down + self.clip)
+            small = self.m < 0.5
+            self.cost = -np.where(small, np.log1p(-np.where(small, self.m, 0)), np.log(self.r))
+            self.log_m = np.log(self.m)
+        self.bare_positive = np.exp(nonzero(self.gamma_pos, -self.softplus))
+        self.bare_negative = np.exp(nonzero(self.gamma_neg, self.log_m))
+        self.positive_power = self.flushed(self.bare_positive)
+        self.negative_power = self.flushed(self.bare_negative)
+        self.rise = self.down + self.gamma_pos * nonzero(self.up, self.softplus_m)
+        # p q (m - gamma_neg r log r) / (m r), which is 0 where m is.
+        self.fall = self.m + self.gamma_neg * nonzero(self.r, self.cost)
+        if clip:
+            share = self.fall / np.where(self.m == 0, 1, self.m)
+            self.fall = np.where(self.m == 0, 0, self.up * (self.down / self.r) * share)
+
+    @cached_property
+    def element(self) -> np.ndarray:
+        """The two terms; a factor of 0 makes its term 0."""
+        positive = nonzero(self.t, nonzero(self.positive_power, self.softplus_m))
+        return positive + nonzero(1 - self.t, nonzero(self.negative_power, self.cost))
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """The rule for products."""
+        positive = nonzero(self.t, nonzero(self.positive_power, self.rise))
+        return nonzero(1 - self.t, nonzero(self.negative_power, self.fall)) - positive
+
+
 class KlDiv(Elementwise):
     """t (log t - x), or e^t (t - x)."""
 
@@ -960,6 +1007,7 @@ class LogSoftmax(SoftmaxFamily):
 
 
 ORACLES: dict[str, Callable[..., Any]] = {
+    "asymmetric_loss": AsymmetricLoss,
     "binary_cross_entropy": BinaryCrossEntropy,
     "binary_cross_entropy_with_logits": BinaryLogits,
     "categorical_cross_entropy": CategoricalCrossEntropy,

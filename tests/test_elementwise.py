@@ -67,6 +67,18 @@ OPTIONS: dict[str, dict[str, Callable[[tuple[int, ...]], dict[str, Any]]]] = {
         "gamma 1": lambda shape: {"gamma": 1.0},
         "gamma 5": lambda shape: {"gamma": 5.0, "alpha": 0.0},
     },
+    "asymmetric_loss": {
+        "no clip": lambda shape: {"clip": 0.0},
+        "gammas 0": lambda shape: {"gamma_neg": 0.0, "gamma_pos": 0.0},
+        "gammas 1 and 2": lambda shape: {"gamma_neg": 1.0, "gamma_pos": 2.0, "clip": 0.3},
+        "gammas 2 and 4": lambda shape: {"gamma_neg": 2.0, "gamma_pos": 4.0, "clip": 0.9},
+        "gammas 1/2 and 3": lambda shape: {"gamma_neg": 0.5, "gamma_pos": 3.0},
+        "gammas 5 and 1/2, no clip": lambda shape: {
+            "gamma_neg": 5.0,
+            "gamma_pos": 0.5,
+            "clip": 0.0,
+        },
+    },
     "kl_div": {"log_target": lambda shape: {"log_target": True}},
 }
 COMMON: dict[str, Callable[[tuple[int, ...]], dict[str, Any]]] = {
@@ -174,11 +186,18 @@ def exact_kl(x: Any, t: Any) -> Any:
     return t * (mp.log(t) - x) if t else mp.zero
 
 
+def exact_asymmetric(z: Any, t: Any) -> Any:
+    p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
+    m = max(p - mp.mpf(0.05), mp.zero)
+    return t * q * mp.log1p(mp.exp(-z)) - (1 - t) * m**4 * mp.log1p(-m)
+
+
 EXACT = {
     "binary_cross_entropy": exact_binary,
     "binary_cross_entropy_with_logits": exact_logits,
     "sigmoid_focal_loss": exact_focal,
     "kl_div": exact_kl,
+    "asymmetric_loss": exact_asymmetric,
 }
 
 
@@ -614,6 +633,9 @@ BAD: dict[str, list[tuple[Any, type[Exception], str]]] = {
     "eps": _bad_numbers(0.0, -0.1, 0.6, NAN),
     "alpha": _bad_numbers(-0.1, 1.1, NAN),
     "gamma": [*_bad_numbers(-0.1, NAN, INF), (None, TypeError, "None")],
+    "gamma_neg": [*_bad_numbers(-0.1, 1001, NAN, INF), (None, TypeError, "None")],
+    "gamma_pos": [*_bad_numbers(-0.1, 1001, NAN, INF), (None, TypeError, "None")],
+    "clip": [*_bad_numbers(-0.1, 1.0, NAN), (None, TypeError, "None")],
     "reduction": [
         ("avg", ValueError, "none, sum, mean"),
         (None, ValueError, "None"),
@@ -722,3 +744,77 @@ def test_known_values():
     focal = xent.sigmoid_focal_loss([0.0], [1], alpha=None, gamma=2.0)
     np.testing.assert_allclose(focal, np.log(2) / 4, rtol=1e-15)
     np.testing.assert_allclose(xent.kl_div([0.0], [2.0], log_target=True), 2 * np.exp(2))
+
+
+def margin(clip: float) -> np.ndarray:
+    """Logits about the one whose probability is the clip, to the last bit."""
+    at = np.log(clip) - np.log1p(-clip)
+    near = at * (1 + np.arange(-300, 301) * 2.0**-52)
+    return np.concatenate([near, at + np.linspace(-1e-3, 1e-3, 300), at + np.linspace(-8, 8, 300)])
+
+
+@pytest.mark.parametrize("clip", [1e-6, 0.05, 0.4, 0.75, 1 - 2.0**-10])
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0, 4.0, 7.5, 1000.0])
+def test_asymmetric_about_the_margin(isa, dtype, clip, gamma):
+    z = margin(clip).astype(dtype)
+    z = np.concatenate([z, np.linspace(-110, 110, 441).astype(dtype)])
+    for t in (0.0, 1.0, 0.5, -0.5, 2.0):
+        given = {"clip": clip, "gamma_neg": gamma, "gamma_pos": gamma, "reduction": "none"}
+        check("asymmetric_loss", z, np.full_like(z, t), f"target {t}", **given)
+
+
+def test_asymmetric_gradient_is_0_up_to_the_margin(isa, dtype):
+    z = np.array([-INF, -100, -10, -3, -2.95], dtype)  # the margin of 1/20 is at -log 19 = -2.944
+    for gamma in (0.0, 0.5, 1.0, 4.0):
+        given = {"gamma_neg": gamma, "reduction": "none", "return_grad": True}
+        loss, grad = xent.asymmetric_loss(z, np.zeros_like(z), **given)
+        assert loss.tolist() == grad.tolist() == [0] * 5
+        loss, grad = xent.asymmetric_loss(z.astype(float) + 0.1, np.zeros(5), **given)
+        assert loss[4] > 0
+        assert grad[4] > 0
+
+
+def test_asymmetric_without_exponents_is_cross_entropy(isa, dtype):
+    x, t = draw("asymmetric_loss", (33, 33), dtype)
+    none = {"gamma_neg": 0, "gamma_pos": 0, "clip": 0, "reduction": "none", "return_grad": True}
+    found = xent.asymmetric_loss(x, t, **none)
+    name = "binary_cross_entropy_with_logits"
+    expected = expect(name, x, t, reduction="none")
+    own = expect("asymmetric_loss", x, t, **{k: v for k, v in none.items() if k != "return_grad"})
+    assert_within(found[0], expected.value, own.value_bound)
+    assert_within(found[1], expected.grad, own.grad_bound)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-3, 0.5, 1.0, 4.0, 1000.0])
+@pytest.mark.parametrize("clip", [0.0, 1e-30, 0.05, 0.999])
+def test_asymmetric_is_finite_as_p_goes_to_its_ends(isa, dtype, gamma, clip):
+    z = np.concatenate([np.linspace(0, 110, 300), np.linspace(600, 800, 100), [1e4, INF]])
+    z = np.concatenate([z, -z]).astype(dtype)
+    for target in (0.0, 1.0, 0.5):
+        loss, grad = xent.asymmetric_loss(
+            z,
+            np.full_like(z, target),
+            gamma_neg=gamma,
+            gamma_pos=gamma,
+            clip=clip,
+            reduction="none",
+            return_grad=True,
+        )
+        assert np.isfinite(loss[np.isfinite(z)]).all()
+        assert np.isfinite(grad).all()
+    assert np.isnan(xent.asymmetric_loss(dtype.type(NAN), 0, gamma_neg=gamma, clip=clip))
+
+
+def test_asymmetric_arguments():
+    with pytest.raises(ValueError, match=r"clip: expected a number in \[0, 1\), got 1\.0"):
+        xent.asymmetric_loss([0.0], [1], clip=1.0)
+    with pytest.raises(ValueError, match=r"clip: .* got -0\.1"):
+        xent.asymmetric_loss([0.0], [1], clip=-0.1)
+    with pytest.raises(ValueError, match=r"gamma_neg: expected a number in \[0, 1000\], got -1"):
+        xent.asymmetric_loss([0.0], [1], gamma_neg=-1)
+    with pytest.raises(ValueError, match=r"gamma_pos: .* got 1001"):
+        xent.asymmetric_loss([0.0], [1], gamma_pos=1001)
+    with pytest.raises(TypeError, match=r"gamma_pos: .* got '1'"):
+        xent.asymmetric_loss([0.0], [1], gamma_pos="1")
+    with pytest.raises(TypeError, match="no keyword 'gamma'; xent calls it gamma_neg"):
+        xent.asymmetric_loss([0.0], [1], gamma=2.0)

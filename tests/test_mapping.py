@@ -176,6 +176,13 @@ def _torchvision() -> Library:
     return _torch()._replace(names={"sigmoid_focal_loss": function})
 
 
+def _timm() -> Library:
+    if find_spec("timm") is None:
+        return _numpy(AsymmetricLossMultiLabel=published.AsymmetricLossMultiLabel)
+    loss = importlib.import_module("timm.loss").AsymmetricLossMultiLabel
+    return _torch()._replace(names={"AsymmetricLossMultiLabel": loss})
+
+
 LIBRARIES: dict[str, Callable[[], Library]] = {
     "PyTorch": _torch,
     "Keras": _keras,
@@ -184,6 +191,7 @@ LIBRARIES: dict[str, Callable[[], Library]] = {
     "SciPy": _scipy,
     "scikit-learn": _sklearn,
     "torchvision": _torchvision,
+    "timm": _timm,
     # Its kernels run on GPUs alone.
     "Liger": lambda: _numpy(
         np=np,

@@ -43,6 +43,7 @@ lce = xent.linear_cross_entropy
 
 # The arguments without a default, of every function.
 FIRST = {
+    "asymmetric_loss": "z, p",
     "binary_cross_entropy": "p, p",
     "binary_cross_entropy_with_logits": "z, p",
     "categorical_cross_entropy": "p, y",
@@ -89,6 +90,16 @@ assert_type(xent.logsumexp(z, b=[1, 2, -1]), Scalar)
 assert_type(xent.logsumexp(z, 1, z), Array)
 assert_type(xent.softmax(z, axis=-1, out=z), Array)
 assert_type(xent.log_softmax([1, 2], axis=(0,)), Array)
+assert_type(xent.asymmetric_loss(z, z, clip=0, return_grad=True), tuple[Scalar, Array])
+assert_type(xent.sigmoid(z, out=z), Array)
+assert_type(xent.log_sigmoid([1, 2]), Array)
+assert_type(xent.one_hot(y, 3, axis=0, dtype=np.float32), NDArray[Any])
+assert_type(xent.smooth_labels(y, 0.1, 3), NDArray[Any])
+scaler = xent.LossScaler(growth_interval=100)
+assert_type(scaler.scale, float)
+assert_type(scaler.unscale(z, p), bool)
+assert_type(scaler.state_dict(), dict[str, Any])
+scaler.load_state_dict(scaler.state_dict())
 assert_type(xent.get_num_threads(), int)
 with xent.num_threads(1):
     pass
@@ -107,6 +118,9 @@ lce(z, z, y, axis=1)  # type: ignore[arg-type]
 lce(z, z, y, return_hess=True)  # type: ignore[arg-type]
 lce(z, z, y, return_grad=True, grad_out=z)  # type: ignore[call-overload]
 xent.softmax(z, axis="last")  # type: ignore[arg-type]
+xent.asymmetric_loss(z, z, gamma=2.0)  # type: ignore[arg-type]
+xent.one_hot(y)  # type: ignore[call-arg]
+xent.LossScaler(init_scale="large")  # type: ignore[arg-type]
 xent.set_num_threads("2")  # type: ignore[arg-type]
 """
 

@@ -29,6 +29,7 @@ import numpy as np
 from reference import (
     ORACLES,
     WIDE,
+    AsymmetricLoss,
     BinaryCrossEntropy,
     BinaryLogits,
     CategoricalCrossEntropy,
@@ -724,6 +725,81 @@ def sigmoid_focal_error(loss: SigmoidFocal) -> ElementError:
     return ElementError(value, slope + tail, curve + tail)
 
 
+def asymmetric_error(loss: AsymmetricLoss) -> ElementError:
+    """Of p - clip the error is that of p, however little is left; what is near 0 may be 0 or twice as much."""
+    e, floor = eps(loss.dtype), tiny(loss.dtype)
+    up, down, m, r, cost = loss.up, loss.down, loss.m, loss.r, loss.cost
+    of_minus, of_plus = softplus_error(loss)
+    of_up, of_down = SIGMOID_EPS * e * up + floor, SIGMOID_EPS * e * down + floor
+    of_m, of_r, of_cost = of_up, of_down, of_plus
+    if loss.clip > 0:  # it is rounded, and so are difference and sum
+        of_m = of_up + e / 2 * (m + loss.clip)
+        of_r = of_down + e / 2 * (r + loss.clip)
+        # The logarithm is of 1 - m up to 1/2, and of r beyond.
+        of_argument = np.where(m < 0.5, of_m, of_r)
+        of_argument = np.where(np.abs(m - 0.5) <= of_m, np.maximum(of_m, of_r), of_argument)
+        of_cost = of_argument / r + LOG1P_EPS * e * cost
+
+    def of_power(
+        bare: np.ndarray, gamma: Any, base: np.ndarray, of_base: np.ndarray, of_log: np.ndarray
+    ) -> np.ndarray:
+        """A product, of a base that is off by `of_base`, or exp of gamma times a logarithm."""
+        if gamma in (0, 1, 2, 4):
+            most, least = (base + of_base) ** gamma, np.maximum(base - of_base, 0) ** gamma
+            error = np.maximum(most - bare, bare - least) + gamma * e * most
+        else:
+            log = np.where(bare == 0, 0, np.log(np.where(bare == 0, 1, bare)))
+            off = gamma * of_log + e * np.abs(log)
+            error = np.where(bare == 0, 0, bare * (np.expm1(np.minimum(off, 10)) + EXP_EPS * e))
+            error = np.where(off > 1, (base + of_base) ** gamma * (1 + 2 * e * np.abs(log)), error)
+        return error + np.where(bare < 1.01 * floor + error, np.minimum(bare + error, floor), 0)
+
+    of_positive = of_power(loss.bare_positive, loss.gamma_pos, down, of_down, of_plus)
+    of_log_m = of_minus
+    if loss.clip > 0:
+        log_m = np.where(m == 0, 0, np.abs(loss.log_m))
+        of_log_m = np.where(m == 0, np.inf, of_m / np.where(m == 0, 1, m)) + LOG_EPS * e * log_m
+        of_log_m = np.where(loss.gamma_neg == 0, 0, of_log_m)
+    of_negative = of_power(loss.bare_negative, loss.gamma_neg, m, of_m, of_log_m)
+    positive, negative = loss.positive_power, loss.negative_power
+    t, tf = np.abs(loss.t), np.abs(1 - loss.t)
+
+    # A term of the loss: its parts, two products, 1 - t; and the sum.
+    of_first = times(of_positive, loss.softplus_m) + times(positive + of_positive, of_minus)
+    of_second = times(of_negative, cost) + times(negative + of_negative, of_cost)
+    value = times(t, of_first + e * times(positive, loss.softplus_m))
+    value = value + times(tf, of_second + 1.5 * e * times(negative, cost))
+    value = value + e / 2 * np.abs(loss.element)
+
+    reach = np.where(np.isfinite(loss.softplus_m), loss.softplus_m, 0)
+    of_rise = of_down + loss.gamma_pos * (times(of_up, reach) + times(up, of_minus))
+    of_rise = of_rise + e * loss.gamma_pos * times(up, loss.softplus_m) + e / 2 * loss.rise
+    spent = times(r, cost)
+    of_spent = times(of_r, np.where(np.isfinite(cost), cost, 0)) + times(r, of_cost)
+    of_fall = of_m + loss.gamma_neg * (of_spent + e * spent)
+    fall = m + loss.gamma_neg * spent
+    of_fall = of_fall + e / 2 * fall
+    if loss.clip > 0:
+        some = np.where(m == 0, 1, m)
+        share = fall / some
+        of_share = of_fall / some + share * of_m / some + e / 2 * share
+        part = down / r
+        of_part = of_down / r + part * of_r / r + e / 2 * part
+        of_fall = of_up * part * share + up * of_part * share + up * part * of_share
+        of_fall = of_fall + e * up * part * share
+        # Where m may be 0, its share is at most 1 + gamma_neg.
+        near = (m <= 2 * of_m) & (up >= loss.clip - of_m)
+        of_fall = np.where(near, loss.fall + 1.01 * (1 + loss.gamma_neg) * up, of_fall)
+        of_fall = np.where((m == 0) & ~near, 0, of_fall)
+    of_first = times(of_positive, loss.rise) + times(positive + of_positive, of_rise)
+    of_second = times(of_negative, loss.fall) + times(negative + of_negative, of_fall)
+    slope = times(t, of_first + e * times(positive, loss.rise))
+    slope = slope + times(tf, of_second + 1.5 * e * times(negative, loss.fall))
+    slope = slope + e / 2 * np.abs(loss.slope)
+    tail = floor * e * (1 + loss.gamma_pos + loss.gamma_neg) * (1 + reach)
+    return ElementError(value + tail, slope + tail, np.zeros_like(value))
+
+
 def kl_error(loss: KlDiv) -> ElementError:
     """log t - x and a product; e^t beyond 0 is the square of a root."""
     e, mass = eps(loss.dtype), np.abs(loss.mass)
@@ -742,6 +818,7 @@ ELEMENT_ERRORS: dict[type, Callable[[Any], ElementError]] = {
     BinaryCrossEntropy: binary_error,
     BinaryLogits: logits_error,
     SigmoidFocal: sigmoid_focal_error,
+    AsymmetricLoss: asymmetric_error,
     KlDiv: kl_error,
 }
 
@@ -785,6 +862,7 @@ class Bound(NamedTuple):
 
 
 BOUNDS: dict[str, Bound] = {
+    "asymmetric_loss": Bound(*ELEMENTWISE_BOUND[:2]),
     "binary_cross_entropy": Bound(*ELEMENTWISE_BOUND[:2]),
     "binary_cross_entropy_with_logits": Bound(*ELEMENTWISE_BOUND),
     "categorical_cross_entropy": Bound(loss_bound, slopes_bound),

@@ -48,6 +48,8 @@ int list_operations(operation to[MOST_OPERATIONS]) {
     FUNCTION(XENT_TANH_SLOPE)
     FUNCTION(XENT_LOG1P_UNIT)
     add_operation(to, &n, (operation){.family = INDICES, .layout = FLAT}, "%s", "check", "");
+    add_operation(to, &n, (operation){.family = UNSCALE, .layout = FLAT, .first = 1}, "%s", "unscale-multiply", "");
+    add_operation(to, &n, (operation){.family = UNSCALE, .layout = FLAT}, "%s", "unscale-divide", "");
     add_operation(to, &n, (operation){.family = READ, .layout = FLAT}, "%s", "read", "");
     add_operation(to, &n, (operation){.family = COPY, .layout = FLAT}, "%s", "copy", "");
     return n;

@@ -7,7 +7,7 @@
 
 #include "call/dispatch.h"
 
-typedef enum { ROWS, ELEMENTS, INDICES, MATH, READ, COPY } family; /* the functions of xent_kernels */
+typedef enum { ROWS, ELEMENTS, INDICES, MATH, UNSCALE, READ, COPY } family; /* the functions of xent_kernels */
 typedef enum { WIDE, NARROW, COLUMNS, FLAT } layout;
 typedef enum { LOSS_ALONE, GRADIENT, HESSIAN, LOG_SOFTMAX } output;
 

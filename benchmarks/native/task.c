@@ -109,6 +109,8 @@ static void make_elements(task *t, generator *g) {
         .most = PICK(g, 1, 1 + 0x1p-7),
         .alpha = element == XENT_SIGMOID_FOCAL ? PICK(g, 0.25, -1) : -1,
         .gamma = PICK(g, 2, 0, 0.5, 3.5),
+        .gamma_neg = element == XENT_ASYMMETRIC ? PICK(g, 4, 0, 0.5, 1) : 0,
+        .clip = element == XENT_ASYMMETRIC ? PICK(g, 0.05, 0, 0.75) : 0,
         .log_target = element == XENT_KL && pick(g, 2),
         .scale = PICK(g, 1, 0.125, -0.3),
         .weight_scale = PICK(g, 1, 0.25),
@@ -153,6 +155,11 @@ task make_task(const operation *operation, xent_dtype dtype, int64_t rows, int64
     case MATH:
         add_array(&t, X, computed, rows, 1);
         add_array(&t, OUT, computed, rows, 1);
+        break;
+    case UNSCALE:
+        add_array(&t, X, dtype, rows, 1);
+        add_array(&t, OUT, dtype, rows, 1);
+        add_array(&t, LOSS, XENT_I64, 1, 1); /* whether all were finite */
         break;
     case READ:
         add_array(&t, X, XENT_U8, rows, 1);
@@ -303,6 +310,12 @@ void run(const task *t, const xent_kernels *kernels) {
         memcpy(a[LOSS].at, found, sizeof found);
     } else if (t->operation->family == MATH) {
         kernels->math((xent_function)t->operation->first, a[X].at, a[OUT].at, n);
+    } else if (t->operation->family == UNSCALE) {
+        if (a[OUT].at != a[X].at)
+            memcpy(a[OUT].at, a[X].at, (size_t)(n * a[X].size));
+        const int multiplies = t->operation->first;
+        const int64_t finite = kernels->unscale(t->dtype, a[OUT].at, n, multiplies ? 0x1p-10 : 3, multiplies);
+        memcpy(a[LOSS].at, &finite, sizeof finite);
     } else if (t->operation->family == READ) {
         const double most = kernels->read(a[X].at, n);
         memcpy(a[LOSS].at, &most, sizeof most);

@@ -343,6 +343,8 @@ xent_status xent_compute_elements(const xent_call *call) {
                 .eps = call->eps,
                 .alpha = call->alpha,
                 .gamma = call->strength,
+                .gamma_neg = call->negative_strength,
+                .clip = call->clip,
                 .log_target = call->log_target != 0,
                 .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale / weight_scale(call),
                 .weight_scale = weight_scale(call),

@@ -24,7 +24,8 @@ enum {
     TAKES_TEMPERATURE = 1 << 12,
     TAKES_ALPHA = 1 << 13,
     TAKES_LOG_TARGET = 1 << 14,
-    TAKES_ENTROPY_WEIGHT = 1 << 15 /* and, of a stage, coefficients, and no targets */
+    TAKES_ENTROPY_WEIGHT = 1 << 15, /* and, of a stage, coefficients, and no targets */
+    TAKES_CLIP = 1 << 16            /* and negative_strength */
 };
 
 typedef struct {

@@ -8,6 +8,7 @@
 /* Beyond these a division by the number leaves the range of float. */
 static const double SMALLEST = 1e-30, LARGEST = 1e30;
 static const double LARGEST_GAMMA = 1000;
+static const double BELOW_ONE = 1 - 0x1p-53;
 
 static int within(double x, double least, double most) { return x >= least && x <= most; } /* NaN is not */
 
@@ -59,6 +60,8 @@ static const char *bad_number(const xent_call *call, int takes) {
     NUMBER(entropy_weight,
            takes & TAKES_ENTROPY_WEIGHT && call->label_smoothing == 0 && !call->soft.data && !call->hess.data, 0, -LARGEST,
            LARGEST)
+    NUMBER(negative_strength, takes & TAKES_CLIP, 0, 0, LARGEST_GAMMA)
+    NUMBER(clip, takes & TAKES_CLIP, 0, 0, BELOW_ONE)
 #undef NUMBER
     if (call->teacher_grad && call->operation != XENT_DISTILLATION_LOSS)
         return "teacher_grad";

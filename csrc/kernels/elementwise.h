@@ -4,6 +4,8 @@
  *   binary           -(t log p + (1 - t) log(1 - p)), each logarithm at least -100 (torch), or p clipped (Keras)
  *   binary, logits   t w softplus(-z) + (1 - t) softplus(z), w: pos_weight; gradient (1 - t) s(z) - t w s(-z)
  *   sigmoid focal    alpha_t q^gamma times it with w = 1, q = t s(-z) + (1 - t) s(z) (Lin et al., arXiv:1708.02002)
+ *   asymmetric       t s(-z)^gamma softplus(-z) - (1 - t) m^gamma_neg log(1 - m), m = max(s(z) - clip, 0) (Ridnik et al.,
+ *                    arXiv:2009.14119)
  *   kl               t (log t - x), or e^t (t - x) (Kullback-Leibler)
  *
  * with s(z) = 1 / (1 + e^-z), softplus(z) = log(1 + e^z) = max(z, 0) + log1p(e^-|z|). A factor of 0 makes a term 0, infinite
@@ -156,6 +158,54 @@ static INLINE element sigmoid_focal(vec z, vec t, const xent_element_plan *plan,
     return r;
 }
 
+/* Powers for which multiplying is faster than a logarithm and an exponential, and rounds less. */
+static INLINE int is_product(real gamma) { return gamma == 0 || gamma == 1 || gamma == 2 || gamma == 4; }
+
+/* x^gamma of 0 <= x <= 1, of whose logarithm others are made. 0^0 is 1. */
+static INLINE vec power_of(vec x, vec log_x, real gamma) {
+    if (gamma == 0)
+        return v(set)(1);
+    if (!is_product(gamma))
+        return v(exp)(v(mul)(v(set)(gamma), log_x));
+    vec power = gamma == 1 ? x : v(mul)(x, x);
+    if (gamma == 4)
+        power = v(mul)(power, power);
+    return v(keep)(v(nlt)(power, v(set)(c(TINY))), power);
+}
+
+/* With p = s(z), q = s(-z), m = p - clip, r = 1 - m = q + clip, a and b the two terms of the loss:
+ *   a' = -q^gamma (q + gamma p softplus(-z))
+ *   b' = m^gamma_neg p q (m - gamma_neg r log r) / (m r), or, as r is q without a clip, m^gamma_neg (p - gamma_neg q log q)
+ * The logarithm of r is that of 1 - m where m is small, and else of q + clip: neither loses digits. */
+static INLINE element asymmetric(vec z, vec t, const xent_element_plan *plan, int derivatives) {
+    const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t), half = v(set)((real)0.5);
+    const real gamma = (real)plan->gamma, gamma_neg = (real)plan->gamma_neg, clip = (real)plan->clip;
+    const logistic s = logistic_of(z);
+    const vec positive = power_of(s.down, v(sub)(zero, s.softplus), gamma);
+    vec m = s.up, r = s.down, cost = s.softplus, log_m = v(sub)(zero, s.softplus_m);
+    if (clip > 0) {
+        m = v(sub)(s.up, v(set)(clip));
+        m = v(select)(v(lt)(m, zero), zero, m); /* NaN stays */
+        r = v(add)(s.down, v(set)(clip));
+        const mask small = v(lt)(m, half);
+        const v(log_split) near = v(split_log1p)(v(sub)(zero, v(select)(small, m, zero))), far = v(split_log)(r);
+        cost = v(sub)(zero, v(log_parts)(v(select)(small, near.f, far.f), v(select)(small, near.k, far.k)));
+        log_m = is_product(gamma_neg) ? zero : v(log)(m);
+    }
+    const vec negative = power_of(m, log_m, gamma_neg);
+    element result = {v(add)(times(t, times(positive, s.softplus_m)), times(tf, times(negative, cost))), zero, zero};
+    if (!derivatives)
+        return result;
+    const vec rise = v(mul)(positive, v(fma)(v(set)(gamma), times(s.up, s.softplus_m), s.down));
+    vec slope = v(fma)(v(set)(gamma_neg), times(r, cost), m);
+    if (clip > 0) { /* neither quotient is large, whatever the clip */
+        slope = v(mul)(s.up, v(mul)(v(div)(s.down, r), v(div)(slope, m)));
+        slope = v(select)(v(eq)(m, zero), zero, slope);
+    }
+    result.grad = v(sub)(times(tf, times(negative, slope)), times(t, rise));
+    return result;
+}
+
 static INLINE element kl(vec x, vec t, const xent_element_plan *plan) {
     const vec zero = v(set)(0), mass = plan->log_target ? exp_of(t) : t, log_mass = plan->log_target ? t : v(log)(t);
     const vec nothing = v(keep)(v(ne)(x, x), x); /* 0, but NaN stays */
@@ -205,6 +255,8 @@ static INLINE element element_of(const xent_element_plan *plan, element_inputs i
         return binary_unbounded(in.x, in.t, in.tp, derivatives);
     case XENT_SIGMOID_FOCAL:
         return sigmoid_focal(in.x, in.t, plan, derivatives);
+    case XENT_ASYMMETRIC:
+        return asymmetric(in.x, in.t, plan, derivatives);
     case XENT_KL:
         return kl(in.x, in.t, plan);
     case XENT_OUTSIDE:

@@ -133,6 +133,7 @@ typedef enum {
     XENT_BINARY_LOGITS,
     XENT_BINARY_UNBOUNDED, /* logits, with a pos_weight that may be infinite */
     XENT_SIGMOID_FOCAL,
+    XENT_ASYMMETRIC,
     XENT_KL,
     XENT_ONE,
     XENT_OUTSIDE,
@@ -145,6 +146,7 @@ typedef struct {
     int derivatives;          /* 0, 1, 2 */
     double mix_keep, mix_add; /* targets: mix_keep t + mix_add */
     double eps, alpha, gamma; /* none: eps 0, alpha < 0 */
+    double gamma_neg, clip;   /* XENT_ASYMMETRIC, whose gamma is that of positive elements */
     double most;              /* XENT_OUTSIDE: the largest x that passes for a probability */
     int log_target;
     double scale;        /* d(result) / d(element's loss), without weight and upstream gradient */
@@ -237,6 +239,8 @@ typedef struct {
     USE(XENT_SIGMOID_FOCAL, 0)                                                                                              \
     USE(XENT_SIGMOID_FOCAL, 1)                                                                                              \
     USE(XENT_SIGMOID_FOCAL, 2)                                                                                              \
+    USE(XENT_ASYMMETRIC, 0)                                                                                                 \
+    USE(XENT_ASYMMETRIC, 1)                                                                                                 \
     USE(XENT_KL, 0)                                                                                                         \
     USE(XENT_KL, 1)                                                                                                         \
     USE(XENT_ONE, 0)                                                                                                        \
@@ -256,6 +260,8 @@ typedef struct {
     /* How many rows are not ignored; in *bad the first whose index is neither a class nor ignored, if there is one, and in
      * *outside the first before it whose probability is outside [0, 1]. */
     int64_t (*check)(const xent_indices *indices, int64_t *bad, int64_t *outside);
+    /* Divides numbers by a factor, or multiplies them, in place; whether all of them were finite. */
+    int (*unscale)(xent_dtype dtype, void *data, int64_t count, double factor, int multiplies);
     /* Plain reading and copying at full width, to measure a machine's memory by. */
     double (*read)(const void *from, int64_t bytes);
     void (*copy)(void *to, const void *from, int64_t bytes);

@@ -30,6 +30,7 @@ enum { LANES = v(lanes) };
 #include "picked.h"
 #include "rows.h"
 #include "elementwise.h"
+#include "unscale.h"
 #include "probe.h"
 
 #define XENT_TABLE_(isa, compute) xent_kernels_##isa##_##compute
@@ -46,6 +47,7 @@ const xent_kernels XENT_TABLE(XENT_ISA, P) = {
     .merge = merge_sums,
     .elements = all_elements,
     .check = check_indices,
+    .unscale = unscale,
     .read = memory_read,
     .copy = memory_copy,
     .math = math_map,

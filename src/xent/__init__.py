@@ -1,12 +1,15 @@
 """Cross-entropy for NumPy at memory speed."""
 
+from xent.activations import log_sigmoid, sigmoid
 from xent.binary import (
+    asymmetric_loss,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     sigmoid_focal_loss,
 )
 from xent.focal import focal_loss, poly1_loss
 from xent.information import distillation_loss, entropy, kl_div
+from xent.labels import one_hot, smooth_labels
 from xent.linear import linear_cross_entropy
 from xent.losses import cross_entropy, perplexity, token_log_probs
 from xent.probabilities import categorical_cross_entropy, nll_loss
@@ -19,6 +22,7 @@ from xent.runtime import (
     set_pool_bytes,
     show_config,
 )
+from xent.scaling import LossScaler
 from xent.scores import score
 from xent.special import log_softmax, logsumexp, softmax
 
@@ -26,6 +30,8 @@ from xent.special import log_softmax, logsumexp, softmax
 __version__ = "0.1.0"
 
 __all__ = [
+    "LossScaler",
+    "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
@@ -38,17 +44,21 @@ __all__ = [
     "get_num_threads",
     "kl_div",
     "linear_cross_entropy",
+    "log_sigmoid",
     "log_softmax",
     "logsumexp",
     "nll_loss",
     "num_threads",
+    "one_hot",
     "perplexity",
     "poly1_loss",
     "score",
     "set_num_threads",
     "set_pool_bytes",
     "show_config",
+    "sigmoid",
     "sigmoid_focal_loss",
+    "smooth_labels",
     "softmax",
     "token_log_probs",
 ]

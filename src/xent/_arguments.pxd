@@ -39,9 +39,10 @@ cpdef double label_smoothing(object value) except? -1
 cpdef double z_loss(object value) except? -1
 cpdef double temperature(object value) except? -1
 cpdef double softcap(object value) except? -1
-cpdef double focal_gamma(object value) except? -1
+cpdef double focal_gamma(object value, str name=*) except? -1
 cpdef double poly_epsilon(object value) except? -1
 cpdef double alpha(object value) except? -1
+cpdef double clip(object value) except? -1
 cpdef int reduction(object value, bint batchmean=*) except -1
 cpdef bint flag(object value, str name) except -1
 cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept

@@ -35,6 +35,7 @@ cdef dict codes = REDUCTIONS
 
 # Bounds of a divisor: beyond them a division by it leaves the range of float32.
 cdef double SMALLEST = 1e-30, LARGEST = 1e30
+cdef double BELOW_ONE = 1 - 2.0 ** -53
 
 # Array types that np.asarray would densify, compute or copy without saying so, by the package that defines them.
 cdef dict FOREIGN = {
@@ -378,8 +379,8 @@ cpdef double softcap(object value) except? -1:
     return 0.0 if value is None else number(value, "softcap", SMALLEST, LARGEST, "None or a finite number > 0")
 
 
-cpdef double focal_gamma(object value) except? -1:
-    return number(value, "gamma", 0.0, 1000.0, "a number in [0, 1000]")
+cpdef double focal_gamma(object value, str name="gamma") except? -1:
+    return number(value, name, 0.0, 1000.0, "a number in [0, 1000]")
 
 
 cpdef double poly_epsilon(object value) except? -1:
@@ -389,6 +390,10 @@ cpdef double poly_epsilon(object value) except? -1:
 cpdef double alpha(object value) except? -1:
     """Return the weight of positive elements; -1 if all weigh alike."""
     return -1.0 if value is None else number(value, "alpha", 0.0, 1.0, "None or a number in [0, 1]")
+
+
+cpdef double clip(object value) except? -1:
+    return number(value, "clip", 0.0, BELOW_ONE, "a number in [0, 1)")
 
 
 cpdef int reduction(object value, bint batchmean=False) except -1:

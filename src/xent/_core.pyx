@@ -3,6 +3,8 @@
 
 import contextvars
 
+import numpy as np
+
 cimport numpy as cnp
 from cpython.contextvars cimport get_value
 from cpython.pycapsule cimport PyCapsule_New
@@ -24,6 +26,8 @@ _C_API = PyCapsule_New(<void *>&xent_api_table, "xent._core._C_API", NULL)
 
 # The number of threads of the current context: 0 is the process-wide default.
 context_threads = contextvars.ContextVar("xent_num_threads", default=0)
+
+cdef dict floats = {"float16": XENT_F16, "bfloat16": XENT_BF16, "float32": XENT_F32, "float64": XENT_F64}
 
 cdef object functions = {
     "exp": XENT_EXP,
@@ -77,6 +81,26 @@ def compiler():
 
 def version():
     return xent_version().decode()
+
+
+def unscale(cnp.ndarray array not None, double scale, str dtype not None):
+    """Divides the numbers of a C-contiguous, aligned and writeable array by the scale; returns whether all were finite.
+
+    `dtype` is "float16", "bfloat16", of which the array may hold the bits, "float32" or "float64".
+    """
+    cdef xent_dtype number = floats[dtype]
+    cdef void *data = cnp.PyArray_DATA(array)
+    cdef int64_t count = cnp.PyArray_SIZE(array)
+    cdef int threads = get_num_threads(), all_finite = 1
+    cdef xent_status status
+    if cnp.PyArray_ITEMSIZE(array) != np.dtype("float16" if dtype == "bfloat16" else dtype).itemsize or not (
+            cnp.PyArray_ISCARRAY(array)):
+        raise ValueError(f"unscale: expected a C-contiguous, aligned and writeable array of {dtype}")
+    with nogil:
+        status = xent_unscale(data, number, count, scale, threads, &all_finite)
+    if status != XENT_OK:
+        raise ValueError(f"unscale: {xent_status_text(status).decode()}")
+    return bool(all_finite)
 
 
 def memory_read(cnp.ndarray array not None, int threads):

@@ -180,7 +180,7 @@ cdef double exponential(double x) except? -1:
 def elementwise_loss(
         str operation, values, targets, sample_weight=None, reduction="mean", return_grad=False, return_hess=False,
         grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, pos_weight=None, label_smoothing=0.0, eps=None,
-        alpha=None, gamma=0.0, log_target=False):
+        alpha=None, gamma=0.0, log_target=False, gamma_neg=0.0, clip=0.0):
     """Return the loss, or the tuple of the requested results, as the public functions describe them."""
     cdef str name = first_argument(operation)
     cdef cnp.ndarray x = arguments.array(values, name)
@@ -201,6 +201,10 @@ def elementwise_loss(
     if operation == "sigmoid_focal_loss":
         request.call.strength = arguments.focal_gamma(gamma)
         request.call.alpha = arguments.alpha(alpha)
+    elif operation == "asymmetric_loss":
+        request.call.strength = arguments.focal_gamma(gamma, "gamma_pos")
+        request.call.negative_strength = arguments.focal_gamma(gamma_neg, "gamma_neg")
+        request.call.clip = arguments.clip(clip)
     request.call.log_target = arguments.flag(log_target, "log_target")
     request.set_outputs(return_grad, return_hess, False, grad_output, out, grad_out, hess_out)
     return request.results(out)
@@ -231,6 +235,46 @@ def softmax_family(str operation, value, axis, out):
             request.run()
             result.transpose(order)[...] = written.reshape([x.shape[d] for d in order])
     return result[()] if out is None and cnp.PyArray_NDIM(result) == 0 else result
+
+
+def sigmoid_family(value, out, bint logarithm):
+    """Return `sigmoid` or `log_sigmoid`.
+
+    They are what binary cross-entropy has: the gradient for the target 0; the loss for the target 1, of weight -1. A loss is
+    of the compute type, so that of half types it is converted piece by piece; so is one in the place of its logits.
+    """
+    cdef cnp.ndarray x = arguments.array(value, "x"), result
+    cdef Precision precision = arguments.precision_of(x, "x", None, True)
+    cdef object dtype = precision.result_dtype
+    if out is not None:
+        out = arguments.buffer(out, "out", shape_of(x), dtype)
+        arguments.check_no_overlap({"out": out}, {"x": x}, ("out", "x"))
+    result = empty_like(x, dtype) if out is None else out
+    if not logarithm:
+        logistic(x, precision, None, result)
+    elif has_dtype(result, precision.compute) and arguments.apart(x, result):
+        logistic(x, precision, result, None)
+    elif cnp.PyArray_SIZE(x) > 0:
+        pieces = np.nditer(
+            (x, result), ("external_loop", "buffered"), (["readonly"], ["writeonly"]), order="K", buffersize=ELEMENTS)
+        with pieces, np.errstate(all="ignore"):
+            for piece, written in pieces:
+                loss = empty((len(piece),), precision.compute)
+                logistic(piece, precision, loss, None)
+                written[...] = loss
+    return result[()] if out is None and cnp.PyArray_NDIM(result) == 0 else result
+
+
+cdef int logistic(cnp.ndarray x, Precision precision, cnp.ndarray logarithm, cnp.ndarray sigmoid) except -1:
+    cdef Request request = new_request("binary_cross_entropy_with_logits", arguments.stored(x, precision), precision, -1)
+    request.out, request.loss = sigmoid, logarithm
+    request.soft = np.full((), logarithm is not None, precision.compute)
+    if logarithm is None:
+        request.call.reduction = XENT_SUM
+    else:
+        request.pos_weight = np.full((), -1, precision.compute)
+    request.run()
+    return 0
 
 
 def logsumexp(value, axis, b, keepdims, return_sign, out):

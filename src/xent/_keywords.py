@@ -23,6 +23,8 @@ NAMES = {
     "focal_gamma": ("gamma",),
     "focusing": ("gamma",),
     "gamma_": ("gamma",),
+    "gamma": ("gamma_neg",),
+    "margin": ("clip",),
     "poly_epsilon": ("epsilon",),
     "ignore_label": ("ignore_index",),
     "lse_square_scale": ("z_loss",),

@@ -6,9 +6,20 @@ Type checkers read it; `typing.get_type_hints(xent.cross_entropy, vars(xent._typ
 from typing import Any, Literal, Never, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["Any", "Array", "ArrayLike", "Literal", "Loss", "NDArray", "Never", "Nothing", "Scalar"]
+__all__ = [
+    "Any",
+    "Array",
+    "ArrayLike",
+    "DTypeLike",
+    "Literal",
+    "Loss",
+    "NDArray",
+    "Never",
+    "Nothing",
+    "Scalar",
+]
 
 Scalar = np.floating[Any]
 # One number for each row; NumPy returns a scalar for a single row without other axes.

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from xent._typing import Any, Array, ArrayLike, Literal, Loss, NDArray, Never
 
 __all__ = [
+    "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "sigmoid_focal_loss",
@@ -306,4 +307,114 @@ def sigmoid_focal_loss(
         dtype,
         alpha=alpha,
         gamma=gamma,
+    )
+
+
+@named
+def asymmetric_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 1.0,
+    clip: float = 0.05,
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    return_grad: bool = False,
+    grad_output: ArrayLike | None = None,
+    out: Array | None = None,
+    grad_out: NDArray[Any] | None = None,
+    dtype: Literal["bfloat16"] | None = None,
+    **unknown: Never,
+) -> Loss | tuple[Loss, Array]:
+    r"""Asymmetric loss of logits, element by element: for many labels, most of which are negative.
+
+    .. math:: \ell = -t\, (1 - p)^{\gamma_+} \log p - (1 - t)\, p_m^{\gamma_-} \log(1 - p_m), \qquad
+        p = \sigma(z), \quad p_m = \max(p - c, 0)
+
+    Positive and negative elements have exponents of their own, and the probability of negative ones is shifted by the
+    margin c, so that those below it count for nothing.
+
+    Parameters
+    ----------
+    logits : array_like, any shape
+        As in `binary_cross_entropy_with_logits`.
+    targets : array_like of the same shape
+        Usually 0 or 1; any real number t weights the two terms with t and 1 - t. Of any real dtype, bool included.
+    gamma_neg : float, default 4.0
+        Exponent of negative elements, in [0, 1000].
+    gamma_pos : float, default 1.0
+        Exponent of positive elements, in [0, 1000].
+    clip : float, default 0.05
+        The margin c in [0, 1), in the dtype of the computation.
+    sample_weight : array_like, optional
+        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 does not count, even
+        if it is NaN; one of weight 2 counts twice.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
+        gradient zero.
+    return_grad : bool, default False
+        Whether to return the gradient of ``sum(grad_output * loss)`` with respect to `logits`, too.
+    grad_output : array_like, optional
+        Upstream gradient: a scalar, or of the loss's shape for reduction "none".
+    out, grad_out : numpy.ndarray, optional
+        Where to write the results; `grad_out` may be the memory of `logits`.
+    dtype : "bfloat16", optional
+        Reads uint16 input as the bits of bfloat16.
+
+    Returns
+    -------
+    loss : float32 or float64 scalar, or ndarray of the shape of `logits`
+        An array for reduction "none"; float64 for float64, integers and bool, else float32.
+    grad : ndarray, shape of `logits`
+        With `return_grad`; of the dtype of `logits`, float64 for integers. Of a negative element exactly 0 where p <= c.
+        Elements below the smallest normal one are 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument that is not accepted; the message names the argument, what was given and what is accepted.
+
+    Notes
+    -----
+    The gradient, where :math:`p_m > 0`, is
+
+    .. math:: \ell' = -t\, q^{\gamma_+} (q - \gamma_+\, p \log p)
+        + (1 - t)\, p_m^{\gamma_-}\, p\, q\, \Bigl(\frac{1}{1 - p_m} - \gamma_- \frac{\log(1 - p_m)}{p_m}\Bigr),
+        \qquad q = \sigma(-z)
+
+    With both exponents and the margin 0 it is `binary_cross_entropy_with_logits`.
+
+    References
+    ----------
+    T. Ridnik et al., "Asymmetric loss for multi-label classification", ICCV 2021, arXiv:2009.14119; timm,
+    ``timm.loss.AsymmetricLossMultiLabel``, which adds up the elements.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> loss, grad = xent.asymmetric_loss([2.0, 2.0, -3.0], [1, 0, 0], reduction="none", return_grad=True)
+    >>> loss.round(6)
+    array([0.01513 , 0.846415, 0.      ])
+    >>> grad.round(6)
+    array([-0.027536,  0.72349 ,  0.      ])
+    """
+    if unknown:
+        raise unknown_keyword(asymmetric_loss, unknown)
+    return _functions.elementwise_loss(
+        "asymmetric_loss",
+        logits,
+        targets,
+        sample_weight,
+        reduction,
+        return_grad,
+        False,
+        grad_output,
+        out,
+        grad_out,
+        None,
+        dtype,
+        gamma=gamma_pos,
+        gamma_neg=gamma_neg,
+        clip=clip,
     )

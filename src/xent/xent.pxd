@@ -125,6 +125,8 @@ cdef extern from "xent.h" nogil:
         int64_t *rank
         int64_t *top_index
         double *top_logit
+        double negative_strength
+        double clip
 
     xent_call xent_call_defaults()
     const xent_call XENT_CALL_DEFAULTS
@@ -136,6 +138,7 @@ cdef extern from "xent.h" nogil:
     xent_status xent_head(xent_call *call)
     xent_status xent_apply(xent_call *call)
     xent_status xent_merge(xent_sums *merged, const xent_sums *const *shards, int64_t count, int64_t rows, int64_t *bad_row)
+    xent_status xent_unscale(void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite)
     int xent_layout_supported(const xent_call *call)
     const char *xent_status_text(xent_status status)
     const char *xent_operation_name(xent_operation operation)

@@ -15,7 +15,7 @@ typedef struct {
     xent_operation operation;
     operation_family family;
     operation_input input;
-    int indexed, soft, out, hess, lse, smoothing, strength, eps, z_loss, softcap, temperature, alpha;
+    int indexed, soft, out, hess, lse, smoothing, strength, eps, z_loss, softcap, temperature, alpha, clip;
 } loss;
 
 enum { XENT_WRITES_NO_OUTPUT, XENT_WRITES_EXPONENTIALS, XENT_WRITES_LOGARITHMS };
@@ -37,7 +37,8 @@ static const loss losses[] = {
      .z_loss = ((takes) & TAKES_Z_LOSS) != 0,                                                                               \
      .softcap = ((takes) & TAKES_SOFTCAP) != 0,                                                                             \
      .temperature = ((takes) & TAKES_TEMPERATURE) != 0,                                                                     \
-     .alpha = ((takes) & TAKES_ALPHA) != 0},
+     .alpha = ((takes) & TAKES_ALPHA) != 0,                                                                                 \
+     .clip = ((takes) & TAKES_CLIP) != 0},
 #include "operations.def"
 };
 

@@ -223,6 +223,12 @@ static uint64_t digest_call(uint64_t digest, const loss *l, xent_dtype dtype, in
     call.temperature = l->temperature && one_in(3) ? 0.7 + below(3) : 1;
     call.eps = probabilities && one_in(2) ? 1e-3 : 0;
 
+    if (l->clip) {
+        static const double negative_strengths[] = {4, 0, 0.5, 1}, clips[] = {0.05, 0, 0.75};
+        call.negative_strength = negative_strengths[below(4)];
+        call.clip = clips[below(3)];
+    }
+
     array arrays[ARRAYS];
     xent_array *const given[ARRAYS] = {&call.logits,        &call.index,      &call.soft,        NULL,
                                        &call.sample_weight, &call.pos_weight, &call.grad_output, &call.loss,

@@ -36,7 +36,8 @@ static xent_array array(void *data, const int64_t *strides) {
 static xent_call call_of(xent_operation operation, int indexed) {
     xent_call call = XENT_CALL_DEFAULTS;
     const int elementwise = operation == XENT_BINARY_CROSS_ENTROPY || operation == XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS ||
-                            operation == XENT_SIGMOID_FOCAL_LOSS || operation == XENT_KL_DIV;
+                            operation == XENT_SIGMOID_FOCAL_LOSS || operation == XENT_KL_DIV ||
+                            operation == XENT_ASYMMETRIC_LOSS;
     call.operation = operation;
     call.ndim = elementwise ? 2 : 1;
     call.shape = of_rows;
@@ -282,6 +283,11 @@ static void bad_calls(void) {
     BAD_NUMBERS(soft(XENT_SOFTMAX), temperature, 2)
     BAD_NUMBERS(soft(XENT_SIGMOID_FOCAL_LOSS), alpha, 1.1)
     BAD_NUMBERS(indexed(), alpha, 0.25)
+    BAD_NUMBERS(soft(XENT_ASYMMETRIC_LOSS), strength, -0.1, 1001)
+    BAD_NUMBERS(soft(XENT_ASYMMETRIC_LOSS), negative_strength, -0.1, 1001)
+    BAD_NUMBERS(soft(XENT_SIGMOID_FOCAL_LOSS), negative_strength, 1)
+    BAD_NUMBERS(soft(XENT_ASYMMETRIC_LOSS), clip, -0.1, 1)
+    BAD_NUMBERS(soft(XENT_SIGMOID_FOCAL_LOSS), clip, 0.05)
     BAD_NUMBERS(each(), grad_scale, 2)
     BAD_NUMBERS(soft(XENT_SOFTMAX), grad_scale, 2)
     BAD(indexed(), reduction, call.reduction = (xent_reduction)4)
@@ -340,7 +346,21 @@ static void nulls(void) {
         fail(__LINE__, "shards that are not there", NULL);
     if (xent_layout_supported(NULL) || xent_use_isa(NULL) || xent_isa_name(-1) || xent_isa_available(99))
         fail(__LINE__, "nothing is something", NULL);
-    float x = 1;
+    _Alignas(8) float x = 1;
+    int finite = 7;
+    if (xent_unscale(NULL, XENT_F32, 1, 2, 1, &finite) != XENT_BAD_ARGUMENT ||
+        xent_unscale(&x, XENT_F32, 1, 2, 1, NULL) != XENT_BAD_ARGUMENT ||
+        xent_unscale(&x, XENT_F32, -1, 2, 1, &finite) != XENT_BAD_ARGUMENT ||
+        xent_unscale(&x, XENT_F32, 1, 2, -1, &finite) != XENT_BAD_ARGUMENT ||
+        xent_unscale(&x, XENT_BOOL, 1, 2, 1, &finite) != XENT_BAD_ARGUMENT ||
+        xent_unscale((char *)&x + 1, XENT_F32, 1, 2, 1, &finite) != XENT_BAD_ARGUMENT)
+        fail(__LINE__, "numbers that cannot be unscaled", NULL);
+    const double scales[] = {0, -2, 0x1p-127, 0x1p128, INFINITY, NAN};
+    for (size_t i = 0; i < sizeof scales / sizeof *scales; ++i)
+        if (xent_unscale(&x, XENT_F32, 1, scales[i], 1, &finite) != XENT_BAD_ARGUMENT)
+            fail(__LINE__, "a scale that divides nothing", NULL);
+    if (x != 1 || finite != 7 || xent_unscale(NULL, XENT_F32, 0, 2, 1, &finite) != XENT_OK || finite != 1)
+        fail(__LINE__, "numbers have been unscaled", NULL);
     xent_math(XENT_EXP, XENT_F32, NULL, &x, 1);
     xent_math(XENT_EXP, XENT_F16, &x, &x, 1);
     xent_math((xent_function)99, XENT_F32, &x, &x, 1);

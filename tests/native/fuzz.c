@@ -186,6 +186,8 @@ static xent_call draw_call(const loss *l) {
     call.grad_scale = call.reduction == XENT_NONE ? 1 : option(1, 0.6);
     call.strength = l->strength ? option(2, 0.5) : 0;
     call.alpha = l->alpha ? option(-1, 0.25) : -1;
+    call.negative_strength = l->clip ? option(4, 0.5) : 0;
+    call.clip = l->clip ? option(0, 0.05) : 0;
     call.log_target = l->operation == XENT_KL_DIV && one_in(2);
     call.label_smoothing = l->smoothing ? option(0, 0.1) : 0;
     call.z_loss = l->z_loss ? option(0, 1e-3) : 0;
@@ -325,9 +327,10 @@ static void change_field(xent_call *call) {
         call->threads = number;
         break;
     default: {
-        double *const reals[] = {&call->label_smoothing, &call->strength,    &call->eps,   &call->z_loss,
-                                 &call->softcap,         &call->temperature, &call->alpha, &call->grad_scale};
-        *reals[below(8)] = real;
+        double *const reals[] = {&call->label_smoothing,   &call->strength,    &call->eps,   &call->z_loss,
+                                 &call->softcap,           &call->temperature, &call->alpha, &call->grad_scale,
+                                 &call->negative_strength, &call->clip};
+        *reals[below(10)] = real;
     }
     }
 }
@@ -413,9 +416,11 @@ static void describe(const loss *l, const xent_call *call) {
     for (int d = 0; d < call->ndim && d < AXES; ++d)
         fprintf(stderr, "%" PRId64 ", ", shape[d]);
     fprintf(stderr, "), classes %" PRId64 "\n", call->classes);
-    fprintf(stderr, "smoothing %g, strength %g, eps %g, z_loss %g, softcap %g, temperature %g, alpha %g, scale %g, log %d\n",
+    fprintf(stderr,
+            "smoothing %g, strength %g, eps %g, z_loss %g, softcap %g, temperature %g, alpha %g, scale %g, log %d\n"
+            "negative strength %g, clip %g\n",
             call->label_smoothing, call->strength, call->eps, call->z_loss, call->softcap, call->temperature, call->alpha,
-            call->grad_scale, call->log_target);
+            call->grad_scale, call->log_target, call->negative_strength, call->clip);
     fprintf(stderr, "index type %d, ignore %d %" PRId64 ", arrays", call->index_type, call->has_ignore, call->ignore_index);
     for (int k = 0; k < ARRAYS; ++k)
         if (arrays[k].room)

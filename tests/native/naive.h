@@ -165,6 +165,14 @@ static naive naive_element_loss(const xent_call *call, int64_t row) {
         naive_add(&loss, alpha * pow(q, g) * (1 - t), up, lost * (1 + up));
         break;
     }
+    case XENT_ASYMMETRIC_LOSS: {
+        const double p = exp(-down), m = fmax(p - call->clip, 0), others = call->negative_strength;
+        const double rest = call->clip > 0 ? exp(-up) + call->clip : exp(-up);
+        const double cost = m <= 0 ? 0 : m < 0.5 ? -log1p(-m) : call->clip > 0 ? -log(rest) : up;
+        naive_add(&loss, pow(exp(-up), g) * t, down, lost * (1 + down));
+        naive_add(&loss, pow(m, others) * (1 - t), cost, (1 + fabs(x)) * (1 + others) * (1 + cost));
+        break;
+    }
     default: /* the Kullback-Leibler divergence */
         naive_add(&loss, call->log_target ? exp(t) : t, (call->log_target ? t : log(t)) - x,
                   (fabs(t) + fabs(x)) * (1 + fabs(t)));

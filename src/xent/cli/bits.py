@@ -175,6 +175,7 @@ ELEMENTWISE = (
     "binary_cross_entropy_with_logits",
     "sigmoid_focal_loss",
     "kl_div",
+    "asymmetric_loss",
 )
 
 
@@ -316,6 +317,10 @@ CALLS: dict[str, Call] = (
         ),
         "sigmoid_focal_loss, gamma=0.5": _elementwise("sigmoid_focal_loss", gamma=0.5, alpha=None),
         "kl_div, log_target": _elementwise("kl_div", log_target=True),
+        "asymmetric_loss, gammas 1/2 and 3": _elementwise(
+            "asymmetric_loss", gamma_neg=0.5, gamma_pos=3.0, clip=0.4
+        ),
+        "asymmetric_loss, no clip": _elementwise("asymmetric_loss", gamma_neg=1.5, clip=0.0),
     }
 )
 

@@ -38,7 +38,12 @@ NORMALISED = {
 }
 #: Functions whose every element has a target of its own, 0 or 1.
 LABELLED = frozenset(
-    {"binary_cross_entropy", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"}
+    {
+        "asymmetric_loss",
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "sigmoid_focal_loss",
+    }
 )
 #: Losses of single elements.
 ELEMENTWISE = LABELLED | {"kl_div"}

@@ -182,6 +182,7 @@ WORKLOADS = (
         *loss_and_gradient(
             (50_000, 100), "sigmoid_focal", function="sigmoid_focal_loss", soft=True
         ),
+        *loss_and_gradient((50_000, 100), "asymmetric", function="asymmetric_loss", soft=True),
         *loss_and_gradient((50_000, 100), "kl_div", function="kl_div", soft=True),
         *loss_and_gradient((1_000_000, 2)),
     ),
@@ -235,7 +236,7 @@ WORKLOADS = (
             Case(f"small-{function}", function, (100, 10), soft=True)
             for function in (
                 *("binary_cross_entropy", "binary_cross_entropy_with_logits"),
-                *("sigmoid_focal_loss", "kl_div"),
+                *("sigmoid_focal_loss", "asymmetric_loss", "kl_div"),
             )
         ),
         Case(

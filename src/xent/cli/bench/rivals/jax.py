@@ -17,6 +17,7 @@ from xent.cli.bench.rivals.library import (
     Call,
     Library,
     Modulation,
+    asymmetric,
     sigmoid_focal,
     transformed,
 )
@@ -81,6 +82,16 @@ class Jax(Library):
             p = self.jax.nn.sigmoid(z)
             q = 1 - (p * t + (1 - p) * (1 - t))
             return sigmoid_focal(self._binary(z, t), q, t).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def asymmetric_loss(self, case: Case, data: Data) -> Call:
+        numpy = self.jax.numpy
+
+        def mean_loss(z: Any, t: Any) -> Any:
+            q = self.jax.nn.sigmoid(-z)
+            m = numpy.maximum(0.95 - q, 0)
+            return asymmetric(self.jax.nn.log_sigmoid(z), q, m, numpy.log1p(-m), t).mean()
 
         return self._loss(mean_loss, case, data)
 

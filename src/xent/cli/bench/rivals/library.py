@@ -52,6 +52,11 @@ def sigmoid_focal(ce: Any, q: Any, t: Any) -> Any:
     return (0.25 * t + 0.75 * (1 - t)) * q**2 * ce
 
 
+def asymmetric(log_p: Any, q: Any, m: Any, log_rest: Any, t: Any) -> Any:
+    """The published loss, exponents 1 and 4: q is 1 - p, m is p less the margin, `log_rest` the logarithm of 1 - m."""
+    return -t * q * log_p - (1 - t) * m**4 * log_rest
+
+
 def transformed(case: Case, logits: Any, tanh: Callable[[Any], Any]) -> Any:
     """Logits after soft-cap and temperature, in the arrays of a library that differentiates."""
     softcap, temperature = case.options.get("softcap"), case.options.get("temperature")

@@ -17,6 +17,7 @@ from xent.cli.bench.rivals.library import (
     Call,
     Library,
     Modulation,
+    asymmetric,
     sigmoid_focal,
     target_positions,
     vecdot,
@@ -275,6 +276,25 @@ class NumPy(Library):
             return sigmoid_focal(ce, q, t).mean(), grad
 
         return loss_and_gradient if case.gradient else lambda: sigmoid_focal(*parts(), t).mean()
+
+    def asymmetric_loss(self, case: Case, data: Data) -> Call:
+        z, t = data.logits, data.targets
+
+        def parts() -> tuple[np.ndarray, ...]:
+            e = np.exp(-z)
+            q = e / (1 + e)
+            m = np.maximum(1 / (1 + e) - z.dtype.type(0.05), 0)
+            return -np.log1p(e), q, m, np.log1p(-m)
+
+        def loss_and_gradient() -> tuple[np.floating, np.ndarray]:
+            log_p, q, m, log_rest = parts()
+            p = 1 - q
+            of_negative = m**3 * p * q * (m / (1 - m) - 4 * log_rest)
+            slope = (1 - t) * of_negative - t * q * (q - p * log_p)
+            grad = np.divide(slope, z.size, out=data.grad_out)
+            return asymmetric(log_p, q, m, log_rest, t).mean(), grad
+
+        return loss_and_gradient if case.gradient else lambda: asymmetric(*parts(), t).mean()
 
     def kl_div(self, case: Case, data: Data) -> Call:
         x, t = data.logits, data.targets

@@ -18,6 +18,7 @@ from xent.cli.bench.rivals.library import (
     Call,
     Library,
     Modulation,
+    asymmetric,
     sigmoid_focal,
     transformed,
 )
@@ -68,6 +69,15 @@ class Torch(Library):
             p = self.torch.sigmoid(z)
             q = 1 - (p * t + (1 - p) * (1 - t))
             return sigmoid_focal(losses(z, t, reduction="none"), q, t).mean()
+
+        return self._loss(mean_loss, case, data)
+
+    def asymmetric_loss(self, case: Case, data: Data) -> Call:
+        def mean_loss(z: Any, t: Any) -> Any:
+            q = self.torch.sigmoid(-z)
+            m = (0.95 - q).clamp(min=0)
+            log_p = self.torch.nn.functional.logsigmoid(z)
+            return asymmetric(log_p, q, m, (-m).log1p(), t).mean()
 
         return self._loss(mean_loss, case, data)
 
