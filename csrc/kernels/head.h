@@ -164,7 +164,9 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
     }
     if (stream == XENT_SELF) {
         const vec z_coef = v(mul)(v(set)(2), v(mul)(terms->grad_z, r.lse));
-        vec sum_coef = v(add)(terms->grad_hard, terms->grad_lse);
+        /* Of a row without a target the coefficient may be NaN: 0 times a weight that is infinite. */
+        const vec of_target = indexed ? terms->grad_hard : zero;
+        vec sum_coef = plan->by_coefficients ? v(add)(of_target, terms->grad_lse) : of_target;
         to->center = v(div)(sums->sum_a_t, total);
         const vec of_entropy = v(mul)(terms->smooth, v(sub)(log_sum, to->center));
         r.loss = indexed ? v(add)(r.loss, of_entropy) : of_entropy;
@@ -177,7 +179,7 @@ static INLINE head_result softmax_head(lane_coefs *to, const tile_sums *sums, ve
         to->floor = v(select)(v(eq)(to->p_coef, to->p_coef), tiny, to->p_coef); /* NaN: nothing is flushed then */
         if (indexed && gradient) {
             const vec of_others = v(sub)(zero, v(mul)(terms->grad_hard, others));
-            const vec rise = v(fma)(terms->grad_smooth, v(add)(gap, to->center), v(sub)(sum_coef, terms->grad_hard));
+            const vec rise = v(fma)(terms->grad_smooth, v(add)(gap, to->center), v(sub)(sum_coef, of_target));
             to->target_grad = v(add)(of_others, v(keep)(v(ne)(probability, zero), v(mul)(probability, rise)));
         }
         return r;
