@@ -272,3 +272,76 @@ def LigerKLDIVLoss(
 def LigerJSD(beta: float) -> Callable[[Array, Array], Array]:
     assert beta == 0  # the forward KL, of which there is a counterpart
     return lambda x, y: (np.exp(y) * (y - x)).sum() / len(x)
+
+
+# --- MONAI 1.5: monai/losses/dice.py, tversky.py ---------------------------------------------
+
+
+def _positions(a: Array, batch: bool) -> tuple[int, ...]:
+    return (0, *range(2, a.ndim)) if batch else tuple(range(2, a.ndim))
+
+
+class MonaiDiceLoss:
+    """1 - (2 sum p t + smooth_nr) / (sum t + sum p + smooth_dr), the mean of samples and classes."""
+
+    def __init__(
+        self,
+        *,
+        softmax: bool,
+        include_background: bool = True,
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        batch: bool = False,
+    ):
+        self.first = 0 if include_background else 1
+        self.smooth_nr, self.smooth_dr, self.batch = smooth_nr, smooth_dr, batch
+
+    def __call__(self, logits: Array, target: Array) -> Array:
+        p, t = softmax(logits, 1)[:, self.first :], target[:, self.first :]
+        axes = _positions(p, self.batch)
+        intersection, denominator = (p * t).sum(axes), t.sum(axes) + p.sum(axes)
+        return np.mean(1 - (2 * intersection + self.smooth_nr) / (denominator + self.smooth_dr))
+
+
+class MonaiTverskyLoss:
+    """1 - (tp + smooth_nr) / (tp + alpha sum p (1 - t) + beta sum (1 - p) t + smooth_dr)."""
+
+    def __init__(self, *, softmax: bool, alpha: float, beta: float):
+        self.alpha, self.beta = alpha, beta
+
+    def __call__(self, logits: Array, target: Array) -> Array:
+        p, axes = softmax(logits, 1), _positions(logits, False)
+        tp = (p * target).sum(axes)
+        fp, fn = self.alpha * (p * (1 - target)).sum(axes), self.beta * ((1 - p) * target).sum(axes)
+        return np.mean(1 - (tp + 1e-5) / (tp + fp + fn + 1e-5))
+
+
+# --- segmentation_models_pytorch 0.5: losses/dice.py, tversky.py, _functional.py -----------------
+
+
+class SmpTverskyLoss:
+    """1 - (tp + smooth) / (tp + alpha fp + beta fn + smooth) over the batch, 0 of classes without targets."""
+
+    def __init__(self, mode: str, smooth: float = 0.0, alpha: float = 0.5, beta: float = 0.5):
+        assert mode == "multiclass"
+        self.smooth, self.alpha, self.beta = smooth, alpha, beta
+
+    def score(self, p: Array, t: Array) -> Array:
+        tp = (p * t).sum((0, 2))
+        fp, fn = (p * (1 - t)).sum((0, 2)), ((1 - p) * t).sum((0, 2))
+        below = tp + self.alpha * fp + self.beta * fn + self.smooth
+        return (tp + self.smooth) / np.maximum(below, 1e-7)
+
+    def __call__(self, logits: Array, labels: Array) -> Array:
+        samples, classes = logits.shape[:2]
+        p = softmax(logits, 1).reshape(samples, classes, -1)
+        t = np.moveaxis(np.eye(classes)[labels.reshape(samples, -1)], -1, 1)
+        return np.mean((1 - self.score(p, t)) * (t.sum((0, 2)) > 0))
+
+
+class SmpDiceLoss(SmpTverskyLoss):
+    """1 - (2 sum p t + smooth) / (sum p + sum t + smooth), likewise."""
+
+    def score(self, p: Array, t: Array) -> Array:
+        below = (p + t).sum((0, 2)) + self.smooth
+        return (2 * (p * t).sum((0, 2)) + self.smooth) / np.maximum(below, 1e-7)

@@ -1006,12 +1006,150 @@ class LogSoftmax(SoftmaxFamily):
         return np.moveaxis(self.rows.d - self.rows.log1p_rest[..., None], -1, self.axis)
 
 
+class RegionLoss:
+    """1 - (overlap TP + s) / (TP's, FP's and FN's share + s) for each sample and class, from its sums over positions.
+
+    Attributes
+    ----------
+    x, p, t : logits, their softmax and the targets, (samples, classes, positions); p and t are 0 where none counts
+    counts : whether a position does, (samples, positions)
+    sums : Σ p, Σ p t and Σ t, each (rows, classes), where `batch` has one row
+    """
+
+    overlap = 1.0
+
+    def __init__(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        axis: int = 1,
+        class_weight: Any = None,
+        ignore_index: int | None = -100,
+        smooth: float = 1.0,
+        batch: bool = False,
+        reduction: str = "mean",
+        grad_output: Any = None,
+        **_: Any,
+    ):
+        logits, targets = np.asarray(logits), np.asarray(targets)
+        self.dtype, self.shape, self.axis = compute_dtype(logits), logits.shape, axis
+        self.batch, self.reduction, self.smooth = batch, reduction, WIDE(smooth)
+        x = np.moveaxis(logits, axis, 1)
+        self.moved = x.shape
+        self.x = x.reshape(*x.shape[:2], -1).astype(WIDE)
+        samples, classes, positions = self.x.shape
+        if targets.shape == logits.shape:
+            t = np.moveaxis(targets, axis, 1).reshape(self.x.shape).astype(WIDE)
+            self.counts = np.ones((samples, positions), bool)
+        else:
+            index = targets.reshape(samples, 1, positions)
+            t = (index == np.arange(classes)[:, None]).astype(WIDE)
+            self.counts = index[:, 0] != ignore_index
+        of_classes = self.counts[:, None]
+        self.distance = self.x.max(axis=1, keepdims=True) - self.x
+        e = np.exp(-self.distance)
+        self.p = np.where(of_classes, e / e.sum(axis=1, keepdims=True), 0)
+        self.t = np.where(of_classes, t, 0)
+        weight = np.ones(classes) if class_weight is None else np.asarray(class_weight)
+        self.share = weight.astype(WIDE) / weight.sum()
+        self.upstream = WIDE(1) if grad_output is None else np.asarray(grad_output, WIDE)
+
+    def total(self, a: np.ndarray) -> np.ndarray:
+        """Sums over positions, and with `batch` over samples."""
+        summed = a.sum(axis=2)
+        return summed.sum(axis=0, keepdims=True) if self.batch else summed
+
+    @property
+    def weights(self) -> tuple[Any, Any, Any]:
+        """Of TP, FP and FN below the line."""
+        raise NotImplementedError
+
+    @cached_property
+    def ratio(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is above the line and below."""
+        true, false, missed = self.weights
+        above = self.overlap * self.total(self.p * self.t) + self.smooth
+        below = (
+            true * self.total(self.p * self.t)
+            + false * self.total(self.p * (1 - self.t))
+            + missed * self.total((1 - self.p) * self.t)
+            + self.smooth
+        )
+        return above, below
+
+    @property
+    def scale(self) -> np.ndarray:
+        """The derivative of the result with respect to the loss of each row and class."""
+        rows = 1 if self.batch else self.shape[0]
+        mean = rows if self.reduction == "mean" else 1
+        return np.broadcast_to(self.upstream, rows)[:, None] * self.share / mean
+
+    @property
+    def slopes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Derivatives with respect to Σ p and Σ p t: of FP = Σ p - TP and FN = Σ t - TP."""
+        (true, false, missed), (above, below) = self.weights, self.ratio
+        of_p = above / below**2 * false
+        of_overlap = above / below**2 * (true - false - missed) - self.overlap / below
+        return self.scale * of_p, self.scale * of_overlap
+
+    @property
+    def value(self) -> Any:
+        """What the call must return."""
+        above, below = self.ratio
+        rows = np.where(self.share == 0, 0, self.share * (1 - above / below)).sum(axis=1)
+        if self.reduction == "none":
+            return rows[0] if self.batch else rows
+        return rows.sum() if self.reduction == "sum" else rows.mean()
+
+    def laid(self, a: np.ndarray) -> np.ndarray:
+        """An array of positions in the shape of the logits."""
+        return np.moveaxis(a.reshape(self.moved), 1, self.axis)
+
+    @cached_property
+    def pull(self) -> np.ndarray:
+        """g, the derivative with respect to each probability."""
+        of_p, of_overlap = self.slopes
+        return of_p[..., None] + of_overlap[..., None] * self.t
+
+    @property
+    def grad(self) -> np.ndarray:
+        """p (g - Σ p g)."""
+        center = (self.p * self.pull).sum(axis=1, keepdims=True)
+        return self.laid(self.p * (self.pull - center))
+
+
+class DiceLoss(RegionLoss):
+    """1 - (2 TP + s) / (2 TP + FP + FN + s)."""
+
+    overlap = 2.0
+
+    @property
+    def weights(self) -> tuple[Any, Any, Any]:
+        """Of TP, FP and FN."""
+        return 2, 1, 1
+
+
+class TverskyLoss(RegionLoss):
+    """1 - (TP + s) / (TP + alpha FP + beta FN + s)."""
+
+    def __init__(self, *args: Any, alpha: float = 0.5, beta: float = 0.5, **options: Any):
+        super().__init__(*args, **options)
+        self.alpha, self.beta = alpha, beta
+
+    @property
+    def weights(self) -> tuple[Any, Any, Any]:
+        """Of TP, FP and FN."""
+        return 1, WIDE(self.alpha), WIDE(self.beta)
+
+
 ORACLES: dict[str, Callable[..., Any]] = {
     "asymmetric_loss": AsymmetricLoss,
     "binary_cross_entropy": BinaryCrossEntropy,
     "binary_cross_entropy_with_logits": BinaryLogits,
     "categorical_cross_entropy": CategoricalCrossEntropy,
     "cross_entropy": SoftmaxLoss,
+    "dice_loss": DiceLoss,
     "distillation_loss": DistillationLoss,
     "entropy": Entropy,
     "focal_loss": FocalLoss,
@@ -1025,4 +1163,5 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "sigmoid_focal_loss": SigmoidFocal,
     "softmax": Softmax,
     "token_log_probs": TokenLogProbs,
+    "tversky_loss": TverskyLoss,
 }

@@ -198,6 +198,10 @@ BAD: dict[str, list[Bad]] = {
     ],
     "eps": _bad_numbers(0.0, -1e-7, 0.6, NAN, INF),
     "gamma": [*_bad_numbers(-0.1, NAN, INF), Bad(None, TypeError, ())],
+    **{
+        name: [*_bad_numbers(-0.1, NAN, INF), Bad(None, TypeError, ())]
+        for name in ("alpha", "beta", "smooth")
+    },
     "epsilon": [*_bad_numbers(NAN, INF, -INF), Bad(None, TypeError, ())],
     "dtype": [
         *(Bad(name, (TypeError, ValueError), (name,)) for name in ("float8", "complex64")),
@@ -205,7 +209,7 @@ BAD: dict[str, list[Bad]] = {
     ],
 }
 # Flags, which accept anything that has a truth value; arrays have none.
-for flag in ("keepdims", "return_grad", "return_hess", "return_lse", "return_sign"):
+for flag in ("batch", "keepdims", "return_grad", "return_hess", "return_lse", "return_sign"):
     BAD[flag] = [Bad(np.ones(2), TypeError, ("True or False", "(2,)"))]
 BUFFERS = ("out", "grad_out", "hess_out")
 # Those of elementwise losses are in test_elementwise.py.

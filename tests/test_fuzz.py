@@ -132,11 +132,19 @@ STRANGE_VALUES = st.sampled_from(
 )
 OPTIONS = {
     **dict.fromkeys(
-        ("return_grad", "return_hess", "return_lse", "return_sign", "keepdims", "log_target"),
+        (
+            "return_grad",
+            "return_hess",
+            "return_lse",
+            "return_sign",
+            "keepdims",
+            "log_target",
+            "batch",
+        ),
         st.booleans(),
     ),
-    **dict.fromkeys(("label_smoothing", "alpha"), st.floats(0, 1)),
-    **dict.fromkeys(("z_loss", "gamma", "epsilon"), st.floats(0, 9)),
+    **dict.fromkeys(("label_smoothing", "alpha", "beta"), st.floats(0, 1)),
+    **dict.fromkeys(("z_loss", "gamma", "epsilon", "smooth"), st.floats(0, 9)),
     **dict.fromkeys(("softcap", "temperature"), st.floats(0.125, 99)),
     "eps": st.none() | st.floats(1e-20, 0.5),
     "ignore_index": st.none() | st.integers(-2, 0),

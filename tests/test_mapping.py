@@ -74,6 +74,7 @@ def data() -> dict[str, Any]:
     rng = np.random.default_rng(8)
     logits, student, teacher = rng.normal(0, 2, (3, 12, 5))
     targets = np.append(np.arange(5), rng.integers(0, 5, 7))
+    labels = np.random.default_rng(9).integers(0, 5, (3, 4, 4))
     z = rng.normal(0, 2, (12, 4))
     return {
         "logits": logits,
@@ -85,7 +86,8 @@ def data() -> dict[str, Any]:
         "weight": rng.uniform(0.3, 2, 5),
         "row_weight": rng.uniform(0.3, 2, 12),
         "images": rng.normal(0, 2, (3, 5, 4, 4)),
-        "labels": rng.integers(0, 5, (3, 4, 4)),
+        "labels": labels,
+        "regions": np.moveaxis(np.eye(5)[labels], -1, 1),
         "z": z,
         "p": published.sigmoid(rng.uniform(-1, 1, (12, 4))),
         "t": rng.integers(0, 2, (12, 4)).astype(float),
@@ -199,6 +201,12 @@ LIBRARIES: dict[str, Callable[[], Library]] = {
         LigerFusedLinearCrossEntropyLoss=published.LigerFusedLinearCrossEntropyLoss,
         LigerKLDIVLoss=published.LigerKLDIVLoss,
         LigerJSD=published.LigerJSD,
+    ),
+    "MONAI": lambda: _numpy(
+        DiceLoss=published.MonaiDiceLoss, TverskyLoss=published.MonaiTverskyLoss
+    ),
+    "segmentation_models_pytorch": lambda: _numpy(
+        DiceLoss=published.SmpDiceLoss, TverskyLoss=published.SmpTverskyLoss
     ),
 }
 

@@ -48,6 +48,7 @@ FIRST = {
     "binary_cross_entropy_with_logits": "z, p",
     "categorical_cross_entropy": "p, y",
     "cross_entropy": "z, y",
+    "dice_loss": "z, y",
     "distillation_loss": "z, z",
     "entropy": "z",
     "focal_loss": "z, y",
@@ -61,6 +62,7 @@ FIRST = {
     "sigmoid_focal_loss": "z, p",
     "softmax": "z",
     "token_log_probs": "z, y",
+    "tversky_loss": "z, y",
 }
 # Arguments other than reductions and flags on which the type of a result depends.
 DECISIVE = {"linear_cross_entropy": ["bias=[1, 2]"], "logsumexp": ["axis=1", "keepdims=True"]}

@@ -41,6 +41,7 @@ from reference import (
     LinearLoss,
     NllLoss,
     Poly1Loss,
+    RegionLoss,
     RowLoss,
     Rows,
     SigmoidFocal,
@@ -853,6 +854,70 @@ ELEMENTWISE_BOUND = (
 )
 
 
+class RegionError:
+    """The rounding errors of a region's sums, and of the ratio that they make."""
+
+    def __init__(self, loss: RegionLoss):
+        self.loss, self.eps = loss, eps(loss.dtype)
+        p, classes = loss.p, loss.x.shape[1]
+        # An exponential, its sum (16 additions of a quarter of 64 classes, 2 of the quarters, one for each 64 classes), the
+        # reciprocal and the product, half an eps each but the first; and what rounding z - m costs, for itself and the sum.
+        spread = times(p, loss.distance).sum(axis=1, keepdims=True)
+        self.steps = 9 + classes / 128
+        self.p = (
+            p * self.eps * (EXP_EPS + self.steps + 1.5 + (times(p > 0, loss.distance) + spread) / 2)
+        )
+        self.p = self.p + np.where(loss.counts[:, None], tiny(loss.dtype), 0)
+        of_p = loss.total(self.p)
+        # Products with soft targets are rounded; sums of f64, compensated or of f32, and the ratio are good to some eps of
+        # float64, of what is added.
+        (true, false, missed), (above, below) = loss.weights, loss.ratio
+        overlap = loss.total(self.p * abs(loss.t) + self.eps / 2 * p * abs(loss.t))
+        double = WIDE(2.0**-52) * 8
+        size = (true + false + missed) * loss.total(p * abs(loss.t)) + false * loss.total(p)
+        size = size + missed * loss.total(abs(loss.t)) + loss.smooth
+        self.above = loss.overlap * overlap + double * abs(above)
+        self.below = abs(true - false - missed) * overlap + false * of_p + double * size
+        self.ratio = self.above / abs(below) + abs(above) * self.below / below**2
+
+    @property
+    def value(self) -> Any:
+        """Of the result: of the ratios, and one rounding."""
+        loss = self.loss
+        ratio = self.ratio + WIDE(2.0**-50)
+        rows = np.where(loss.share == 0, 0, abs(loss.share) * ratio).sum(axis=1)
+        if loss.reduction == "none":
+            rows = rows[0] if loss.batch else rows
+        else:
+            rows = rows.sum() if loss.reduction == "sum" else rows.mean()
+        return rows + ulp(loss.value, loss.dtype)
+
+    @property
+    def grad(self) -> np.ndarray:
+        """Of p (g - Σ p g): what p, g and the sum are off by, and the roundings of difference, product and result."""
+        loss = self.loss
+        (true, false, missed), (above, below) = loss.weights, loss.ratio
+        scale = abs(loss.scale)
+        share = self.ratio / abs(below) + abs(above) * self.below / abs(below) ** 3
+        of_p = scale * false * share
+        of_overlap = scale * (
+            abs(true - false - missed) * share + loss.overlap * self.below / below**2
+        )
+        slopes = [abs(slope) for slope in loss.slopes]
+        of_p, of_overlap = of_p + self.eps * slopes[0], of_overlap + self.eps * slopes[1]
+        size = slopes[0][..., None] + slopes[1][..., None] * abs(loss.t)
+        pull = of_p[..., None] + of_overlap[..., None] * abs(loss.t) + self.eps * 1.5 * size
+        # The center is summed of products in as many steps as the softmax's divisor.
+        off = loss.p * pull + self.p * abs(loss.pull) + self.eps * (self.steps + 1) * loss.p * size
+        center = (loss.p * loss.pull).sum(axis=1, keepdims=True)
+        error = self.p * abs(loss.pull - center) + loss.p * (pull + off.sum(axis=1, keepdims=True))
+        error = error + 1.5 * self.eps * loss.p * (size + abs(center))
+        return loss.laid(np.where(loss.counts[:, None], error + 2 * tiny(loss.dtype), 0))
+
+
+REGION_BOUND = (lambda loss: RegionError(loss).value, lambda loss: RegionError(loss).grad)
+
+
 class Bound(NamedTuple):
     """The bounds of a function, each from its oracle; of the derivatives that it has."""
 
@@ -867,6 +932,7 @@ BOUNDS: dict[str, Bound] = {
     "binary_cross_entropy_with_logits": Bound(*ELEMENTWISE_BOUND),
     "categorical_cross_entropy": Bound(loss_bound, slopes_bound),
     "cross_entropy": Bound(loss_bound, grad_bound, hess_bound),
+    "dice_loss": Bound(*REGION_BOUND),
     "distillation_loss": Bound(loss_bound, slopes_bound),
     "entropy": Bound(loss_bound, slopes_bound),
     "focal_loss": Bound(loss_bound, grad_bound, hess_bound),
@@ -880,6 +946,7 @@ BOUNDS: dict[str, Bound] = {
     "sigmoid_focal_loss": Bound(*ELEMENTWISE_BOUND),
     "softmax": Bound(softmax_bound),
     "token_log_probs": Bound(loss_bound),
+    "tversky_loss": Bound(*REGION_BOUND),
 }
 
 

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../double_double.h"
 #include "../xent.h"
 
 #if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) ||                              \
@@ -164,6 +165,33 @@ typedef struct {
     void *workspace;
 } xent_elements;
 
+/* One piece of the positions of a sample, for losses of regions (dice, Tversky); regions.h says what is computed. */
+typedef struct {
+    xent_dtype dtype;   /* of logits and gradient as stored; soft targets are of the compute type */
+    xent_layout layout; /* XENT_NARROW: classes are contiguous; XENT_COLUMNS: positions are */
+    int64_t classes, count;
+    const char *logits, *index, *soft; /* one of the last two is NULL */
+    int64_t logits_step, logits_class_step, soft_step, soft_class_step, index_step, out_step, out_class_step;
+    int index_type, has_ignore;
+    int64_t ignore;
+    double_double *sums; /* (3, classes): sum p, sum p t, sum t are written; NULL: the gradient is */
+    const double *slope; /* (2, classes): the derivatives with respect to the first two sums */
+    char *out;
+    int non_temporal;
+    void *workspace; /* xent_region_space(classes) bytes */
+} xent_region;
+
+/* Tiles of so many classes that are gathered together, and what may be written past their end. */
+enum { XENT_REGION_VECTORS = 512, XENT_REGION_TILES = 16, XENT_REGION_SPARE = 8 };
+static inline int64_t xent_region_tiles(int64_t classes) {
+    const int64_t fit = XENT_REGION_VECTORS / (classes < 1 ? 1 : classes);
+    return fit < 1 ? 1 : fit > XENT_REGION_TILES ? XENT_REGION_TILES : fit;
+}
+static inline size_t xent_region_space(int64_t classes) {
+    const int64_t vectors = 3 * (xent_region_tiles(classes) * classes + XENT_REGION_SPARE) + 6 * classes;
+    return (size_t)(vectors * 64 + classes * (int64_t)(sizeof(double_double) + 3 * sizeof(double)));
+}
+
 /* Which rows have a diagonal Hessian to offer. */
 #define XENT_HAS_HESSIAN(stream, transform) ((stream) < XENT_SELF && (transform) != XENT_LOG_PROBS)
 
@@ -257,6 +285,7 @@ typedef struct {
     /* The sums of `count` parts, in the order of their classes; two parts of one row may not overlap. */
     xent_sums (*merge)(const xent_sums *parts, int64_t count, double temperature, xent_stream stream);
     void (*elements)(const xent_element_plan *plan, const xent_elements *elements);
+    int64_t (*region)(const xent_region *piece);
     /* How many rows are not ignored; in *bad the first whose index is neither a class nor ignored, if there is one, and in
      * *outside the first before it whose probability is outside [0, 1]. */
     int64_t (*check)(const xent_indices *indices, int64_t *bad, int64_t *outside);

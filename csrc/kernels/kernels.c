@@ -31,6 +31,7 @@ enum { LANES = v(lanes) };
 #include "rows.h"
 #include "elementwise.h"
 #include "unscale.h"
+#include "regions.h"
 #include "probe.h"
 
 #define XENT_TABLE_(isa, compute) xent_kernels_##isa##_##compute
@@ -46,6 +47,7 @@ const xent_kernels XENT_TABLE(XENT_ISA, P) = {
     .finish_row = finish_row,
     .merge = merge_sums,
     .elements = all_elements,
+    .region = region_piece,
     .check = check_indices,
     .unscale = unscale,
     .read = memory_read,

@@ -13,6 +13,7 @@ from xent.labels import one_hot, smooth_labels
 from xent.linear import linear_cross_entropy
 from xent.losses import cross_entropy, perplexity, token_log_probs
 from xent.probabilities import categorical_cross_entropy, nll_loss
+from xent.regions import dice_loss, tversky_loss
 from xent.runtime import (
     get_include,
     get_library,
@@ -36,6 +37,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
     "cross_entropy",
+    "dice_loss",
     "distillation_loss",
     "entropy",
     "focal_loss",
@@ -61,9 +63,10 @@ __all__ = [
     "smooth_labels",
     "softmax",
     "token_log_probs",
+    "tversky_loss",
 ]
 
 
 def _compiled_modules_import() -> None:
     """Name what compiled modules import, for tools that collect an application's modules but cannot read compiled ones."""
-    from xent import _arguments, _blocks, _core, _pool, _request, _weighted  # noqa: F401
+    from xent import _arguments, _blocks, _core, _pool, _regions, _request, _weighted  # noqa: F401

@@ -5,6 +5,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from xent._arguments import Precision
+
 context_threads: ContextVar[int]
 _C_API: Any  # a capsule
 
@@ -20,3 +22,15 @@ def unscale(array: NDArray[Any], scale: float, dtype: str) -> bool: ...
 def memory_read(array: NDArray[Any], threads: int) -> None: ...
 def memory_copy(to: NDArray[Any], source: NDArray[Any], threads: int) -> None: ...
 def math(function: str, x: NDArray[Any]) -> NDArray[Any]: ...
+def region_pass(
+    precision: Precision,
+    shape: tuple[int, int, int],
+    steps: dict[str, tuple[int, int, int]],
+    logits: NDArray[Any],
+    index: NDArray[Any] | None,
+    soft: NDArray[Any] | None,
+    ignore: int | None,
+    sums: NDArray[Any] | None,
+    slope: NDArray[Any] | None,
+    out: NDArray[Any] | None,
+) -> int | None: ...

@@ -9,7 +9,9 @@ cimport numpy as cnp
 from cpython.contextvars cimport get_value
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
 
+from xent._arguments cimport Precision, dtype_of
 from xent.xent cimport *
 
 cdef extern from *:
@@ -18,6 +20,39 @@ cdef extern from *:
     #include "xent_capi.h"
     """
     const int xent_api_table
+
+cdef extern from "call/regions.h" nogil:
+    ctypedef struct xent_region_array:
+        char *data
+        int64_t sample_step
+        int64_t class_step
+        int64_t step
+
+    ctypedef struct xent_region_call:
+        xent_dtype dtype
+        int64_t samples
+        int64_t classes
+        int64_t positions
+        xent_region_array logits
+        xent_region_array index
+        xent_region_array soft
+        xent_region_array out
+        xent_dtype index_type
+        int has_ignore
+        int64_t ignore
+        double *sums
+        const double *slope
+        int threads
+        int (*poll)(void *)
+        int64_t bad_position
+
+    int xent_region_layout_supported(const xent_region_call *call)
+    xent_status xent_region_sums(xent_region_call *call)
+    xent_status xent_region_gradient(xent_region_call *call)
+
+cdef extern from "Python.h":
+    # Declared without exceptions: the one it sets stays pending until `pending` raises it.
+    int PyErr_CheckSignals() noexcept
 
 cnp.import_array()
 
@@ -132,6 +167,64 @@ def math(str function, cnp.ndarray x not None):
     cdef cnp.ndarray y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
     xent_math(which, XENT_F32 if number == cnp.NPY_FLOAT else XENT_F64, cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), cnp.PyArray_SIZE(x))
     return y
+
+
+# Losses of regions. They have no xent_call: `_regions` says what lies where.
+
+cdef int poll(void *data) noexcept with gil:
+    return PyErr_CheckSignals()
+
+
+cdef int pending() except -1:
+    """Raises the exception that a signal's handler left behind."""
+    return -1
+
+
+cdef int lie_at(xent_region_array *to, cnp.ndarray a, tuple steps) except -1:
+    if a is not None:
+        to.data = <char *>cnp.PyArray_DATA(a)
+        to.sample_step, to.class_step, to.step = steps
+    return 0
+
+
+def region_pass(Precision precision not None, tuple shape, dict steps, cnp.ndarray logits not None, cnp.ndarray index, cnp.ndarray soft,
+                object ignore, cnp.ndarray sums, cnp.ndarray slope, cnp.ndarray out):
+    """Write the sums of each sample, float64 (samples, 3, classes), or from `slope`, (samples, 2, classes), the gradient.
+
+    `shape` is that of samples, classes and positions, and `steps` says for each array how many bytes lie between these.
+    Return -1, or the position of the first target that is no class; None, and nothing is written, if the arrays cannot be read
+    as they lie.
+    """
+    cdef xent_region_call call
+    cdef xent_status status
+    memset(&call, 0, sizeof(call))
+    call.dtype = precision.dtype
+    call.samples, call.classes, call.positions = shape
+    lie_at(&call.logits, logits, steps["logits"])
+    lie_at(&call.index, index, steps.get("index"))
+    lie_at(&call.soft, soft, steps.get("soft"))
+    lie_at(&call.out, out, steps.get("out"))
+    if index is not None:
+        call.index_type = <xent_dtype>dtype_of(index)
+    if ignore is not None:
+        call.has_ignore, call.ignore = 1, ignore
+    call.threads = get_value(context_threads)
+    call.poll = poll
+    if not xent_region_layout_supported(&call):
+        return None
+    if sums is not None:
+        call.sums = <double *>cnp.PyArray_DATA(sums)
+        with nogil:
+            status = xent_region_sums(&call)
+    else:
+        call.slope = <const double *>cnp.PyArray_DATA(slope)
+        with nogil:
+            status = xent_region_gradient(&call)
+    if status == XENT_INTERRUPTED:
+        pending()
+    if status == XENT_NO_MEMORY:
+        raise MemoryError(f"xent: {xent_status_text(status).decode()}")
+    return call.bad_position if status == XENT_BAD_TARGET else -1
 
 
 cdef const char *wrong = xent_start()

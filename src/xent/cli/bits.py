@@ -238,6 +238,16 @@ def _distillation(case: str, temperature: float) -> Call:
     return call
 
 
+def _region(name: str, soft: bool, **options: Any) -> Call:
+    def call(given: Inputs) -> Any:
+        # The rows are the positions of one sample.
+        logits, targets = given.logits[None], _targets(given, soft)[None]
+        weight = _class_weight(given)
+        return getattr(xent, name)(logits, targets, axis=-1, return_grad=True, **weight, **options)
+
+    return call
+
+
 def _weighted_logsumexp(signed: bool) -> Call:
     def call(given: Inputs) -> Any:
         options: dict[str, Any] = {"return_sign": signed}
@@ -302,6 +312,11 @@ CALLS: dict[str, Call] = (
         f"distillation_loss, T={temperature}, {case}": _distillation(case, temperature)
         for temperature in (1.0, 2.5)
         for case in ("none", "grad_output")
+    }
+    | {
+        "dice_loss, index": _region("dice_loss", False),
+        "dice_loss, soft": _region("dice_loss", True),
+        "tversky_loss, index": _region("tversky_loss", False, alpha=0.3, beta=0.7, smooth=0.5),
     }
     | {
         "logsumexp, b": _weighted_logsumexp(False),

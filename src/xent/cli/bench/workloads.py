@@ -157,6 +157,16 @@ WORKLOADS = (
             dtype="bfloat16",
         ),
         *loss_and_gradient((8, 256, 256, 21)),
+        # Overlaps of regions, of which there is one value for each image and class.
+        *loss_and_gradient((4, 21, 256, 256), "dice", function="dice_loss", axis=1),
+        *loss_and_gradient((4, 256, 256, 21), "dice", function="dice_loss"),
+        *loss_and_gradient(
+            (4, 21, 256, 256),
+            "tversky",
+            function="tversky_loss",
+            axis=1,
+            options={"alpha": 0.3, "beta": 0.7},
+        ),
     ),
     workload(
         "ctr",

@@ -198,6 +198,44 @@ class NumPy(Library):
 
         return distillation_loss
 
+    def dice_loss(self, case: Case, data: Data) -> Call:
+        return self._mean_of_regions(case, data, 2, 0, 1, 1)
+
+    def tversky_loss(self, case: Case, data: Data) -> Call:
+        alpha, beta = case.options["alpha"], case.options["beta"]
+        return self._mean_of_regions(case, data, 1, 1 - alpha - beta, alpha, beta)
+
+    def _mean_of_regions(
+        self, case: Case, data: Data, overlap: float, joint: float, mass: float, target: float
+    ) -> Call:
+        logits, axis = data.logits, case.axis % len(case.shape)
+        positions = tuple(d for d in range(1, len(case.shape)) if d != axis)
+        classes = np.arange(case.classes).reshape(
+            [-1 if d == axis else 1 for d in range(len(case.shape))]
+        )
+
+        def mean_loss() -> np.floating | tuple[np.floating, np.ndarray]:
+            p = np.subtract(logits, logits.max(axis=axis, keepdims=True), out=data.grad_out)
+            np.exp(p, out=p)
+            p /= p.sum(axis=axis, keepdims=True)
+            t = (np.expand_dims(data.targets, axis) == classes).astype(p.dtype)
+            # In float64: along axes that are not the last NumPy adds one after the other.
+            both, of_p, of_t = (
+                a.sum(axis=positions, keepdims=True, dtype=np.float64) for a in (p * t, p, t)
+            )
+            below = joint * both + mass * of_p + target * of_t + 1
+            ratio = (overlap * both + 1) / below
+            value = (1 - ratio).mean()
+            if not case.gradient:
+                return value
+            t *= (joint * ratio - overlap) / below / ratio.size
+            t += mass * ratio / below / ratio.size
+            t -= np.expand_dims(vecdot(p, t, axis=axis), axis)
+            p *= t
+            return value, p
+
+        return mean_loss
+
     def cross_entropy_hessian(self, case: Case, data: Data) -> Call:
         logits, axis, at = data.logits, case.axis, target_positions(case, data.targets)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xent.cli.bench.case import Case
+from xent.cli.bench.case import OF_REGIONS, Case
 from xent.cli.bench.data import Data
 from xent.cli.bench.rivals.library import (
     CROSS_ENTROPY,
@@ -118,6 +118,30 @@ class Torch(Library):
 
         return self._loss(mean_loss, case, data)
 
+    def dice_loss(self, case: Case, data: Data) -> Call:
+        # As MONAI's DiceLoss(softmax=True, to_onehot_y=True, smooth_nr=1, smooth_dr=1).
+        return self._loss(self._mean_of_regions(case, 2, 0, 1, 1), case, data)
+
+    def tversky_loss(self, case: Case, data: Data) -> Call:
+        alpha, beta = case.options["alpha"], case.options["beta"]
+        ratio = self._mean_of_regions(case, 1, 1 - alpha - beta, alpha, beta)
+        return self._loss(ratio, case, data)
+
+    def _mean_of_regions(
+        self, case: Case, overlap: float, joint: float, mass: float, target: float
+    ) -> Callable[[Any, Any], Any]:
+        axis, one_hot = case.axis % len(case.shape), self.torch.nn.functional.one_hot
+        positions = [d for d in range(1, len(case.shape)) if d != axis]
+
+        def mean_loss(logits: Any, targets: Any) -> Any:
+            p = self.torch.softmax(logits, axis)
+            t = one_hot(targets, case.classes).movedim(-1, axis)
+            both, of_p, of_t = (p * t).sum(positions), p.sum(positions), t.sum(positions)
+            below = joint * both + mass * of_p + target * of_t + 1
+            return (1 - (overlap * both + 1) / below).mean()
+
+        return mean_loss
+
     def _loss(self, mean_loss: Callable[[Any, Any], Any], case: Case, data: Data) -> Call:
         logits, targets = self._tensors(case, data)
         if not case.gradient:
@@ -225,4 +249,4 @@ class Torch(Library):
 
     @staticmethod
     def _must_flatten(case: Case) -> bool:
-        return len(case.shape) > 2 and case.axis == -1
+        return len(case.shape) > 2 and case.axis == -1 and case.function not in OF_REGIONS

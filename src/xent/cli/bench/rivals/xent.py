@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import partial
 
-from xent.cli.bench.case import WITHOUT_TARGETS, Case
+from xent.cli.bench.case import OF_REGIONS, WITHOUT_TARGETS, Case
 from xent.cli.bench.data import Data
 from xent.cli.bench.rivals.library import Call, Library
 
@@ -25,7 +25,7 @@ class Xent(Library):
         function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
         arrays = [a for a in (logits, data.weight, targets) if a is not None]
         options = dict(case.options)
-        if case.axis != -1 or case.function in WITHOUT_TARGETS:
+        if case.axis != -1 or case.function in WITHOUT_TARGETS | OF_REGIONS:
             options["axis"] = case.axis
         if case.gradient:
             options["return_hess" if case.hessian else "return_grad"] = True
