@@ -51,6 +51,18 @@ OTHER_FORMS = {
             when("tuple[Array, Array, Array]", return_grad=YES, bias="ArrayLike"),
         ),
     ),
+    "info_nce": (
+        LOSS,
+        (when(return_grad=NO), when("tuple[Array, Array]", return_grad=YES)),
+        (when(return_temperature_grad=NO), when("Scalar", return_temperature_grad=YES)),
+    ),
+    "sigmoid_contrastive_loss": (
+        LOSS,
+        (
+            when(return_grad=NO),
+            when("tuple[Array, Array, Scalar, Scalar]", return_grad=YES),
+        ),
+    ),
     "logsumexp": (
         (
             when("Scalar", axis="None", keepdims=NO, return_sign=NO, out="None"),

@@ -143,6 +143,78 @@ MUTATIONS = (
 """,
         "tests/test_linear.py -k in_place",
     ),
+    # Logits that are similarities.
+    Mutation(
+        "a block of rows is its own shard of the columns' classes",
+        "src/xent/_contrastive.py",
+        "stages.merge(self.column_sums, shard) if begin else shard",
+        "shard",
+        "tests/test_contrastive.py -k test_blocks",
+    ),
+    Mutation(
+        "the columns' gradient is computed before that of the rows overwrites the similarities",
+        "src/xent/_contrastive.py",
+        """                self.apply_to(slab, self.index, 0, here.start, column_sums, coef, columns)
+                self.apply_to(slab, self.index[here], 1, 0, row_sums[here], coef[here], slab)
+""",
+        """                self.apply_to(slab, self.index[here], 1, 0, row_sums[here], coef[here], slab)
+                self.apply_to(slab, self.index, 0, here.start, column_sums, coef, columns)
+""",
+        "tests/test_contrastive.py -k test_loss_and_gradients",
+    ),
+    Mutation(
+        "a slab knows which classes of the columns it holds",
+        "src/xent/_contrastive.py",
+        "self.apply_to(slab, self.index, 0, here.start, column_sums",
+        "self.apply_to(slab, self.index, 0, begin, column_sums",
+        "tests/test_contrastive.py -k test_blocks",
+    ),
+    Mutation(
+        "the last block of similarities is not computed twice",
+        "src/xent/_contrastive.py",
+        "if block is blocks[-1] else self.load(block)[0]",
+        "if False else self.load(block)[0]",
+        "tests/test_contrastive.py -k test_products",
+    ),
+    Mutation(
+        "the temperature's derivative is the sum over all blocks",
+        "src/xent/_contrastive.py",
+        "self.inner += float(products.sum(dtype=np.float64))",
+        "self.inner = float(products.sum(dtype=np.float64))",
+        "tests/test_contrastive.py -k test_blocks",
+    ),
+    Mutation(
+        "the loss of a certain pair keeps its digits",
+        "src/xent/_contrastive.py",
+        """                slab += bias
+                slab[pairs] = -slab[pairs]
+""",
+        """                slab += bias
+                slab[pairs] = (bias - slab[pairs]) - bias
+""",
+        "tests/test_contrastive.py -k certain",
+    ),
+    Mutation(
+        "norms of any size: a vector is divided by its largest number before it is squared",
+        "src/xent/_contrastive.py",
+        "np.where(largest == 0, 1, largest)",
+        "np.ones_like(largest)",
+        "tests/test_contrastive.py -k norms_of_any_size",
+    ),
+    Mutation(
+        "the gradient of a zero vector is zero",
+        "src/xent/_contrastive.py",
+        "np.where(norm == 0, 0, across)",
+        "across",
+        "tests/test_contrastive.py -k zero_vectors",
+    ),
+    Mutation(
+        "a pair of similarities' loss has the mean of both sides' gradients",
+        "src/xent/_contrastive.py",
+        "0.5 * self.upstream[1]",
+        "self.upstream[1]",
+        "tests/test_contrastive.py -k difference_quotients",
+    ),
     # Targets.
     Mutation(
         "a target out of range is an error before anything is written",

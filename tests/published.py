@@ -345,3 +345,45 @@ class SmpDiceLoss(SmpTverskyLoss):
     def score(self, p: Array, t: Array) -> Array:
         below = (p + t).sum((0, 2)) + self.smooth
         return (2 * (p * t).sum((0, 2)) + self.smooth) / np.maximum(below, 1e-7)
+
+
+# --- open_clip: src/open_clip/loss.py ------------------------------------------------------------
+
+
+def _diagonal(scores: Array) -> Array:
+    """Mean cross-entropy of rows whose target is the diagonal."""
+    rows = np.arange(len(scores))
+    return -log_softmax(scores)[rows, rows].mean()
+
+
+def ClipLoss() -> Callable[[Array, Array, Any], Array]:
+    def call(image_features: Array, text_features: Array, logit_scale: Any) -> Array:
+        scores = logit_scale * image_features @ text_features.T
+        return (_diagonal(scores) + _diagonal(scores.T)) / 2
+
+    return call
+
+
+def SigLipLoss() -> Callable[[Array, Array, Any, Any], Array]:
+    def call(image: Array, text: Array, logit_scale: Any, logit_bias: Any) -> Array:
+        labels = 2 * np.eye(len(image)) - 1
+        z = labels * (logit_scale * image @ text.T + logit_bias)
+        return binary_cross_entropy(z, np.ones_like(z)).sum() / len(image)
+
+    return call
+
+
+# --- sentence-transformers: losses/MultipleNegativesRankingLoss.py and its symmetric form --------
+
+
+def MultipleNegativesRankingLoss(
+    model: Callable[[Any], dict[str, Array]], scale: float = 20.0, symmetric: bool = False
+) -> Callable[[list[Any], None], Array]:
+    def call(sentence_features: list[Any], labels: None) -> Array:
+        parts = [model(features)["sentence_embedding"] for features in sentence_features]
+        unit = [a / np.sqrt((a**2).sum(axis=1, keepdims=True)) for a in parts]
+        scores = unit[0] @ np.concatenate(unit[1:]).T * scale
+        loss = _diagonal(scores)
+        return (loss + _diagonal(scores[:, : len(scores)].T)) / 2 if symmetric else loss
+
+    return call

@@ -716,6 +716,11 @@ class SoftmaxLoss(RowLoss):
         return self.rows.lse
 
 
+def answer_dtypes(given: Sequence[np.ndarray]) -> list[np.dtype]:
+    """The dtypes of arrays' gradients."""
+    return [a.dtype if a.dtype.kind in "fV" else np.dtype(float) for a in given]
+
+
 class LinearLoss(SoftmaxLoss):
     """Cross-entropy of hidden @ weight.T + bias: `grad` is the tuple of its gradients.
 
@@ -723,9 +728,21 @@ class LinearLoss(SoftmaxLoss):
     holds.
     """
 
-    def __init__(self, hidden: Any, weight: Any, targets: Any, *, bias: Any = None, **options: Any):
+    # Of each vector, roundings before it is multiplied, and of its gradient.
+    roundings = 0
+
+    def __init__(
+        self,
+        hidden: Any,
+        weight: Any,
+        targets: Any,
+        *,
+        bias: Any = None,
+        answers: Any = None,
+        **options: Any,
+    ):
         given = [np.asarray(a) for a in (hidden, weight, *([] if bias is None else [bias]))]
-        self.answers = [a.dtype if a.dtype.kind in "fV" else np.dtype(float) for a in given]
+        self.answers = answers or answer_dtypes(given)
         wide = any(a.itemsize == 8 for a in self.answers)
         self.features = given[0].shape[-1]
         self.parts = [a.astype(WIDE) for a in given]
@@ -762,6 +779,152 @@ class LinearLoss(SoftmaxLoss):
     def grad(self) -> tuple[np.ndarray, ...]:
         """Gradients of hidden, weight and bias."""
         return self.products(self.grad_logits)
+
+
+class Vectors:
+    """Two sets of vectors, divided by their norms or as they are, and what that makes of gradients."""
+
+    def __init__(self, first: Any, second: Any, normalize: bool):
+        given = [np.asarray(a) for a in (first, second)]
+        self.answers, self.normalize = answer_dtypes(given), normalize
+        wide = any(a.itemsize == 8 for a in self.answers)
+        self.dtype = np.dtype(float if wide else np.float32)
+        self.units = [a.astype(WIDE) for a in given]
+        self.norms = [np.ones((len(a), 1), WIDE) for a in given]
+        if normalize:
+            self.norms = [np.sqrt((a * a).sum(axis=1, keepdims=True)) for a in self.units]
+            self.units = [
+                np.where(n == 0, 0, a / n) for a, n in zip(self.units, self.norms, strict=True)
+            ]
+
+    def pulled_back(self, gradients: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """(g - u (u · g)) / norm, the gradients of the vectors given; 0 of zero vectors."""
+        if not self.normalize:
+            return tuple(gradients)
+        return tuple(
+            np.where(n == 0, 0, (g - u * (u * g).sum(axis=1, keepdims=True)) / n)
+            for g, u, n in zip(gradients, self.units, self.norms, strict=True)
+        )
+
+
+class InfoNce:
+    """Cross-entropy of similarities, of rows and, if it is symmetric, of columns, each a `LinearLoss`.
+
+    `grad` is that of queries, keys and temperature.
+    """
+
+    def __init__(
+        self,
+        queries: Any,
+        keys: Any,
+        *,
+        targets: Any = None,
+        temperature: float = 0.07,
+        symmetric: bool = False,
+        normalize: bool = False,
+        **options: Any,
+    ):
+        self.vectors, self.temperature = Vectors(queries, keys, normalize), WIDE(temperature)
+        self.dtype, self.reduction = self.vectors.dtype, options.get("reduction", "mean")
+        q, k = self.vectors.units
+        self.sides = [
+            LinearLoss(
+                *pair,
+                np.arange(len(q)) if targets is None else targets,
+                temperature=temperature,
+                answers=[self.dtype] * 2,
+                **options,
+            )
+            for pair in ((q, k), (k, q))[: 1 + symmetric]
+        ]
+        for side in self.sides:
+            side.roundings = 3 * normalize + symmetric
+
+    @property
+    def value(self) -> Any:
+        """The mean of both sides."""
+        return sum(side.value for side in self.sides) / len(self.sides)
+
+    @cached_property
+    def of_units(self) -> list[np.ndarray]:
+        """The gradients of the vectors that are multiplied."""
+        return self.both([side.grad for side in self.sides])
+
+    def both(self, of_sides: Sequence[Any]) -> list[np.ndarray]:
+        """The mean of what there is of both sides; keys and queries change places."""
+        ordered = [of_sides[0], *(side[::-1] for side in of_sides[1:])]
+        return [sum(parts) / len(ordered) for parts in zip(*ordered, strict=True)]
+
+    @property
+    def grad(self) -> tuple[Any, ...]:
+        """Gradients of queries and keys, and the derivative by the temperature."""
+        of_temperature = -(self.sides[0].parts[0] * self.of_units[0]).sum() / self.temperature
+        return (*self.vectors.pulled_back(self.of_units), of_temperature)
+
+
+class SigmoidContrastive:
+    """The sum over j of softplus(-y x), x = scale a · b + bias, y = 1 of pairs and -1 of others.
+
+    `grad` is that of a, b, scale and bias.
+    """
+
+    def __init__(
+        self,
+        a: Any,
+        b: Any,
+        *,
+        logit_scale: float,
+        logit_bias: float,
+        normalize: bool = False,
+        sample_weight: Any = None,
+        reduction: str = "mean",
+        grad_output: Any = None,
+    ):
+        self.vectors, self.reduction = Vectors(a, b, normalize), reduction
+        self.dtype, self.scale = self.vectors.dtype, WIDE(logit_scale)
+        a, b = self.vectors.units
+        weight = WIDE(1) if sample_weight is None else np.asarray(sample_weight).astype(self.dtype)
+        self.weight = np.broadcast_to(weight.astype(WIDE), len(a))
+        self.a, self.b = np.where(self.weight[:, None] == 0, 0, a), b
+        self.similarities = self.a @ b.T
+        self.sign = 2 * np.eye(len(a), dtype=WIDE) - 1
+        self.z = -self.sign * (self.scale * self.similarities + WIDE(logit_bias))
+        self.size = np.abs(self.scale) * (np.abs(self.a) @ np.abs(b).T) + np.abs(WIDE(logit_bias))
+        self.softplus = np.maximum(self.z, 0) + np.log1p(np.exp(-np.abs(self.z)))
+        self.divisor = self.weight.sum() if reduction == "mean" else WIDE(1)
+        upstream = WIDE(1) if grad_output is None else np.asarray(grad_output).astype(WIDE)
+        self.coefficient = upstream * self.weight / self.divisor
+        if self.divisor == 0:
+            self.coefficient = 0 * self.weight
+
+    @property
+    def row_losses(self) -> np.ndarray:
+        """The weighted sum of each row."""
+        return np.where(self.weight == 0, 0, self.weight * self.softplus.sum(axis=1))
+
+    @property
+    def value(self) -> Any:
+        """The loss that the call returns."""
+        rows = self.row_losses
+        return rows if self.reduction == "none" else rows.sum() / self.divisor
+
+    @cached_property
+    def slopes(self) -> np.ndarray:
+        """The gradient of x."""
+        e = np.exp(-np.abs(self.z))
+        sigmoid = np.where(self.z > 0, 1, e) / (1 + e)
+        return np.where(self.coefficient == 0, 0, self.coefficient)[:, None] * -self.sign * sigmoid
+
+    @cached_property
+    def of_units(self) -> list[np.ndarray]:
+        """The gradients of the vectors that are multiplied."""
+        return [self.scale * self.slopes @ self.b, self.scale * self.slopes.T @ self.a]
+
+    @property
+    def grad(self) -> tuple[Any, ...]:
+        """Gradients of a and b, and the derivatives by scale and bias."""
+        of_scale = (self.slopes * self.similarities).sum()
+        return (*self.vectors.pulled_back(self.of_units), of_scale, self.slopes.sum())
 
 
 class FocalLoss(SoftmaxLoss):
@@ -1153,6 +1316,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "distillation_loss": DistillationLoss,
     "entropy": Entropy,
     "focal_loss": FocalLoss,
+    "info_nce": InfoNce,
     "kl_div": KlDiv,
     "linear_cross_entropy": LinearLoss,
     "logsumexp": LogSumExp,
@@ -1160,6 +1324,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "nll_loss": NllLoss,
     "perplexity": Perplexity,
     "poly1_loss": Poly1Loss,
+    "sigmoid_contrastive_loss": SigmoidContrastive,
     "sigmoid_focal_loss": SigmoidFocal,
     "softmax": Softmax,
     "token_log_probs": TokenLogProbs,

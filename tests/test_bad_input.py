@@ -212,8 +212,9 @@ BAD: dict[str, list[Bad]] = {
 for flag in ("batch", "keepdims", "return_grad", "return_hess", "return_lse", "return_sign"):
     BAD[flag] = [Bad(np.ones(2), TypeError, ("True or False", "(2,)"))]
 BUFFERS = ("out", "grad_out", "hess_out")
-# Those of elementwise losses are in test_elementwise.py.
-OPERATIONS = sorted(ORACLES.keys() - ELEMENTWISE)
+# Those of elementwise losses are in test_elementwise.py, of contrastive ones in test_contrastive.py.
+CONTRASTIVE = {"info_nce", "sigmoid_contrastive_loss"}
+OPERATIONS = sorted(ORACLES.keys() - ELEMENTWISE - CONTRASTIVE)
 
 
 def _parameters(name: str) -> list[str]:

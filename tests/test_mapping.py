@@ -1,7 +1,7 @@
 """Every line of docs/mapping.md: the other library's call and that of xent give the same result.
 
 The page is the list of tests. A line is run against the library itself where it is installed; Keras,
-TensorFlow, torchvision and Liger else by their published formulas (`published.py`).
+TensorFlow, torchvision, Liger, open_clip and sentence-transformers else by their published formulas (`published.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,8 @@ def data() -> dict[str, Any]:
     targets = np.append(np.arange(5), rng.integers(0, 5, 7))
     labels = np.random.default_rng(9).integers(0, 5, (3, 4, 4))
     z = rng.normal(0, 2, (12, 4))
+    features = np.random.default_rng(10).normal(size=(5, 12, 6))
+    units = features / np.sqrt((features**2).sum(axis=2, keepdims=True))
     return {
         "logits": logits,
         "probs": published.softmax(rng.uniform(-1, 1, (12, 5))),
@@ -99,6 +102,13 @@ def data() -> dict[str, Any]:
         "hidden": rng.normal(size=(12, 3)),
         "head": rng.normal(size=(5, 3)),
         "bias": rng.normal(size=5),
+        "image_features": units[0],
+        "text_features": units[1],
+        "logit_scale": 8.0,
+        "logit_bias": -5.0,
+        "anchors": features[2],
+        "positives": features[3],
+        "negatives": features[4],
     }
 
 
@@ -208,6 +218,15 @@ LIBRARIES: dict[str, Callable[[], Library]] = {
     "segmentation_models_pytorch": lambda: _numpy(
         DiceLoss=published.SmpDiceLoss, TverskyLoss=published.SmpTverskyLoss
     ),
+    # Their losses import much of the library, and models.
+    "open_clip": lambda: _numpy(ClipLoss=published.ClipLoss, SigLipLoss=published.SigLipLoss),
+    "sentence-transformers": lambda: _numpy(
+        model=lambda vectors: {"sentence_embedding": vectors},
+        MultipleNegativesRankingLoss=published.MultipleNegativesRankingLoss,
+        MultipleNegativesSymmetricRankingLoss=partial(
+            published.MultipleNegativesRankingLoss, symmetric=True
+        ),
+    ),
 }
 
 
@@ -223,8 +242,8 @@ def at_ease(library: str) -> Iterator[None]:
             yield
 
 
-def differentiated(code: str) -> tuple[str, str] | None:
-    """The argument of a lone call of a loss of xent, and the call that gives the gradient, too."""
+def differentiated(code: str) -> tuple[list[str], str] | None:
+    """The arguments of a lone call of a loss of xent, and the call that gives the gradient, too."""
     call = ast.parse(code, mode="eval").body
     if not (isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Name)):
         return None
@@ -232,7 +251,8 @@ def differentiated(code: str) -> tuple[str, str] | None:
     if function is None or "return_grad" not in inspect.signature(function).parameters:
         return None
     call.keywords.append(ast.keyword("return_grad", ast.Constant(True)))
-    return call.args[0].id, ast.unparse(call)
+    names = [argument.id for argument in call.args if isinstance(argument, ast.Name)]
+    return names, ast.unparse(call)
 
 
 def assert_close(theirs: Any, ours: Any, **tolerance: float) -> None:
@@ -255,10 +275,12 @@ def test_line(line):
     assert_close(theirs, ours, **library.close)
     found = differentiated(line.ours)
     if found and library.gradient:
-        name, call = found
+        (name, *others), call = found
         grads = {name: eval(call, {"xent": xent, "np": np, **arrays})[1]}
-        if isinstance(grads[name], tuple):  # of a layer
-            grads = dict(zip(("hidden", "head", "bias"), grads[name], strict=False))
+        if isinstance(grads[name], tuple):
+            of_layer = ("hidden", "head", "bias")
+            whose = of_layer if name == "hidden" else (name, *others)
+            grads = dict(zip(whose, grads[name], strict=False))
         for name, ours in grads.items():
             with at_ease(line.library):
                 grad = library.gradient(

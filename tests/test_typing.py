@@ -52,6 +52,7 @@ FIRST = {
     "distillation_loss": "z, z",
     "entropy": "z",
     "focal_loss": "z, y",
+    "info_nce": "z, z",
     "kl_div": "z, p",
     "linear_cross_entropy": "z, z, y",
     "log_softmax": "z",
@@ -59,6 +60,7 @@ FIRST = {
     "nll_loss": "z, y",
     "perplexity": "z, y",
     "poly1_loss": "z, y",
+    "sigmoid_contrastive_loss": "z, z, logit_scale=1, logit_bias=0.5",
     "sigmoid_focal_loss": "z, p",
     "softmax": "z",
     "token_log_probs": "z, y",
@@ -86,6 +88,15 @@ assert_type(xent.distillation_loss(z, z, temperature=4.0), Scalar)
 assert_type(
     lce(z, z, y, return_grad=True, bias=[1, 2], grad_out=(z, None, None)),
     tuple[Scalar, tuple[Array, Array, Array]],
+)
+assert_type(
+    xent.info_nce(z, z, return_grad=True, return_temperature_grad=True),
+    tuple[Scalar, tuple[Array, Array], Scalar],
+)
+assert_type(xent.info_nce(z, z, targets=y, temperature=1, symmetric=False, out=None), Scalar)
+assert_type(
+    xent.sigmoid_contrastive_loss(z, z, logit_scale=1, logit_bias=0, return_grad=True),
+    tuple[Scalar, tuple[Array, Array, Scalar, Scalar]],
 )
 assert_type(xent.perplexity(z, y, sample_weight=[1, 0]), Scalar)
 assert_type(xent.logsumexp(z, b=[1, 2, -1]), Scalar)

@@ -37,6 +37,7 @@ from reference import (
     Elementwise,
     Entropy,
     FocalLoss,
+    InfoNce,
     KlDiv,
     LinearLoss,
     NllLoss,
@@ -44,8 +45,10 @@ from reference import (
     RegionLoss,
     RowLoss,
     Rows,
+    SigmoidContrastive,
     SigmoidFocal,
     SoftmaxLoss,
+    Vectors,
 )
 
 # Errors of the logits after the transform, in eps of their size. Soft-cap: tanh is good to 2 ulp;
@@ -481,8 +484,9 @@ def rounded_sum(terms: int, dtype: np.dtype) -> Any:
 
 def of_logits(loss: LinearLoss) -> np.ndarray:
     """Absolute, of logits that are products of BLAS and a bias; to first order, but for 2 %."""
-    least = (loss.features + 1) * tiny(loss.dtype) * eps(loss.dtype)
-    return 1.02 * rounded_sum(loss.features + 1, loss.dtype) * loss.size + least
+    count = loss.features + 1 + 2 * loss.roundings
+    least = count * tiny(loss.dtype) * eps(loss.dtype)
+    return 1.02 * rounded_sum(count, loss.dtype) * loss.size + least
 
 
 def linear_grads_bound(loss: LinearLoss) -> tuple[np.ndarray, ...]:
@@ -503,14 +507,86 @@ def linear_grads_bound(loss: LinearLoss) -> tuple[np.ndarray, ...]:
     for one, size, exact, count, answer in zip(
         carried, sizes, loss.grad, terms, loss.answers, strict=False
     ):
+        count += loss.roundings
         one = one + rounded_sum(count, dtype) * size + count * tiny(dtype) * eps(dtype)
-        if answer.itemsize < dtype.itemsize:
-            # Rounded to it from there.
-            info = ml_dtypes.finfo(answer)
-            reach = np.abs(exact) + one
-            one = one + float(info.eps) / 2 * reach + float(info.smallest_subnormal) / 2
-        bounds.append(one)
+        bounds.append(one + of_answer(exact, one, dtype, answer))
     return tuple(bounds)
+
+
+def of_answer(exact: np.ndarray, bound: np.ndarray, dtype: np.dtype, answer: np.dtype) -> Any:
+    """What rounding a result to a narrower dtype adds to its bound."""
+    if answer.itemsize >= dtype.itemsize:
+        return 0
+    info = ml_dtypes.finfo(answer)
+    reach = np.abs(exact) + bound
+    return float(info.eps) / 2 * reach + float(info.smallest_subnormal) / 2
+
+
+def pulled_back_bound(vectors: Vectors, gradients: Any, bounds: Any) -> list[np.ndarray]:
+    """Of (g - u (u · g)) / norm: u has three roundings and appears twice, the projection is rounded, multiplied and
+    subtracted, norm and largest number are two quotients and the norm has a rounding of its own; then the dtype."""
+    found = []
+    exact, dtype = vectors.pulled_back(gradients), vectors.dtype
+    for i, (g, bound) in enumerate(zip(gradients, bounds, strict=True)):
+        if vectors.normalize:
+            u, norm = np.abs(vectors.units[i]), vectors.norms[i]
+            size, moved = (a + u * (u * a).sum(axis=1, keepdims=True) for a in (np.abs(g), bound))
+            bound = (moved + 12 * eps(dtype) / 2 * size) / norm + tiny(dtype)
+            bound = np.where(norm == 0, 0, bound)
+        found.append(bound + of_answer(exact[i], bound, dtype, vectors.answers[i]))
+    return found
+
+
+def info_nce_bound(loss: InfoNce) -> Any:
+    """The mean of both sides, whose sum is rounded; and their weight, which multiplies it."""
+    bound = sum(loss_bound(side) for side in loss.sides) / len(loss.sides)
+    return bound + 1.5 * ulp(loss.value, loss.dtype) * (len(loss.sides) > 1)
+
+
+def info_nce_grads_bound(loss: InfoNce) -> tuple[Any, ...]:
+    """Those of both sides; that of the temperature carries the queries' on, and is a sum of products of D features."""
+    bounds = loss.both([linear_grads_bound(side) for side in loss.sides])
+    u, g, dtype = np.abs(loss.sides[0].parts[0]), np.abs(loss.of_units[0]), loss.dtype
+    count = u.shape[1] + loss.sides[0].roundings + 2
+    of_temperature = (u * bounds[0]).sum() + rounded_sum(count, dtype) * (u * (g + bounds[0])).sum()
+    of_temperature = of_temperature / loss.temperature + u.size * tiny(dtype)
+    return (*pulled_back_bound(loss.vectors, loss.of_units, bounds), of_temperature)
+
+
+def of_decisions(loss: SigmoidContrastive) -> np.ndarray:
+    """Absolute, of the logits: scale, scaled vectors and bias are rounded, besides the product and the sum."""
+    count = loss.a.shape[1] + 4 + 6 * loss.vectors.normalize
+    least = count * tiny(loss.dtype)
+    return 1.02 * rounded_sum(count, loss.dtype) * loss.size + least
+
+
+def sigmoid_contrastive_bound(loss: SigmoidContrastive) -> Any:
+    """Errors of the logits; exp, log1p and a sum make 3 eps of each softplus; weight, sum and result one each."""
+    unit = eps(loss.dtype)
+    rows = (of_decisions(loss) + 3 * unit * loss.softplus + tiny(loss.dtype)).sum(axis=1)
+    rows = rows * np.abs(loss.weight) + 2 * unit * np.abs(loss.row_losses)
+    if loss.reduction == "none":
+        return rows
+    return rows.sum() / np.abs(loss.divisor) + ulp(loss.value, loss.dtype)
+
+
+def sigmoid_contrastive_grads_bound(loss: SigmoidContrastive) -> tuple[Any, ...]:
+    """An error d of a logit changes its sigmoid by no more than the factor exp(d); exp, sum, quotient and coefficient make
+    5 eps; then products of N terms, and a sum over features for the scale."""
+    dtype, unit, n = loss.dtype, eps(loss.dtype), len(loss.a)
+    coef, s = np.abs(loss.coefficient)[:, None], np.exp(-np.logaddexp(0, -loss.z))
+    of_x = of_decisions(loss)
+    bound = coef * s * (np.expm1(of_x) + 5 * unit) + tiny(dtype)
+    g = np.abs(loss.slopes) + bound
+    a, b, scale = np.abs(loss.a), np.abs(loss.b), np.abs(loss.scale)
+    count = n + 3 + 3 * loss.vectors.normalize
+    parts = [bound + rounded_sum(count, dtype) * g for _ in range(2)]
+    of_units = [scale * parts[0] @ b, scale * parts[1].T @ a]
+    of_units = [bounds + count * tiny(dtype) for bounds in of_units]
+    through = (bound + rounded_sum(count + a.shape[1] + 3, dtype) * g) * (a @ b.T)
+    of_scale = through.sum() + a.size * tiny(dtype) + ulp(loss.grad[2], dtype)
+    of_bias = bound.sum() + ulp(loss.grad[3], dtype)
+    return (*pulled_back_bound(loss.vectors, loss.of_units, of_units), of_scale, of_bias)
 
 
 def weighted_slopes_bound(loss: NllLoss | CategoricalCrossEntropy) -> np.ndarray:
@@ -936,6 +1012,7 @@ BOUNDS: dict[str, Bound] = {
     "distillation_loss": Bound(loss_bound, slopes_bound),
     "entropy": Bound(loss_bound, slopes_bound),
     "focal_loss": Bound(loss_bound, grad_bound, hess_bound),
+    "info_nce": Bound(info_nce_bound, info_nce_grads_bound),
     "kl_div": Bound(*ELEMENTWISE_BOUND[:2]),
     "linear_cross_entropy": Bound(loss_bound, linear_grads_bound),
     "logsumexp": Bound(lse_bound),
@@ -943,6 +1020,7 @@ BOUNDS: dict[str, Bound] = {
     "nll_loss": Bound(loss_bound, slopes_bound),
     "perplexity": Bound(perplexity_bound),
     "poly1_loss": Bound(loss_bound, grad_bound),
+    "sigmoid_contrastive_loss": Bound(sigmoid_contrastive_bound, sigmoid_contrastive_grads_bound),
     "sigmoid_focal_loss": Bound(*ELEMENTWISE_BOUND),
     "softmax": Bound(softmax_bound),
     "token_log_probs": Bound(loss_bound),
@@ -994,8 +1072,9 @@ def _oracle_of(expected: Expected) -> Any:
     """Return the oracle; that of the call before, of many times the size of what is read of it, is let go."""
     name, args, options = expected._call
     oracle = ORACLES[name](*args, **options)
-    if isinstance(oracle, LinearLoss):
-        oracle.rows.of_z = of_logits(oracle)
+    for side in getattr(oracle, "sides", [oracle]):
+        if isinstance(side, LinearLoss):
+            side.rows.of_z = of_logits(side)
     return oracle
 
 

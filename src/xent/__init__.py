@@ -7,6 +7,7 @@ from xent.binary import (
     binary_cross_entropy_with_logits,
     sigmoid_focal_loss,
 )
+from xent.contrastive import info_nce, sigmoid_contrastive_loss
 from xent.focal import focal_loss, poly1_loss
 from xent.information import distillation_loss, entropy, kl_div
 from xent.labels import one_hot, smooth_labels
@@ -44,6 +45,7 @@ __all__ = [
     "get_include",
     "get_library",
     "get_num_threads",
+    "info_nce",
     "kl_div",
     "linear_cross_entropy",
     "log_sigmoid",
@@ -59,6 +61,7 @@ __all__ = [
     "set_pool_bytes",
     "show_config",
     "sigmoid",
+    "sigmoid_contrastive_loss",
     "sigmoid_focal_loss",
     "smooth_labels",
     "softmax",

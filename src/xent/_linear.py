@@ -159,8 +159,7 @@ class Linear(RowBlocks):
             self.loss[~counts] = 0
             if self.hidden.grad is not None:
                 self.hidden.grad[~counts] = 0
-        row_bytes = max(1, self.classes, self.features) * self.dtype.itemsize
-        parts = ceil(rows / max(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+        parts = ceil(rows / self.block_rows())
         most = ceil(rows / parts) if parts else 1
         self.room = empty_array((most, self.classes), self.dtype)
         self.prepare_sums(parts)
@@ -171,6 +170,11 @@ class Linear(RowBlocks):
             for start in range(0, rows, most):
                 yield np.unravel_index(positions[start : start + most], self.shape)
         self.finish_sums()
+
+    def block_rows(self) -> int:
+        """Return how many rows a block may have."""
+        row_bytes = max(1, self.classes, self.features) * self.dtype.itemsize
+        return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
 
     def prepare_sums(self, parts: int) -> None:
         """Allocate the sums for the gradients of weight and bias; a gradient of the sum's dtype is its own sum."""
@@ -205,9 +209,13 @@ class Linear(RowBlocks):
             for classes in self.slices:
                 yield classes, self.weight.read(classes, self.dtype)
 
+    def read_hidden(self, block: Block) -> Array:
+        """Return the hidden states of a block in the compute dtype, as they are multiplied by the weight."""
+        return self.hidden.read(block, self.dtype)
+
     def load(self, block: Block) -> tuple[Array, Array | None, None]:
         with np.errstate(all="ignore"):
-            states = self.hidden.read(block, self.dtype)
+            states = self.read_hidden(block)
             shape = states.shape[:-1]
             self.states = states.reshape(prod(shape), self.features)
             logits = self.room[: len(self.states)]
@@ -230,6 +238,8 @@ class Linear(RowBlocks):
 
     def add_to_sums(self, gradient: Array) -> None:
         """Add a block's contribution to the gradients of weight and bias."""
+        if self.weight.grad is None:
+            return
         if self.bias_sum is not None:
             self.bias_sum += gradient.sum(axis=0, dtype=np.float64)
         if self.empty and self.sum is not None and matrix(self.sum, self.dtype):
@@ -245,6 +255,14 @@ class Linear(RowBlocks):
             else:
                 self.sum[classes] += term
 
+    def multiply(self, gradient: Array, result: Array) -> None:
+        """Write the product of a gradient of logits and the weight, the gradient of the hidden states."""
+        for number, (classes, weight) in enumerate(self.read_weight()):
+            if number:
+                result += np.matmul(gradient[:, classes], weight)
+            else:
+                np.matmul(gradient[:, classes], weight, out=result)
+
     def store_hidden(self, block: Block, gradient: Array) -> None:
         """Compute and store the gradient of the hidden states of a block."""
         assert self.hidden.grad is not None
@@ -253,11 +271,7 @@ class Linear(RowBlocks):
             result = empty_array(self.states.shape, self.dtype)
         else:
             result = place.reshape(self.states.shape)
-        for number, (classes, weight) in enumerate(self.read_weight()):
-            if number:
-                result += np.matmul(gradient[:, classes], weight)
-            else:
-                np.matmul(gradient[:, classes], weight, out=result)
+        self.multiply(gradient, result)
         if place is None or not np.may_share_memory(result, place):
             self.hidden.write(block, result.reshape(self.hidden.grad[block].shape))
 

@@ -52,6 +52,8 @@ ELEMENTWISE = LABELLED | {"kl_div"}
 OF_THE_TARGET = frozenset({"nll_loss", "categorical_cross_entropy"})
 #: Losses of regions, whose first axis is that of the samples; the classes' axis is 1 unless named.
 OF_REGIONS = frozenset({"dice_loss", "tversky_loss"})
+#: Losses of vectors' similarities, whose pairs are the diagonal.
+CONTRASTIVE = frozenset({"info_nce", "sigmoid_contrastive_loss"})
 #: Functions that return one number per row.
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
 
@@ -82,7 +84,8 @@ class Case:
     soft : bool
         Class probabilities instead of class indices as targets.
     features : int
-        Of the hidden states that, times a weight, make the logits; 0: the logits are given.
+        Of the hidden states that, times a weight, or of the vectors that, times others, make the
+        logits; 0: the logits are given.
     fresh : bool
         Results go to new arrays, not to buffers that the caller reuses.
     options : mapping
@@ -194,7 +197,7 @@ class Case:
         total = rows * 64 if self.function in OF_THE_TARGET and not self.soft else logits
         if self.paired:
             total += logits
-        elif self.function not in WITHOUT_TARGETS:
+        elif self.function not in WITHOUT_TARGETS | CONTRASTIVE:
             total += rows * np.dtype(np.int64).itemsize
         if self.function in ROW_RESULT:
             total += rows * itemsize

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from xent.cli.bench.case import (
+    CONTRASTIVE,
     ELEMENTWISE_RESULT,
     LABELLED,
     NORMALISED,
@@ -30,6 +31,7 @@ class Data:
 
     `out`, `grad_out` and `hess_out` are buffers to reuse. Where the logits are a product, `logits`
     are the hidden states, and `grad_out` is a buffer for their gradient and one for the weight's.
+    Where it is one of two sets of vectors, these are `logits` and `weight`, and there is no buffer.
     """
 
     logits: np.ndarray
@@ -106,6 +108,8 @@ def _product(case: Case, rng: np.random.Generator) -> Data:
     factors = [rng.standard_normal(shape, dtype=np.dtype(case.dtype)) for shape in shapes]
     factors[0] *= 3 / case.features**0.5  # logits spread as `_logits` are
     hidden, weight = (filled(a, a.shape, case.dtype, "C") for a in factors)
+    if case.function in CONTRASTIVE:
+        return Data(hidden, weight=weight)
     buffers = tuple(filled(np.nan, shape, case.dtype, "C") for shape in shapes)
     return Data(hidden, _targets(case, rng), weight, grad_out=buffers if case.gradient else None)
 

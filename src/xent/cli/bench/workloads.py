@@ -85,6 +85,16 @@ SMALL: dict[str, dict[str, Any]] = {
     for label in ("soft", "smooth", "softcap", "temperature", "zloss")
 }
 
+#: Options of the contrastive losses, by the label of their cases.
+PAIRS: dict[str, dict[str, Any]] = {
+    "info_nce": {"function": "info_nce", "options": {"temperature": 0.5}},
+    "clip": {"function": "info_nce", "options": {"temperature": 0.5, "symmetric": True}},
+    "siglip": {
+        "function": "sigmoid_contrastive_loss",
+        "options": {"logit_scale": 2.0, "logit_bias": -3.0},
+    },
+}
+
 WORKLOADS = (
     workload(
         "llm",
@@ -197,6 +207,16 @@ WORKLOADS = (
         *loss_and_gradient((1_000_000, 2)),
     ),
     workload(
+        "contrastive",
+        "Contrastive learning: all similarities of 8192 pairs of 256 features",
+        *(
+            case
+            for label, fields in PAIRS.items()
+            for case in loss_and_gradient((8192, 8192), label, features=256, **fields)
+        ),
+        on_request=True,
+    ),
+    workload(
         "boosting",
         "Boosted trees: gradient and Hessian of every row, in each round",
         Case("hess-100000x10", "cross_entropy", (100_000, 10), tier="usual", **HESSIAN),
@@ -254,6 +274,7 @@ WORKLOADS = (
         ),
         Case("small-entropy", "entropy", (32, 10), options={"reduction": "mean"}),
         Case("small-linear_cross_entropy", "linear_cross_entropy", (32, 10), features=16),
+        *(Case(f"small-{label}", shape=(32, 32), features=16, **PAIRS[label]) for label in PAIRS),
         *(Case(f"small-{label}", shape=(32, 10), **given) for label, given in SMALL.items()),
         on_request=True,
     ),

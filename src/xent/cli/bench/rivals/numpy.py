@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,55 @@ class NumPy(Library):
             return value, grads
 
         return loss_and_gradient if case.gradient else loss
+
+    def info_nce(self, case: Case, data: Data) -> Call:
+        queries, keys = data.logits, data.weight
+        temperature, symmetric = case.options["temperature"], case.options.get("symmetric")
+        own = np.arange(case.classes)
+
+        def one_side(scores: np.ndarray, axis: int) -> tuple[np.floating, np.ndarray]:
+            p = scores - scores.max(axis=axis, keepdims=True)
+            picked = p[own, own]
+            np.exp(p, out=p)
+            total = p.sum(axis=axis, keepdims=True)
+            p /= total
+            p[own, own] -= 1
+            return (np.log(total).reshape(-1) - picked).mean(), p
+
+        def loss_and_gradients() -> tuple[np.floating, tuple[np.ndarray, ...]]:
+            scores = queries @ keys.T
+            scores /= temperature
+            value, grad = one_side(scores, 1)
+            if symmetric:
+                other, columns = one_side(scores, 0)
+                value = (value + other) / 2
+                grad += columns
+                grad /= 2
+            grad /= len(queries) * temperature
+            return value, (grad @ keys, grad.T @ queries)
+
+        return loss_and_gradients if case.gradient else lambda: loss_and_gradients()[0]
+
+    def sigmoid_contrastive_loss(self, case: Case, data: Data) -> Call:
+        a, b = data.logits, data.weight
+        scale, bias = (case.options[name] for name in ("logit_scale", "logit_bias"))
+        own = np.arange(case.classes)
+
+        def loss() -> tuple[np.floating, np.ndarray, np.ndarray]:
+            similarities = a @ b.T
+            z = scale * similarities + bias
+            z[own, own] *= -1
+            return self._binary(z, np.zeros(1, z.dtype)).sum() / len(a), z, similarities
+
+        def loss_and_gradients() -> tuple[np.floating, tuple[Any, ...]]:
+            value, z, similarities = loss()
+            grad = 1 / (1 + np.exp(-z))
+            grad[own, own] *= -1
+            grad /= len(a)
+            numbers = (grad * similarities).sum(), grad.sum()
+            return value, (scale * (grad @ b), scale * (grad.T @ a), *numbers)
+
+        return loss_and_gradients if case.gradient else lambda: loss()[0]
 
     def _loss(self, modulation: Modulation, case: Case, data: Data) -> Call:
         targets, axis = data.targets, case.axis

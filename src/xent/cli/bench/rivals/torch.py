@@ -50,6 +50,46 @@ class Torch(Library):
 
         return loss_and_gradients
 
+    def info_nce(self, case: Case, data: Data) -> Call:
+        mean_loss, torch = self.torch.nn.functional.cross_entropy, self.torch
+        temperature, symmetric = case.options["temperature"], case.options.get("symmetric")
+        own = torch.arange(case.classes)
+
+        def loss(queries: Any, keys: Any) -> Any:
+            scores = queries @ keys.T / temperature
+            value = mean_loss(scores, own)
+            return (value + mean_loss(scores.T, own)) / 2 if symmetric else value
+
+        return self._of_leaves(loss, case, *map(self._tensor, (data.logits, data.weight)))
+
+    def sigmoid_contrastive_loss(self, case: Case, data: Data) -> Call:
+        numbers = (case.options[name] for name in ("logit_scale", "logit_bias"))
+        scale, bias = (self.torch.tensor(x) for x in numbers)
+        labels = 2 * self.torch.eye(case.classes) - 1
+
+        def loss(a: Any, b: Any, scale: Any, bias: Any) -> Any:
+            scores = scale * (a @ b.T) + bias
+            return -self.torch.nn.functional.logsigmoid(labels * scores).sum() / len(a)
+
+        vectors = map(self._tensor, (data.logits, data.weight))
+        return self._of_leaves(loss, case, *vectors, scale, bias)
+
+    @staticmethod
+    def _of_leaves(loss: Callable[..., Any], case: Case, *leaves: Any) -> Call:
+        if not case.gradient:
+            return lambda: loss(*leaves)
+        for leaf in leaves:
+            leaf.requires_grad_()
+
+        def loss_and_gradients() -> tuple[Any, Any]:
+            for leaf in leaves:
+                leaf.grad = None
+            value = loss(*leaves)
+            value.backward()
+            return value, tuple(leaf.grad for leaf in leaves)
+
+        return loss_and_gradients
+
     def focal_loss(self, case: Case, data: Data) -> Call:
         return self._loss(self._mean_loss(case, FOCAL), case, data)
 
