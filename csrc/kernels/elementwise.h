@@ -285,7 +285,7 @@ enum { PREFETCH_ELEMENTS = 1024, MOST_OUTPUTS = 3 };
 static INLINE void element_vectors(const xent_element_plan *plan, const xent_elements *e, int64_t i, int count, int n,
                                    f64_vec sums[2], xent_element what, int derivatives) {
     const vec zero = v(set)(0), tiny = v(set)(c(TINY)), scale = v(set)((real)plan->scale);
-    const vec weight_scale = v(set)((real)plan->weight_scale);
+    const vec weight_scale = v(set)((real)plan->weight_scale), unscale = v(set)((real)(1 / plan->weight_scale));
     element_inputs in[XENT_SIDE_BY_SIDE];
     element r[XENT_SIDE_BY_SIDE];
     read_elements(in, plan, e, i, count, n, what);
@@ -307,7 +307,7 @@ static INLINE void element_vectors(const xent_element_plan *plan, const xent_ele
             loss = v(keep)(counts, loss);
         v(add_to)(sums, loss);
         if (e->loss)
-            store_range(e->loss + i * (int64_t)sizeof(real), n, loss, 0);
+            store_range(e->loss + i * (int64_t)sizeof(real), n, v(mul)(loss, unscale), 0);
         for (int d = 0; d < derivatives; ++d) {
             const vec a = v(mul)(d ? r[j].hess : r[j].grad, factor);
             const vec kept = v(keep)(v(both)(counts, v(nlt)(v(abs)(a), tiny)), a);

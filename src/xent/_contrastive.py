@@ -298,9 +298,16 @@ class Problem:
 
     def __init__(self, factors: dict[str, Factor], normalize: bool, with_grad: bool):
         self.given = [*factors.values()]
-        self.used, self.units = self.given, []
+        self.used: list[Factor] = self.given
+        self.units: list[Any] = []
         self.kind = widest(factor.kind for factor in self.given)
         self.normalize, self.with_grad = normalize, with_grad
+
+    @property
+    def both(self) -> tuple[Factor, Factor]:
+        """The two as they are used."""
+        first, second = self.used
+        return first, second
 
     def prepare(self, first_needed: bool) -> None:
         """Divide by the norms, and allocate gradients; `first_needed`: what is summed beside them needs the first."""
@@ -386,9 +393,9 @@ def info_nce_loss(
         nonlocal side
         problem.prepare(with_temperature)
         if symmetric:
-            side = Pairs(request, *problem.used, upstream_of(request, grad_output))
+            side = Pairs(request, *problem.both, upstream_of(request, grad_output))
         else:
-            side = Side(request, *problem.used)
+            side = Side(request, *problem.both)
         total = side.run()
         problem.finish()
         return total
@@ -484,7 +491,7 @@ def sigmoid_loss(
     def run(request: Request) -> float:
         nonlocal side
         problem.prepare(False)
-        side = Sigmoids(request, *problem.used, upstream_of(request, grad_output), scale, bias)
+        side = Sigmoids(request, *problem.both, upstream_of(request, grad_output), scale, bias)
         total = side.run()
         problem.finish()
         return total

@@ -90,7 +90,7 @@ def _pieces(grad: NDArray[Any]) -> Iterator[NDArray[Any]]:
     if view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative:
         yield view.view(np.ndarray)
         return
-    buffered = np.nditer(
+    buffered: Any = np.nditer(  # type: ignore[call-overload]
         view,
         ("external_loop", "buffered", "zerosize_ok"),
         [["readwrite", "contig", "aligned", "nbo"]],

@@ -368,7 +368,7 @@ class NumPy(Library):
     def asymmetric_loss(self, case: Case, data: Data) -> Call:
         z, t = data.logits, data.targets
 
-        def parts() -> tuple[np.ndarray, ...]:
+        def parts() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             e = np.exp(-z)
             q = e / (1 + e)
             m = np.maximum(1 / (1 + e) - z.dtype.type(0.05), 0)
