@@ -21,7 +21,7 @@ RUNTIME = {
     "show_config",
 }
 # What surrounds a loss: each has tests of its own, with the definition as the oracle.
-AROUND = {"LossScaler", "log_sigmoid", "one_hot", "sigmoid", "smooth_labels"}
+AROUND = {"LossScaler", "log_sigmoid", "one_hot", "score", "sigmoid", "smooth_labels"}
 OPERATIONS = sorted(
     name for name in xent.__all__ if name not in RUNTIME | AROUND and not name.startswith("__")
 )
