@@ -574,3 +574,27 @@ def test_bad_input_of_composed_options():
     )
     assert np.isnan(dropped[0])
     assert not dropped[1].any()
+
+
+def test_temperature_of_a_linear_layer(dtype):
+    """The derivative of the whole call: that of cross_entropy of the product."""
+    rng = np.random.default_rng(0)
+    hidden, weight = rng.normal(size=(9, 5)).astype(dtype), rng.normal(size=(7, 5)).astype(dtype)
+    bias, targets = rng.normal(size=7).astype(dtype), rng.integers(0, 7, 9)
+    targets[3] = -100
+    for options in ({}, {"label_smoothing": 0.1, "z_loss": 0.01, "reduction": "sum"}):
+        options = options | {"temperature": 1.7, "return_temperature_grad": True}
+        logits = hidden @ weight.T + bias
+        loss, expected = xent.cross_entropy(logits, targets, **options)
+        found = xent.linear_cross_entropy(hidden, weight, targets, bias=bias, **options)
+        close(found[0], loss, dtype)
+        close(found[1], expected, dtype, 8)
+        found = xent.linear_cross_entropy(
+            hidden, weight, targets, bias=bias, return_grad=True, **options
+        )
+        assert len(found[1]) == 3
+        close(found[2], expected, dtype, 8)
+    with pytest.raises(ValueError, match="return_temperature_grad: not with softcap"):
+        xent.linear_cross_entropy(
+            hidden, weight, targets, softcap=1.0, return_temperature_grad=True
+        )

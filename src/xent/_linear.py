@@ -335,3 +335,38 @@ def linear_loss(
     count_call()
     total = request.results(out, run)
     return (total, results) if with_grad else total
+
+
+def with_temperature_grad(hidden: Any, weight: Any, targets: Any, **given: Any) -> Any:
+    """Return the results of `linear_loss` and the derivative by the temperature.
+
+    Of a function of z / T that is -Σ g z / T, with g its gradient by z. Since z = h W^T + b, the sum is that of the
+    gradients of h and b times these.
+    """
+    if given["softcap"] is not None:
+        raise ValueError(
+            "return_temperature_grad: not with softcap, after which logits are not a product"
+        )
+    with_grad = arguments.flag(given["return_grad"], "return_grad")
+    if not with_grad and given["grad_out"] is not None:
+        raise ValueError("grad_out: given, but return_grad is False")
+    factors = layer(hidden, weight, given["bias"], given["dtype"])
+    states = numbers(
+        factors["hidden"].values, factors["hidden"].kind
+    ).copy()  # grad_out may be their memory
+    loss, grads = linear_loss(hidden, weight, targets, **given | {"return_grad": True})
+    with np.errstate(all="ignore"):
+        of_hidden = numbers(
+            stored(np.asarray(grads[0]), factors["hidden"].kind), factors["hidden"].kind
+        )
+        counts = of_hidden != 0
+        total = np.sum(
+            np.where(counts, of_hidden, 0) * np.where(counts, states, 0), dtype=np.float64
+        )
+        if "bias" in factors:
+            kind = factors["bias"].kind
+            of_bias = numbers(stored(np.asarray(grads[2]), kind), kind).astype(float)
+            total += np.sum(of_bias * numbers(factors["bias"].values, kind), dtype=np.float64)
+    slope = -total / arguments.temperature(given["temperature"])
+    slope = widest(factor.kind for factor in factors.values()).compute.type(slope)
+    return (loss, grads, slope) if with_grad else (loss, slope)

@@ -31,6 +31,7 @@ def linear_cross_entropy(
     out: Array | None = None,
     grad_out: tuple[NDArray[Any] | None, ...] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    return_temperature_grad: bool = False,
     **unknown: Never,
 ) -> Loss | tuple[Loss, tuple[Array, Array]] | tuple[Loss, tuple[Array, Array, Array]]:
     r"""Softmax cross-entropy of a linear layer's output, whose logits are never all in memory.
@@ -69,6 +70,9 @@ def linear_cross_entropy(
     dtype : {None, "bfloat16"}
         ``"bfloat16"`` reads uint16 `hidden`, `weight` and `bias` as the bits of bfloat16 numbers; their gradients come in
         the same form.
+
+    return_temperature_grad : bool, default False
+        Append the derivative of the loss with respect to `temperature`; not with `softcap`.
 
     Returns
     -------
@@ -123,9 +127,10 @@ def linear_cross_entropy(
     """
     if unknown:
         raise unknown_keyword(linear_cross_entropy, unknown)
-    from xent._linear import linear_loss
+    from xent._linear import linear_loss, with_temperature_grad
 
-    return linear_loss(
+    compute = with_temperature_grad if return_temperature_grad else linear_loss
+    return compute(
         hidden,
         weight,
         targets,
