@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -270,8 +270,56 @@ def LigerKLDIVLoss(
 
 
 def LigerJSD(beta: float) -> Callable[[Array, Array], Array]:
-    assert beta == 0  # the forward KL, of which there is a counterpart
-    return lambda x, y: (np.exp(y) * (y - x)).sum() / len(x)
+    """Of log-probabilities x of the student and y of the teacher: KL at the ends of beta, between them of the mixture."""
+
+    def divergence(x: Array, y: Array) -> Array:
+        p, q = np.exp(x), np.exp(y)
+        if beta == 0:
+            return (q * (y - x)).sum() / len(x)
+        if beta == 1:
+            return (p * (x - y)).sum() / len(x)
+        mixture = np.log(beta * q + (1 - beta) * p)
+        return (beta * q * (y - mixture) + (1 - beta) * p * (x - mixture)).sum() / len(x)
+
+    return divergence
+
+
+# --- TRL: trl/trainer/utils.py ----------------------------------------------------------------
+
+
+def selective_log_softmax(logits: Array, index: Array) -> Array:
+    several = index if index.ndim == logits.ndim else index[..., None]
+    found = np.take_along_axis(log_softmax(logits), several, -1)
+    return found if index.ndim == logits.ndim else found[..., 0]
+
+
+def entropy_from_logits(logits: Array) -> Array:
+    return -(softmax(logits) * log_softmax(logits)).sum(-1)
+
+
+# --- vLLM: vllm/v1/sample/sampler.py -----------------------------------------------------------
+
+
+class _Logprobs(NamedTuple):
+    token_log_probs: Array
+    token_rank: Array
+    top_log_probs: Array
+
+
+def gather_logprobs(logprobs: Array, num_logprobs: int, token_ids: Array) -> _Logprobs:
+    own = np.take_along_axis(logprobs, token_ids[:, None], -1)
+    return _Logprobs(own[:, 0], (logprobs >= own).sum(-1), -np.sort(-logprobs)[:, :num_logprobs])
+
+
+# --- torchmetrics: functional/text/perplexity.py -----------------------------------------------
+
+
+def Perplexity(ignore_index: int | None = None) -> Callable[[Array, Array], Array]:
+    def call(preds: Array, target: Array) -> Array:
+        rows = -np.take_along_axis(log_softmax(preds), target[..., None], -1)[..., 0]
+        return np.exp(rows[target != ignore_index].mean())
+
+    return call
 
 
 # --- MONAI 1.5: monai/losses/dice.py, tversky.py ---------------------------------------------

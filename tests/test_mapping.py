@@ -84,6 +84,7 @@ def data() -> dict[str, Any]:
         "probs": published.softmax(rng.uniform(-1, 1, (12, 5))),
         "log_probs": published.log_softmax(rng.normal(size=(12, 5))),
         "targets": targets,
+        "candidates": np.random.default_rng(11).integers(0, 5, (12, 3)),
         "soft": rng.dirichlet(np.full(5, 2.0), 12),
         "onehot": np.eye(5)[targets],
         "weight": rng.uniform(0.3, 2, 5),
@@ -212,6 +213,14 @@ LIBRARIES: dict[str, Callable[[], Library]] = {
         LigerKLDIVLoss=published.LigerKLDIVLoss,
         LigerJSD=published.LigerJSD,
     ),
+    "TRL": lambda: _numpy(
+        selective_log_softmax=published.selective_log_softmax,
+        entropy_from_logits=published.entropy_from_logits,
+    ),
+    "vLLM": lambda: _numpy(
+        log_softmax=published.log_softmax, gather_logprobs=published.gather_logprobs
+    ),
+    "torchmetrics": lambda: _numpy(Perplexity=published.Perplexity),
     "MONAI": lambda: _numpy(
         DiceLoss=published.MonaiDiceLoss, TverskyLoss=published.MonaiTverskyLoss
     ),
