@@ -121,6 +121,8 @@ static region_work work_of(const xent_region_call *call) {
 xent_status xent_region_sums(xent_region_call *call) {
     region_work w = work_of(call);
     const int64_t of_piece = 3 * call->classes, count = call->samples * w.pieces * of_piece;
+    if (!w.kernels)
+        return XENT_BAD_ARGUMENT;
     w.sums = malloc((size_t)(count > 0 ? count : 1) * sizeof *w.sums);
     if (!w.sums)
         return XENT_NO_MEMORY;
@@ -140,5 +142,5 @@ xent_status xent_region_sums(xent_region_call *call) {
 
 xent_status xent_region_gradient(xent_region_call *call) {
     region_work w = work_of(call);
-    return run_pieces(call, &w);
+    return w.kernels ? run_pieces(call, &w) : XENT_BAD_ARGUMENT;
 }

@@ -28,7 +28,7 @@ typedef struct {
 
 /* Whether the arrays can be read and written as they lie. */
 int xent_region_layout_supported(const xent_region_call *call);
-/* Writes the sums; the targets are validated. */
+/* Writes the sums; the targets are validated. XENT_BAD_ARGUMENT: the dtype has not been built. */
 xent_status xent_region_sums(xent_region_call *call);
 /* Writes `out`, which may be the memory of the logits. */
 xent_status xent_region_gradient(xent_region_call *call);

@@ -182,7 +182,7 @@ typedef struct {
 } xent_region;
 
 /* Tiles of so many classes that are gathered together, and what may be written past their end. */
-enum { XENT_REGION_VECTORS = 512, XENT_REGION_TILES = 16, XENT_REGION_SPARE = 8 };
+enum { XENT_REGION_VECTORS = 256, XENT_REGION_TILES = 16, XENT_REGION_SPARE = 8 };
 static inline int64_t xent_region_tiles(int64_t classes) {
     const int64_t fit = XENT_REGION_VECTORS / (classes < 1 ? 1 : classes);
     return fit < 1 ? 1 : fit > XENT_REGION_TILES ? XENT_REGION_TILES : fit;

@@ -9,7 +9,7 @@ enum { REGION_CLASSES = 64 };
 
 /* A workspace, carved up; its size is xent_region_space. */
 typedef struct {
-    vec *x, *soft;
+    vec *x, *soft; /* `soft` is room for g, too */
     real *staging;
     f64_vec (*sums)[2]; /* Σ p; of soft targets Σ p t and Σ t besides */
     real *slope, *overlap_slope;
@@ -107,11 +107,27 @@ static void gather_positions(const region_space *s, vec *to, const char *from, i
         stored->gather_columns(to, from, class_step, n, r->classes);
 }
 
+/* Σ p of tiles side by side: a class at a time, whose sums stay in registers. */
+static NOINLINE void add_probabilities(const region_space *s, int64_t classes, int64_t tiles) {
+    for (int64_t k = 0; k < classes; ++k) {
+        f64_vec sums[2] = {s->sums[k][0], s->sums[k][1]};
+        for (int64_t t = 0; t < tiles; ++t)
+            v(add_to)(sums, s->x[t * classes + k]);
+        s->sums[k][0] = sums[0];
+        s->sums[k][1] = sums[1];
+    }
+}
+
+/* Columns whose classes lie far apart are fetched by nobody else: a tile of the group that follows. */
+static INLINE void fetch_tile(const xent_region *r, int64_t i, const storage *stored) {
+    const char *at = r->logits + i * stored->bytes;
+    for (int64_t k = 0; k < r->classes; ++k, at += r->logits_class_step)
+        xent_prefetch(at);
+}
+
 static NOINLINE void add_tile_sums(const region_space *s, const xent_region *r, const vec *x, const vec *soft,
                                    const region_lanes *own) {
     const int64_t classes = r->classes;
-    for (int64_t k = 0; k < classes; ++k)
-        v(add_to)(s->sums[k], x[k]);
     if (soft) {
         for (int64_t k = 0; k < classes; ++k) {
             v(add_to)(s->sums[classes + k], v(keep)(own->counts, v(mul)(x[k], soft[k])));
@@ -221,6 +237,8 @@ static int64_t region_piece(const xent_region *r) {
             vec *const x = s->x + t * classes;
             vec *const soft = r->soft ? s->soft + t * classes : NULL;
             region_lanes own;
+            if (r->layout == XENT_COLUMNS)
+                fetch_tile(r, i + most + t * LANES, stored);
             read_positions(&own, r, i + t * LANES, lanes_left(n - t * LANES), &bad);
             const vec largest = tile_softmax(x, classes, own.counts);
             if (r->sums)
@@ -228,8 +246,10 @@ static int64_t region_piece(const xent_region *r) {
             else
                 apply_to_positions(s, classes, x, soft ? soft : s->soft, soft != NULL, largest, &own);
         }
-        if (r->sums)
+        if (r->sums) {
+            add_probabilities(s, classes, (n + LANES - 1) / LANES);
             continue;
+        }
         char *const to = r->out + i * r->out_step;
         if (r->layout == XENT_NARROW)
             scatter_rows(to, r->out_step, s->staging, s->x, n, classes, stored, r->non_temporal);

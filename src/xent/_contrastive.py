@@ -45,7 +45,7 @@ class Side(Linear):
         self.inner = 0.0
 
     def block_rows(self) -> int:
-        row_bytes = max(1, self.classes, self.features) * self.dtype.itemsize
+        row_bytes: int = max(1, self.classes, self.features) * self.dtype.itemsize
         return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
 
     def slabs(self, rows: int) -> list[slice]:
@@ -70,14 +70,15 @@ class Side(Linear):
 
 def coefficients(side: Linear, upstream: Any, scale: float, divisor: float) -> Array:
     """Return for each row what multiplies the gradient of its loss, in the compute dtype."""
-    found = np.full(side.shape, scale)
-    if upstream is not None:
-        found = found * upstream
-    if side.sample_weight is not None:
-        found = found * side.sample_weight
-    if side.request.reduction == "mean":
-        found = found / divisor
-    return found.astype(side.dtype)
+    found: Array = np.full(side.shape, scale)
+    with np.errstate(all="ignore"):
+        if upstream is not None:
+            found = found * upstream
+        if side.sample_weight is not None:
+            found = found * side.sample_weight
+        if side.request.reduction == "mean":
+            found = found / divisor
+        return found.astype(side.dtype)
 
 
 class Pairs(Side):
@@ -201,7 +202,8 @@ class Sigmoids(Side):
 
     def read_hidden(self, block: Block) -> Array:
         """The vectors times the scale: so are the similarities, and the gradient of b."""
-        return super().read_hidden(block) * self.dtype.type(self.scale)
+        scaled: Array = super().read_hidden(block) * self.dtype.type(self.scale)
+        return scaled
 
     def multiply(self, gradient: Array, result: Array) -> None:
         super().multiply(gradient, result)
@@ -298,19 +300,16 @@ class Problem:
 
     def __init__(self, factors: dict[str, Factor], normalize: bool, with_grad: bool):
         self.given = [*factors.values()]
-        self.used: list[Factor] = self.given
-        self.units: list[Any] = []
+        self.used = self.given
+        self.units: list[Unit] = []
         self.kind = widest(factor.kind for factor in self.given)
         self.normalize, self.with_grad = normalize, with_grad
 
-    @property
-    def both(self) -> tuple[Factor, Factor]:
-        """The two as they are used."""
-        first, second = self.used
-        return first, second
+    def prepare(self, first_needed: bool) -> tuple[Factor, Factor]:
+        """Divide by the norms, allocate gradients, and return what is multiplied.
 
-    def prepare(self, first_needed: bool) -> None:
-        """Divide by the norms, and allocate gradients; `first_needed`: what is summed beside them needs the first."""
+        `first_needed`: the gradient of the first is needed for what is summed beside it.
+        """
         dtype = self.kind.compute
         if self.normalize:
             self.units = [Unit(factor, dtype) for factor in self.given]
@@ -324,6 +323,8 @@ class Problem:
             if self.normalize:
                 own = given.grad.dtype == dtype
                 used.grad = given.grad if own else empty_array(result.shape, dtype)
+        first, second = self.used
+        return first, second
 
     def finish(self) -> None:
         """Turn the gradients of divided vectors into those of the vectors."""
@@ -391,11 +392,11 @@ def info_nce_loss(
 
     def run(request: Request) -> float:
         nonlocal side
-        problem.prepare(with_temperature)
+        first, second = problem.prepare(with_temperature)
         if symmetric:
-            side = Pairs(request, *problem.both, upstream_of(request, grad_output))
+            side = Pairs(request, first, second, upstream_of(request, grad_output))
         else:
-            side = Side(request, *problem.both)
+            side = Side(request, first, second)
         total = side.run()
         problem.finish()
         return total
@@ -490,8 +491,8 @@ def sigmoid_loss(
 
     def run(request: Request) -> float:
         nonlocal side
-        problem.prepare(False)
-        side = Sigmoids(request, *problem.both, upstream_of(request, grad_output), scale, bias)
+        upstream = upstream_of(request, grad_output)
+        side = Sigmoids(request, *problem.prepare(False), upstream=upstream, scale=scale, bias=bias)
         total = side.run()
         problem.finish()
         return total

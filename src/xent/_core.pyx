@@ -187,13 +187,14 @@ cdef int lie_at(xent_region_array *to, cnp.ndarray a, tuple steps) except -1:
     return 0
 
 
-def region_pass(Precision precision not None, tuple shape, dict steps, cnp.ndarray logits not None, cnp.ndarray index, cnp.ndarray soft,
-                object ignore, cnp.ndarray sums, cnp.ndarray slope, cnp.ndarray out):
+def region_pass(
+        Precision precision not None, tuple shape, dict steps, cnp.ndarray logits not None, cnp.ndarray index, cnp.ndarray soft,
+        object ignore, cnp.ndarray sums, cnp.ndarray slope, cnp.ndarray out):
     """Write the sums of each sample, float64 (samples, 3, classes), or from `slope`, (samples, 2, classes), the gradient.
 
     `shape` is that of samples, classes and positions, and `steps` says for each array how many bytes lie between these.
-    Return -1, or the position of the first target that is no class; None, and nothing is written, if the arrays cannot be read
-    as they lie.
+    Return -1, or the position of the first target that is no class; None, and nothing is written, if the arrays cannot be
+    read as they lie.
     """
     cdef xent_region_call call
     cdef xent_status status
@@ -222,6 +223,8 @@ def region_pass(Precision precision not None, tuple shape, dict steps, cnp.ndarr
             status = xent_region_gradient(&call)
     if status == XENT_INTERRUPTED:
         pending()
+    if status == XENT_BAD_ARGUMENT:
+        raise ValueError(f"xent: {xent_status_text(status).decode()}: dtype")
     if status == XENT_NO_MEMORY:
         raise MemoryError(f"xent: {xent_status_text(status).decode()}")
     return call.bad_position if status == XENT_BAD_TARGET else -1

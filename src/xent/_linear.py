@@ -173,7 +173,7 @@ class Linear(RowBlocks):
 
     def block_rows(self) -> int:
         """Return how many rows a block may have."""
-        row_bytes = max(1, self.classes, self.features) * self.dtype.itemsize
+        row_bytes: int = max(1, self.classes, self.features) * self.dtype.itemsize
         return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
 
     def prepare_sums(self, parts: int) -> None:

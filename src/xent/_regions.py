@@ -141,7 +141,8 @@ def total(a: Array, axis: int) -> Array:
     """Return sums in the order of the elements, with the same bits whatever NumPy's instruction set."""
     if a.shape[axis] == 0:
         return np.zeros(np.delete(a.shape, axis))
-    return np.add.accumulate(a, axis).take(-1, axis)
+    found: Array = np.add.accumulate(a, axis).take(-1, axis)
+    return found
 
 
 def head(

@@ -230,4 +230,5 @@ def smooth_labels(
     with np.errstate(under="ignore"):
         smoothed = computed * (1 - e)
         smoothed += e / max(found.shape[-1], 1)
-        return smoothed.astype(found.dtype.newbyteorder("="), copy=False)
+        result: NDArray[Any] = smoothed.astype(found.dtype.newbyteorder("="), copy=False)
+        return result
