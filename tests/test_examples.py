@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ COMMANDS = re.compile(
 )
 SHOWN = {Path(path).stem: (figure, output) for path, figure, output in COMMANDS.findall(PAGE)}
 IMAGES_MISSING = "The images come with scikit-learn: pip install scikit-learn\n"
+DIGITS = ("image_classification", "imbalanced_classes", "retrieval", "half_precision")
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
 
 
@@ -105,9 +107,50 @@ def states_imbalanced_classes(output: str) -> None:
         assert log_loss < weighted[2] < plain[2]
 
 
+def states_segmentation(output: str) -> None:
+    """The sum of the losses is best in the mean, and at rims, which are few."""
+    plain, dice, both = (find(name, output) for name in ("cross-entropy", "Dice loss", "both"))
+    for ground, coin, rim, mean in (plain, dice, both):
+        assert ground > 0.88
+        assert coin > 0.75
+        assert mean == pytest.approx((ground + coin + rim) / 3, abs=0.001)
+    assert both[2] > max(plain[2], dice[2])
+    assert both[3] > max(plain[3], dice[3])
+
+
 def states_speech(output: str) -> None:
     assert find("accuracy", output)[0] > 96
     assert find("log-loss", output)[0] < 0.2
+
+
+def states_retrieval(output: str) -> None:
+    """Untrained encoders are as good as chance, trained ones find a fourth of the counterparts at once."""
+    chance, untrained, trained = (find(name, output) for name in ("chance", "untrained", "trained"))
+    # Of 450 queries each is right by chance in 1 case of 450: more than 6 at once, or 15 among five, are next to impossible.
+    assert chance == [0.2, 1.1]
+    assert untrained[0] < 1.4
+    assert untrained[1] < 3.4
+    assert trained[0] > 25
+    assert trained[1] > 60
+
+
+def states_half_precision(output: str) -> None:
+    """Without a scale more is lost the smaller the factor is, in the end all; with it nothing."""
+    rows = re.findall(r"^(float32|float16|scaled) +\S+ (.*)$", output, re.MULTILINE)
+    (exact,), plain, scaled = (
+        np.array([numbers(row) for name, row in rows if name == wanted])
+        for wanted in ("float32", "float16", "scaled")
+    )
+    lost, accuracy, log_loss = plain.T
+    assert (np.diff(lost) > 0).all()
+    assert lost[-1] == 100
+    assert accuracy[0] > 97
+    assert accuracy[-1] < 25
+    assert log_loss[-1] > 2
+    assert log_loss[-2] > 1.2 * exact[2]
+    assert (scaled[:, 0] == 0).all()
+    assert (scaled[:, 1] > 97).all()
+    np.testing.assert_allclose(scaled[:, 2], exact[2], rtol=0.1)
 
 
 def states_distillation(output: str) -> None:
@@ -121,7 +164,10 @@ def states_distillation(output: str) -> None:
 STATES = {
     "image_classification": states_image_classification,
     "imbalanced_classes": states_imbalanced_classes,
+    "segmentation": states_segmentation,
     "speech": states_speech,
+    "retrieval": states_retrieval,
+    "half_precision": states_half_precision,
     "distillation": states_distillation,
 }
 
@@ -129,8 +175,10 @@ STATES = {
 @pytest.mark.parametrize("name", sorted(SHOWN))
 def test_prints_and_draws_what_the_page_shows(name: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    if name in ("image_classification", "imbalanced_classes"):
+    if name in DIGITS:
         pytest.importorskip("sklearn")
+    if name == "segmentation":
+        pytest.importorskip("skimage")
     figure, output = SHOWN[name]
     done = run(str(EXAMPLES / f"{name}.py"), "--plot", str(tmp_path / "drawn.svg"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -202,6 +250,85 @@ def test_gradients_of_speech() -> None:
     )
 
 
+def test_gradients_of_retrieval() -> None:
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "retrieval.py")))
+    rng = np.random.default_rng(0)
+    encoders = example.Encoders(6, rng)
+    encoders.weights = [[weight.astype(float) for weight in half] for half in encoders.weights]
+    encoders.gradients = [[weight.astype(float) for weight in half] for half in encoders.weights]
+    halves = rng.normal(size=(2, 5, 6))
+    arguments = {"temperature": example.TEMPERATURE, "symmetric": True, "normalize": True}
+    _, grads = xent.info_nce(*encoders.forward(*halves), return_grad=True, **arguments)
+    encoders.backward(grads)
+    assert_gradients(
+        [weight for half in encoders.weights for weight in half],
+        [gradient for half in encoders.gradients for gradient in half],
+        lambda: float(xent.info_nce(*encoders.forward(*halves), **arguments)),
+    )
+
+
+def in_float64(network: Any) -> list[np.ndarray]:
+    """Make float64 of a network's weights and biases, and return them in the order of their gradients."""
+    network.weights = [weight.astype(float) for weight in network.weights]
+    network.biases = [bias.astype(float) for bias in network.biases]
+    pairs = zip(network.weights, network.biases, strict=True)
+    return [array for pair in pairs for array in pair]
+
+
+def test_gradients_of_segmentation() -> None:
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "segmentation.py")))
+    rng = np.random.default_rng(0)
+    network = example.Network(rng)
+    weights = in_float64(network)
+    # Neighbours are up to 8 pixels apart, so that in the middle all are within the image, and at its edges some are not.
+    images, classes = rng.random((2, 18, 20)), rng.integers(3, size=(2, 18, 20))
+    losses = xent.cross_entropy, xent.dice_loss
+    logits = network.forward(images)
+    grad = sum(loss(logits, classes, axis=1, return_grad=True)[1] for loss in losses)
+    assert_gradients(
+        weights,
+        network.backward(grad),
+        lambda: float(sum(loss(network.forward(images), classes, axis=1) for loss in losses)),
+    )
+
+
+def test_overlap_of_segmentation() -> None:
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "segmentation.py")))
+    truth, guess = np.array([[0, 0, 0, 1], [1, 1, 2, 2]]), np.array([[0, 0, 1, 1], [1, 2, 2, 0]])
+    assert example.overlap(truth, guess) == pytest.approx([2 / 4, 2 / 4, 1 / 3])
+
+
+def test_gradients_of_half_precision() -> None:
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "half_precision.py")))
+    rng = np.random.default_rng(0)
+    network = example.Network(np.float64, rng)
+    weights = in_float64(network)
+    images, digits = rng.random((5, 64)), rng.integers(10, size=5)
+    _, grad = xent.cross_entropy(network.forward(images), digits, return_grad=True)
+    flat, lost = network.backward(grad)
+    assert lost == 0
+    parts = np.split(flat, np.cumsum([weight.size for weight in weights])[:-1])
+    assert_gradients(
+        weights,
+        [part.reshape(weight.shape) for part, weight in zip(parts, weights, strict=True)],
+        lambda: float(xent.cross_entropy(network.forward(images), digits)),
+    )
+
+
+def test_half_precision_counts_what_is_lost() -> None:
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "half_precision.py")))
+    rng = np.random.default_rng(0)
+    network = example.Network(np.float16, rng)
+    logits = network.forward(rng.random((5, 64)).astype(np.float32))
+    assert logits.dtype == np.float16
+    # The least float16 there is: the layer below gets weighted sums of it, some of them less than half as large.
+    grad = np.full(logits.shape, 2.0**-24, np.float16)
+    flat, lost = network.backward(grad)
+    assert flat.dtype == np.float16
+    assert 0 < lost < 1
+    assert network.backward(np.zeros_like(grad))[1] == 1
+
+
 def test_digits() -> None:
     pytest.importorskip("sklearn")
     done = run(str(EXAMPLES / "digits.py"))
@@ -210,10 +337,16 @@ def test_digits() -> None:
     assert find("log-loss", done.stdout)[0] < 0.3
 
 
-@pytest.mark.parametrize("name", ["digits", "image_classification", "imbalanced_classes"])
+@pytest.mark.parametrize("name", ["digits", *DIGITS])
 def test_says_that_scikit_learn_is_missing(name: str) -> None:
     done = without("sklearn.datasets", f"{name}.py")
     assert (done.returncode, done.stderr) == (1, IMAGES_MISSING)
+
+
+def test_says_that_scikit_image_is_missing() -> None:
+    done = without("skimage", "segmentation.py")
+    message = "The image comes with scikit-image: pip install scikit-image\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
 @pytest.mark.parametrize("name", sorted(SHOWN))
