@@ -63,6 +63,9 @@ OTHER_FORMS = {
             when("tuple[Array, Array, Scalar, Scalar]", return_grad=YES),
         ),
     ),
+    "perplexity": (
+        (when("Scalar", reduction=REDUCED), when("Array", reduction='Literal["none"]')),
+    ),
     "logsumexp": (
         (
             when("Scalar", axis="None", keepdims=NO, return_sign=NO, out="None"),
@@ -136,7 +139,9 @@ class Function:
     @staticmethod
     def readable(form: tuple[Alternative, ...]) -> str:
         """What a form returns, whatever the reduction."""
-        return joined([x for a in form for x in (("Loss",) if a in LOSS else a.results)])
+        return joined(
+            [x for a in form for x in (("Loss",) if "reduction" in a.types else a.results)]
+        )
 
     def overload(self, types: dict[str, str], result: str, others: str = "") -> str:
         """Write one form; `others` is the type of arguments that the function does not have."""

@@ -108,6 +108,9 @@ def _broadcast(shape: tuple[int, ...]) -> np.ndarray:
 
 
 ARRAYS = _bad_arrays()
+BUT_PERPLEXITY = tuple(ORACLES.keys() - {"perplexity"})
+#: What has no Hessian with some options.
+NO_HESSIAN: dict[str, Any] = {"return_hess": False, "hess_out": None}
 BAD: dict[str, list[Bad]] = {
     **{
         first: [*ARRAYS, Bad(np.float64(1), ValueError, ("scalar",))]
@@ -176,8 +179,9 @@ BAD: dict[str, list[Bad]] = {
     "temperature": [*_bad_numbers(0.0, -1.0, NAN), Bad(None, TypeError, ())],
     "reduction": [
         *(
-            Bad(name, ValueError, (repr(name), "none", "sum", "mean"))
+            Bad(name, ValueError, (repr(name), "none", "mean", *more), only=only)
             for name in ("avg", "Mean", "")
+            for more, only in (((), ("perplexity",)), (("sum",), BUT_PERPLEXITY))
         ),
         *(Bad(value, (TypeError, ValueError), ("mean",)) for value in (None, 1, ["mean"])),
     ],
@@ -202,6 +206,32 @@ BAD: dict[str, list[Bad]] = {
         name: [*_bad_numbers(-0.1, NAN, INF), Bad(None, TypeError, ())]
         for name in ("alpha", "beta", "smooth")
     },
+    "divergence": [
+        *(Bad(name, ValueError, (name, "jsd", "reverse_kl")) for name in ("kl", "JSD")),
+        Bad(None, (TypeError, ValueError), ("None", "jsd")),
+    ],
+    "entropy_weight": [
+        replace(bad, given=NO_HESSIAN)
+        for bad in [*_bad_numbers(NAN, INF), Bad(None, TypeError, ())]
+    ],
+    "class_bias": [
+        replace(bad, given=NO_HESSIAN)
+        for bad in (
+            *_bad_dtypes((3,)),
+            Bad(np.ones(4), ValueError, ("(4,)", "(3,)")),
+            Bad(np.ones((1, 3)), ValueError, ("(1, 3)", "(3,)")),
+            Bad(1.0, ValueError, ("()", "(3,)")),
+        )
+    ],
+    "target_probs": [
+        replace(bad, given=NO_HESSIAN | {"targets": np.array([[0, 1], [1, 2], [2, 0], [0, 2]])})
+        for bad in (
+            *_bad_dtypes((4, 2)),
+            Bad(np.full((4, 3), 1 / 3), ValueError, ("(4, 3)", "(4, 2)")),
+            Bad(np.full(4, 0.5), ValueError, ("(4,)", "(4, 2)")),
+            Bad(0.5, ValueError, ("()", "(4, 2)")),
+        )
+    ],
     "epsilon": [*_bad_numbers(NAN, INF, -INF), Bad(None, TypeError, ())],
     "dtype": [
         *(Bad(name, (TypeError, ValueError), (name,)) for name in ("float8", "complex64")),
@@ -209,7 +239,8 @@ BAD: dict[str, list[Bad]] = {
     ],
 }
 # Flags, which accept anything that has a truth value; arrays have none.
-for flag in ("batch", "keepdims", "return_grad", "return_hess", "return_lse", "return_sign"):
+FLAGS = ("batch", "keepdims", "return_sign", "return_grad", "return_hess", "return_lse")
+for flag in (*FLAGS, "return_bias_grad", "return_teacher_grad", "return_temperature_grad"):
     BAD[flag] = [Bad(np.ones(2), TypeError, ("True or False", "(2,)"))]
 BUFFERS = ("out", "grad_out", "hess_out")
 # Those of elementwise losses are in test_elementwise.py, of contrastive ones in test_contrastive.py.
@@ -254,7 +285,7 @@ def _arrays(name: str) -> dict[str, Any]:
 
 def _filled(arguments: dict[str, Any]) -> list[np.ndarray]:
     """The buffers among some arguments."""
-    found = [arguments[key] for key in BUFFERS if key in arguments]
+    found = [arguments[key] for key in BUFFERS if arguments.get(key) is not None]
     return [a for one in found for a in (one if isinstance(one, tuple) else (one,))]
 
 

@@ -111,7 +111,7 @@ FUNCTIONS = [
 BUFFERS = ("out", "grad_out", "hess_out")
 # The arrays of a call lie in one memory, each in its own place of so many bytes.
 PLACE = 1 << 16
-NOISE = np.random.default_rng(0).integers(0, 256, 20 * PLACE, np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, 32 * PLACE, np.uint8)
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 INTEGERS = st.sampled_from([np.dtype(code) for code in [*"?bBhHiIqQ", ">i8"]])
@@ -137,6 +137,9 @@ OPTIONS = {
             "return_hess",
             "return_lse",
             "return_sign",
+            "return_bias_grad",
+            "return_teacher_grad",
+            "return_temperature_grad",
             "keepdims",
             "log_target",
             "batch",
@@ -144,6 +147,9 @@ OPTIONS = {
         st.booleans(),
     ),
     **dict.fromkeys(("label_smoothing", "alpha", "beta"), st.floats(0, 1)),
+    "divergence": st.sampled_from(("forward_kl", "reverse_kl", "jsd")),
+    "entropy_weight": st.floats(-1, 1),
+    "top_k": st.integers(0, 3),
     **dict.fromkeys(("z_loss", "gamma", "epsilon", "smooth"), st.floats(0, 9)),
     **dict.fromkeys(("softcap", "temperature"), st.floats(0.125, 99)),
     "eps": st.none() | st.floats(1e-20, 0.5),
@@ -216,7 +222,8 @@ def calls(draw: Any, function: Callable[..., Any]) -> tuple[np.ndarray, dict[str
     result = (shape, st.just(kind.result_dtype))
     fitting = {
         "targets": ((rows, INTEGERS), factors),
-        "class_weight": (([classes], REALS),),
+        **dict.fromkeys(("class_weight", "class_bias"), (([classes], REALS),)),
+        "target_probs": ((rows, REALS), factors),
         **dict.fromkeys(("sample_weight", "grad_output"), (weights, one)),
         **dict.fromkeys(("b", "pos_weight"), (factors, one)),
         **dict.fromkeys(("grad_out", "hess_out"), (result,)),

@@ -41,7 +41,7 @@ PLACES = (
 CE, FOCAL, POLY = "cross_entropy", "focal_loss", "poly1_loss"
 NLL, PROBS = "nll_loss", "categorical_cross_entropy"
 ENTROPY, DISTIL = "entropy", "distillation_loss"
-BINARY, LOGITS, SIGMOID, KL = ELEMENTWISE
+BINARY, LOGITS, SIGMOID, _, KL = ELEMENTWISE
 INDEXED, SOFT = (CE, FOCAL, POLY, NLL, PROBS), (CE, NLL, PROBS)
 SCORES = ("token_log_probs", "perplexity")
 GIVEN = (NLL, PROBS)  # no softmax is taken: other classes are never noticed
@@ -632,7 +632,7 @@ def test_target_out_of_range(isa, dtype, function, bad):
     for layout in (lambda a: a, *(LAYOUTS[name] for name in LAID)):
         for reduction in REDUCTIONS:
             given: dict[str, Any] = {}
-            if "reduction" in known:
+            if "reduction" in known and (function, reduction) != ("perplexity", "sum"):
                 given["reduction"] = reduction
             if "out" in known:
                 given["out"] = np.full((4, 6) if reduction == "none" else (), 7, dtype)

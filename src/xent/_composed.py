@@ -109,8 +109,10 @@ def perplexities(
     dtype: Any,
 ) -> Any:
     """Return the perplexity of each sequence, along the last axis of the targets."""
-    if reduction != "none":
-        raise ValueError(f"reduction: expected one of mean, none, got {reduction!r}")
+    if not isinstance(reduction, str) or reduction != "none":
+        raise ValueError(
+            f"reduction: expected one of mean, none, got {arguments.described(reduction)}"
+        )
     losses = _functions.log_probability(
         "token_log_probs",
         logits,
@@ -215,16 +217,15 @@ class Loss:
     def find_entries(self, targets: Any, target_probs: Any) -> None:
         request = self.request(None)
         self.entries = entries(request, targets)
-        q = (
-            np.moveaxis(arguments.real(target_probs, "target_probs"), self.axis, -1)
-            if np.ndim(target_probs)
-            else None
+        q, expected = (
+            arguments.real(target_probs, "target_probs"),
+            np.moveaxis(self.entries.classes, -1, self.axis).shape,
         )
-        if q is None or q.shape != self.entries.classes.shape:
-            expected = np.moveaxis(self.entries.classes, -1, self.axis).shape
+        if np.shape(q) != expected:
             raise ValueError(
-                f"target_probs: expected the shape of targets, {expected}; got {np.shape(target_probs)}"
+                f"target_probs: expected the shape of targets, {expected}; got {np.shape(q)}"
             )
+        q = np.moveaxis(q, self.axis, -1)
         self.probs = np.where(self.entries.counts, q.astype(self.compute), self.real(0))
 
     def request(self, targets: Any) -> Any:
@@ -456,6 +457,8 @@ class Loss:
             self.axis,
             -1,
         )
+        if not z.shape[-1]:
+            return np.zeros(z.shape[:-1])
         z = z.astype(float)
         with np.errstate(all="ignore"):
             if self.given.softcap > 0:

@@ -19,6 +19,14 @@ from xent._request import BLOCK_BYTES
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
 
+def share_of_teacher(beta: Any) -> float:
+    """Return `beta` as a float, or raise."""
+    number = arguments.number(beta, "beta", 0.0, 1.0, "a number in (0, 1)")
+    if not 0 < number < 1:
+        raise ValueError(f"beta: expected a number in (0, 1), got {beta!r}")
+    return number
+
+
 def _cast(grad: Any, like: Any, precision: Any) -> Any:
     """A gradient in the dtype of the logits it belongs to."""
     wanted = precision.result_dtype
@@ -55,6 +63,11 @@ def distillation(
         raise ValueError("grad_output: given, but return_grad is False")
     if not with_grad and grad_out is not None:
         raise ValueError("grad_out: given, but return_grad is False")
+    if not isinstance(divergence, str) or divergence not in DIVERGENCES:
+        raise ValueError(
+            f"divergence: expected one of {', '.join(DIVERGENCES)}, got {arguments.described(divergence)}"
+        )
+    share = share_of_teacher(beta)
     options = {
         "sample_weight": sample_weight,
         "temperature": temperature,
@@ -71,10 +84,7 @@ def distillation(
             ("grad_out", "student_logits"),
         )
     if divergence == "jsd":
-        weight = arguments.number(beta, "beta", 0.0, 1.0, "a number in (0, 1)")
-        if not 0 < weight < 1:
-            raise ValueError(f"beta: expected a number in (0, 1), got {beta!r}")
-        loss, grad, of_other = JensenShannon(student, teacher, axis, options, weight).run(
+        loss, grad, of_other = JensenShannon(student, teacher, axis, options, share).run(
             with_grad, with_teacher, grad_output
         )
     else:
@@ -182,6 +192,8 @@ class JensenShannon:
         return loss, *back
 
     def block(self, block: Any, slope: Array, grad: Any, of_other: Any) -> Array:
+        if not self.z.shape[-1]:
+            return np.full(slope.shape, np.nan)
         heat, beta = self.heat, self.beta
         z = numbers(self.z[block], self.of_student).astype(float) / heat
         other = numbers(self.other[block], self.of_teacher).astype(float) / heat
@@ -213,5 +225,4 @@ class JensenShannon:
             of_other[block] = np.where(factor == 0, 0.0, beta * factor * part)
         rows: Array = heat**2 * (beta * of_q + (1 - beta) * of_p)
         spoilt: Array = np.isnan(log_p).any(-1) | np.isnan(log_q).any(-1)
-        rows[spoilt] = np.nan
-        return rows
+        return np.where(spoilt, np.nan, rows)

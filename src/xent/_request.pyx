@@ -381,6 +381,8 @@ cdef class Request:
         Logits that no kernel reads as they lie are copied.
         """
         cdef xent_status status
+        if cnp.PyArray_SIZE(sums) == 0:
+            return
         self.call.entropy_weight = entropy_weight
         self.call.label_smoothing = label_smoothing
         self.logits = arguments.cast(self.logits, self.precision.storage)

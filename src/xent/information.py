@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xent import _functions
+from xent._arguments import flag
 from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
@@ -166,13 +167,17 @@ def distillation_loss(
     """
     if unknown:
         raise unknown_keyword(distillation_loss, unknown)
-    if divergence != "forward_kl" or return_teacher_grad:
+    if type(beta) is not float or not 0 < beta < 1:
         from xent import _divergence
 
-        if divergence not in _divergence.DIVERGENCES:
-            raise ValueError(
-                f"divergence: expected one of {', '.join(_divergence.DIVERGENCES)}, got {divergence!r}"
-            )
+        _divergence.share_of_teacher(beta)
+    if (
+        not isinstance(divergence, str)
+        or divergence != "forward_kl"
+        or (return_teacher_grad is not False and flag(return_teacher_grad, "return_teacher_grad"))
+    ):
+        from xent import _divergence
+
         return _divergence.distillation(
             student_logits,
             teacher_logits,

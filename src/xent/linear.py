@@ -127,9 +127,11 @@ def linear_cross_entropy(
     """
     if unknown:
         raise unknown_keyword(linear_cross_entropy, unknown)
+    from xent._arguments import flag
     from xent._linear import linear_loss, with_temperature_grad
 
-    compute = with_temperature_grad if return_temperature_grad else linear_loss
+    with_temperature = flag(return_temperature_grad, "return_temperature_grad")
+    compute = with_temperature_grad if with_temperature else linear_loss
     return compute(
         hidden,
         weight,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from xent import _functions
+from xent._arguments import flag
 from xent._keywords import named, unknown_keyword
 
 TYPE_CHECKING = False
@@ -168,9 +169,13 @@ def cross_entropy(
     if (
         target_probs is not None
         or class_bias is not None
+        or type(entropy_weight) not in (float, int)
         or entropy_weight
-        or return_temperature_grad
-        or return_bias_grad
+        or (
+            return_temperature_grad is not False
+            and flag(return_temperature_grad, "return_temperature_grad")
+        )
+        or (return_bias_grad is not False and flag(return_bias_grad, "return_bias_grad"))
     ):
         from xent import _composed
 
@@ -226,8 +231,11 @@ def cross_entropy(
 
 def _several(logits: ArrayLike, targets: ArrayLike) -> ArrayLike | None:
     """Return class indices with one axis more than the rows, several of each row; None of other targets."""
-    found = targets if hasattr(targets, "ndim") else np.asarray(targets)
-    axes = logits.ndim if hasattr(logits, "ndim") else np.ndim(logits)
+    try:
+        found = targets if hasattr(targets, "ndim") else np.asarray(targets)
+        axes = logits.ndim if hasattr(logits, "ndim") else np.ndim(logits)
+    except ValueError:
+        return None  # ragged, which who validates the argument says
     kind = getattr(getattr(found, "dtype", None), "kind", "")
     return found if found.ndim == axes and axes and kind in "iub" else None
 
@@ -281,9 +289,11 @@ def token_log_probs(
         raise unknown_keyword(token_log_probs, unknown)
     several = _several(logits, targets)
     if several is not None:
-        if sample_weight is not None or reduction != "none" or out is not None:
+        plain = isinstance(reduction, str) and reduction == "none"
+        if sample_weight is not None or out is not None or not plain:
             raise ValueError(
-                "targets: several of a row go without sample_weight, reduction and out"
+                f"targets: shape {np.shape(several)} is that of several for each row of logits of shape {np.shape(logits)}, "
+                "which go without sample_weight, reduction and out"
             )
         from xent import _composed
 
@@ -352,7 +362,7 @@ def perplexity(
     """
     if unknown:
         raise unknown_keyword(perplexity, unknown)
-    if reduction != "mean":
+    if not isinstance(reduction, str) or reduction != "mean":
         from xent import _composed
 
         return _composed.perplexities(

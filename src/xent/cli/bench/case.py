@@ -56,6 +56,8 @@ OF_REGIONS = frozenset({"dice_loss", "tversky_loss"})
 CONTRASTIVE = frozenset({"info_nce", "sigmoid_contrastive_loss"})
 #: Functions that return one number per row.
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
+#: Options that came late, which a library's methods know only where the library says so.
+LATE_OPTIONS = frozenset({"divergence", "entropy_weight", "top_k"})
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "softcap": {"options": {"softcap": 30.0}},
     "temperature": {"options": {"temperature": 0.7}},
     "zloss": {"options": {"z_loss": 1e-4}},
+    "bonus": {"options": {"entropy_weight": 0.01}},
     "focal": {"function": "focal_loss"},
     "poly1": {"function": "poly1_loss"},
 }
@@ -108,6 +109,8 @@ WORKLOADS = (
         *loss_and_gradient((4, 128, 50257), "shifted", layout="shifted"),
         Case("token_log_probs-512x50257", "token_log_probs", (512, 50257)),
         Case("perplexity-512x50257", "perplexity", (512, 50257)),
+        Case("score-512x50257", "score", (512, 50257)),
+        Case("score-512x50257-top5", "score", (512, 50257), options={"top_k": 5}),
         *(
             case
             for label, fields in VARIANTS.items()
@@ -128,6 +131,16 @@ WORKLOADS = (
             "distillation",
             function="distillation_loss",
             options={"temperature": 2.0},
+        ),
+        *(
+            case
+            for divergence in ("reverse_kl", "jsd")
+            for case in loss_and_gradient(
+                (512, 50257),
+                divergence,
+                function="distillation_loss",
+                options={"temperature": 2.0, "divergence": divergence},
+            )
         ),
         # The last layer and its loss in one call.
         *loss_and_gradient((1024, 32000), "linear", function="linear_cross_entropy", features=512),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xent.cli.bench.case import Case
+from xent.cli.bench.case import LATE_OPTIONS, Case
 from xent.cli.bench.data import Data
 
 Call = Callable[[], Any]
@@ -68,14 +68,16 @@ def transformed(case: Case, logits: Any, tanh: Callable[[Any], Any]) -> Any:
 class Library:
     """A library: the method named like the task of a case computes that case."""
 
-    #: Options that its methods know; None: all.
+    #: Options that its methods know; None: all but the late ones.
     options: frozenset[str] | None = None
+    #: The late ones that its methods know.
+    late_options: frozenset[str] = frozenset()
 
     @classmethod
     def knows(cls, case: Case) -> bool:
-        return hasattr(cls, case.task) and (
-            cls.options is None or case.options.keys() <= cls.options
-        )
+        if not hasattr(cls, case.task) or case.options.keys() & LATE_OPTIONS - cls.late_options:
+            return False
+        return cls.options is None or case.options.keys() <= cls.options
 
     def __init__(self, threads: int) -> None:
         raise NotImplementedError

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
+from math import log
 from typing import Any
 
 import numpy as np
 
-from xent.cli.bench.case import OF_REGIONS, Case
+from xent.cli.bench.case import LATE_OPTIONS, OF_REGIONS, Case
 from xent.cli.bench.data import Data
 from xent.cli.bench.rivals.library import (
     CROSS_ENTROPY,
@@ -26,6 +27,8 @@ from xent.cli.bench.rivals.library import (
 
 class Torch(Library):
     """`torch.nn.functional` and autograd, on tensors that share NumPy's memory."""
+
+    late_options = LATE_OPTIONS
 
     def __init__(self, threads: int) -> None:
         self.torch = importlib.import_module("torch")
@@ -139,22 +142,29 @@ class Torch(Library):
         return self.torch.nn.functional.nll_loss
 
     def entropy(self, case: Case, data: Data) -> Call:
-        def mean_entropy(logits: Any, _: None) -> Any:
-            log_probs = self.torch.log_softmax(logits, case.axis)
-            return -(log_probs.exp() * log_probs).sum(case.axis).mean()
+        return self._loss(lambda logits, _: self._entropy(logits, case.axis), case, data)
 
-        return self._loss(mean_entropy, case, data)
+    def _entropy(self, logits: Any, axis: int) -> Any:
+        log_probs = self.torch.log_softmax(logits, axis)
+        return -(log_probs.exp() * log_probs).sum(axis).mean()
 
     def distillation_loss(self, case: Case, data: Data) -> Call:
         log_softmax, axis = self.torch.log_softmax, case.axis
-        kl_div, temperature = self.torch.nn.functional.kl_div, case.options["temperature"]
+        kl_div = partial(self.torch.nn.functional.kl_div, log_target=True, reduction="batchmean")
+        temperature, divergence = case.options["temperature"], case.options.get("divergence")
+
+        def of_mixture(p: Any, q: Any) -> Any:
+            m = self.torch.logaddexp(p, q) - log(2)
+            return (kl_div(m, p) + kl_div(m, q)) / 2
+
+        of_log_probs = {"reverse_kl": lambda p, q: kl_div(q, p), "jsd": of_mixture}.get(
+            divergence or "", kl_div
+        )
 
         def mean_loss(student: Any, teacher: Any) -> Any:
-            p, q = (
-                log_softmax(student / temperature, axis),
-                log_softmax(teacher / temperature, axis),
-            )
-            return temperature**2 * kl_div(p, q, log_target=True, reduction="batchmean")
+            p = log_softmax(student / temperature, axis)
+            q = log_softmax(teacher / temperature, axis)
+            return temperature**2 * of_log_probs(p, q)
 
         return self._loss(mean_loss, case, data)
 
@@ -224,6 +234,30 @@ class Torch(Library):
         logits, targets = self._tensors(case, data)
         return lambda: row_losses(logits, targets).neg_()
 
+    def score(self, case: Case, data: Data) -> Call:
+        logits, targets = self._tensors(case, data)
+        top, own = case.options.get("top_k"), targets.unsqueeze(-1)
+
+        def report() -> tuple[Any, ...]:
+            lse = logits.logsumexp(-1, keepdim=True)
+            log_probs = logits - lse
+            p, target = log_probs.exp(), logits.gather(-1, own)
+            largest, argmax = log_probs.max(-1)
+            found = log_probs.topk(top, -1) if top else (None, None)
+            return (
+                (target - lse).squeeze(-1),
+                (logits > target).sum(-1),
+                lse.squeeze(-1),
+                -(p * log_probs).sum(-1),
+                argmax,
+                largest,
+                p.square().sum(-1),
+                found[1],
+                found[0],
+            )
+
+        return report
+
     def perplexity(self, case: Case, data: Data) -> Call:
         mean_loss = self._cross_entropy(case)
         logits, targets = self._tensors(case, data)
@@ -251,14 +285,14 @@ class Torch(Library):
         if modulation is CROSS_ENTROPY and case.options.keys() <= {"label_smoothing"}:
             return self._cross_entropy(case)
         torch, row_losses = self.torch, self._cross_entropy(case, reduction="none")
-        z_loss = case.options.get("z_loss")
+        z_loss, bonus = (case.options.get(name) for name in ("z_loss", "entropy_weight"))
 
         def mean_loss(logits: Any, targets: Any) -> Any:
             z = transformed(case, logits, torch.tanh)
             value = modulation.value(row_losses(z, targets), torch.exp).mean()
-            return (
-                value + z_loss * torch.logsumexp(z, case.axis).square().mean() if z_loss else value
-            )
+            if z_loss:
+                value = value + z_loss * torch.logsumexp(z, case.axis).square().mean()
+            return value - bonus * self._entropy(z, case.axis) if bonus else value
 
         return mean_loss
 
