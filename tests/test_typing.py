@@ -58,7 +58,7 @@ FIRST = {
     "log_softmax": "z",
     "logsumexp": "z",
     "nll_loss": "z, y",
-    "perplexity": "z, y",
+    "perplexity": "[z], [y]",  # one sequence
     "poly1_loss": "z, y",
     "sigmoid_contrastive_loss": "z, z, logit_scale=1, logit_bias=0.5",
     "sigmoid_focal_loss": "z, p",

@@ -88,7 +88,8 @@ static int is_table(role which) { return which == X || which == SECOND || which 
 /* Gives an array random strides, where kernels take any, and a random address: against either guard page, or near the end of
  * its region. */
 static void place_array(array *a, const task *t, role which, generator *g) {
-    const int fixed = which == CLASS_WEIGHT || which == CHUNKS || (t->operation->family != ROWS && which != INDEX);
+    const int in_rows = t->operation->family == ROWS || t->operation->family == REGION;
+    const int fixed = which == CLASS_WEIGHT || which == CHUNKS || which == SUMS || (!in_rows && which != INDEX);
     const int is_column = is_table(which) && t->layout == COLUMNS;
     const int64_t gap = fixed || pick(g, 2) ? 0 : pick(g, 3) ? a->size * pick(g, 20) : pick(g, 40);
     const int64_t sign = fixed || pick(g, 4) ? 1 : -1;
@@ -119,7 +120,7 @@ static task relocate(const task *reference, generator *g) {
     t.layout = t.operation->layout;
     t.plan.non_temporal = (int)pick(g, 2);
     t.plan.rows_bytes = pick(g, 2) ? 1 << 16 : 1;
-    t.in_stages = t.operation->family == ROWS && t.layout == WIDE && t.rows == 1 && pick(g, 4);
+    t.in_stages = t.operation->family == ROWS && t.layout == WIDE && t.rows == 1 && !t.arrays[SUMS].size && pick(g, 4);
     for (int k = 0; k < ARRAYS; ++k) {
         array *a = &t.arrays[k];
         if (!a->size)

@@ -115,6 +115,8 @@ static domain domain_of(const task *t, role which) {
         return SIGNED;
     if (which != X && which != SECOND)
         return FACTOR;
+    if (t->operation->family == REGION)
+        return which == SECOND ? PROBABILITY : LOGIT;
     if (rows)
         return which == SECOND         ? (t->plan.stream == XENT_SOFT ? PROBABILITY : LOGIT)
                : !given                ? LOGIT

@@ -24,8 +24,9 @@ static void add_rows(operation *to, int *n, xent_stream stream, xent_transform t
         for (int output = LOSS_ALONE; output <= LOG_SOFTMAX; ++output) {
             const operation row = {
                 .family = ROWS, .layout = layout, .output = output, .first = (int)stream, .second = (int)transform};
-            if (output == HESSIAN ? XENT_HAS_HESSIAN(stream, transform)
-                                  : output != LOG_SOFTMAX || (stream == XENT_NO_STREAM && transform == XENT_PLAIN))
+            if (stream == XENT_SQUARES ? output == LOSS_ALONE
+                : output == HESSIAN    ? XENT_HAS_HESSIAN(stream, transform)
+                                       : output != LOG_SOFTMAX || (stream == XENT_NO_STREAM && transform == XENT_PLAIN))
                 add_operation(to, n, row, "%s-%s%s%s", a, b);
         }
 }
@@ -35,6 +36,12 @@ int list_operations(operation to[MOST_OPERATIONS]) {
 #define WITHOUT_PREFIX(name) (#name + sizeof "XENT_" - 1)
 #define ROW_KERNEL(S, T) add_rows(to, &n, S, T, WITHOUT_PREFIX(S), WITHOUT_PREFIX(T));
     XENT_ROW_KERNELS(ROW_KERNEL)
+    add_rows(to, &n, XENT_SQUARES, XENT_PLAIN, "SQUARES", "PLAIN");
+    add_rows(to, &n, XENT_SQUARES, XENT_TEMPERATURE, "SQUARES", "TEMPERATURE");
+    for (int layout = NARROW; layout < FLAT; ++layout)
+        for (int output = LOSS_ALONE; output <= GRADIENT; ++output)
+            add_operation(to, &n, (operation){.family = REGION, .layout = layout, .output = output}, "%s%s%s%s", "region",
+                          "");
 #define ELEMENT_KERNEL(E, D)                                                                                                \
     add_operation(to, &n, (operation){.family = ELEMENTS, .layout = FLAT, .output = D, .first = E, .second = D},            \
                   "%s%s%s%s", WITHOUT_PREFIX(E), "");
@@ -56,7 +63,9 @@ int list_operations(operation to[MOST_OPERATIONS]) {
 }
 
 int64_t most_classes(const operation *o) {
-    return o->layout != NARROW ? INT64_MAX : o->output == LOSS_ALONE ? XENT_NARROW_LOSS : XENT_NARROW_ODD_GRADIENT;
+    return o->family == REGION || o->layout != NARROW ? INT64_MAX
+           : o->output == LOSS_ALONE                  ? XENT_NARROW_LOSS
+                                                      : XENT_NARROW_ODD_GRADIENT;
 }
 
 const xent_kernels *table_of(const char *isa, xent_dtype dtype) {

@@ -40,7 +40,8 @@ static void make_rows(task *t, generator *g) {
     const int given = transform == XENT_LOG_PROBS, capped = transform == XENT_SOFTCAP;
     const int softmax =
         o->output == LOG_SOFTMAX || (stream == XENT_NO_STREAM && !given && o->output != HESSIAN && pick(g, 4) == 1);
-    const int indexed = stream <= XENT_WEIGHTS && !softmax;
+    const int scores = stream == XENT_SQUARES; /* sums alone are asked for */
+    const int indexed = (stream <= XENT_WEIGHTS || scores) && !softmax;
     const int probabilities = given && pick(g, 2);
     const double smoothing = stream == XENT_WEIGHTS ? PICK(g, 0.1, 0.5, 1) : 0, mixing = PICK(g, 0, 0.1);
     t->plan = (xent_plan){
@@ -74,15 +75,19 @@ static void make_rows(task *t, generator *g) {
         add_array(t, SECOND, stream == XENT_SOFT ? computed : stored, rows, classes);
     if (indexed)
         make_indices(t, any_index_type(g), g);
+    if (scores) {
+        add_array(t, SUMS, XENT_F64, rows, (int64_t)(sizeof(xent_sums) / sizeof(double)));
+        t->plan.modulation = XENT_UNMODULATED;
+    }
     if (!softmax && stream <= XENT_SOFT && pick(g, 2))
         add_array(t, CLASS_WEIGHT, computed, classes, 1);
-    if (!softmax && pick(g, 2))
+    if (!softmax && !scores && pick(g, 2))
         add_array(t, WEIGHT, computed, rows, 1);
-    if (!softmax && pick(g, 2))
+    if (!softmax && !scores && pick(g, 2))
         add_array(t, UPSTREAM, computed, rows, 1);
-    if (!softmax)
+    if (!softmax && !scores)
         add_array(t, LOSS, computed, rows, 1);
-    if (!given && ((softmax && o->output == LOSS_ALONE) || pick(g, 2)))
+    if (!given && !scores && ((softmax && o->output == LOSS_ALONE) || pick(g, 2)))
         add_array(t, LSE, computed, rows, 1);
     if (o->output != LOSS_ALONE)
         add_array(t, OUT, stored, rows, classes);
@@ -91,6 +96,24 @@ static void make_rows(task *t, generator *g) {
     /* This is enough for any layout. */
     add_array(t, CHUNKS, XENT_F64, XENT_MOST_LANES * XENT_CHUNKS(classes) * (int64_t)(sizeof(xent_sums) / sizeof(double)),
               1);
+}
+
+/* The sums of one piece, or its gradient. */
+static void make_region(task *t, generator *g) {
+    const xent_dtype computed = t->dtype == XENT_F64 ? XENT_F64 : XENT_F32;
+    t->plan.classes = t->classes;
+    add_array(t, X, t->dtype, t->rows, t->classes);
+    if (pick(g, 2))
+        add_array(t, SECOND, computed, t->rows, t->classes);
+    else
+        make_indices(t, any_index_type(g), g);
+    if (t->operation->output == GRADIENT) {
+        add_array(t, CLASS_WEIGHT, XENT_F64, 2 * t->classes, 1); /* the slopes */
+        add_array(t, OUT, t->dtype, t->rows, t->classes);
+    } else {
+        add_array(t, SUMS, XENT_F64, 3 * t->classes * (int64_t)(sizeof(double_double) / sizeof(double)), 1);
+    }
+    add_array(t, LOSS, XENT_I64, 1, 1); /* the first bad target */
 }
 
 static void make_elements(task *t, generator *g) {
@@ -146,6 +169,9 @@ task make_task(const operation *operation, xent_dtype dtype, int64_t rows, int64
         break;
     case ELEMENTS:
         make_elements(&t, g);
+        break;
+    case REGION:
+        make_region(&t, g);
         break;
     case INDICES:
         t.plan.classes = (int64_t)PICK(g, 1000, 1, 1e6, 0x1p40);
@@ -233,6 +259,46 @@ static void run_stages(const xent_plan *plan, xent_rows row, const xent_kernels 
     }
 }
 
+static void run_region(const task *t, const xent_kernels *kernels) {
+    static void *workspace;
+    static size_t bytes;
+    const array *a = t->arrays;
+    const size_t needed = ((size_t)xent_region_space(t->classes) + 63) / 64 * 64;
+    if (bytes < needed) {
+        free(workspace);
+        bytes = needed;
+        workspace = aligned_alloc(64, bytes);
+        if (!workspace)
+            abort();
+    }
+    const xent_region piece = {
+        .dtype = t->dtype,
+        .layout = t->layout == COLUMNS ? XENT_COLUMNS : XENT_NARROW,
+        .classes = t->classes,
+        .count = t->rows,
+        .logits = a[X].at,
+        .index = a[INDEX].at,
+        .soft = a[SECOND].at,
+        .logits_step = a[X].row_step,
+        .logits_class_step = a[X].class_step,
+        .soft_step = a[SECOND].row_step,
+        .soft_class_step = a[SECOND].class_step,
+        .index_step = a[INDEX].row_step,
+        .out_step = a[OUT].row_step,
+        .out_class_step = a[OUT].class_step,
+        .index_type = t->plan.index_type,
+        .has_ignore = t->plan.has_ignore,
+        .ignore = t->plan.ignore,
+        .sums = (double_double *)(void *)a[SUMS].at,
+        .slope = (const double *)(const void *)a[CLASS_WEIGHT].at,
+        .out = a[OUT].at,
+        .non_temporal = t->plan.non_temporal,
+        .workspace = workspace,
+    };
+    const int64_t bad = kernels->region(&piece);
+    memcpy(a[LOSS].at, &bad, sizeof bad);
+}
+
 static char *element_of(const array *arrays, role which, int64_t i) {
     return arrays[which].at ? element_at(&arrays[which], i, 0) : NULL;
 }
@@ -270,7 +336,9 @@ void run(const task *t, const xent_kernels *kernels) {
             .hess_step = a[HESS].row_step,
             .chunks = (xent_sums *)(void *)a[CHUNKS].at,
             .workspace = workspace_of(kernels),
-            .stages = XENT_ALL_STAGES,
+            .sums = (xent_sums *)(void *)a[SUMS].at,
+            .sums_step = a[SUMS].row_step,
+            .stages = plan.stream == XENT_SQUARES ? XENT_REDUCE : XENT_ALL_STAGES,
         };
         if (t->in_stages)
             run_stages(&plan, rows, kernels);
@@ -295,6 +363,8 @@ void run(const task *t, const xent_kernels *kernels) {
             };
             kernels->elements(&t->element_plan, &elements);
         }
+    } else if (t->operation->family == REGION) {
+        run_region(t, kernels);
     } else if (t->operation->family == INDICES) {
         const xent_indices indices = {
             .index = a[INDEX].at,

@@ -176,6 +176,11 @@ static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, 
     const lane_state *s = &c->space->state;
     const int64_t target = s->own[t].target[lane];
     *to = *row;
+    /* Lanes hold whatever they last had of a stream that is not there. */
+    if (c->plan->stream != XENT_TEACHER)
+        to->teacher_max = to->teacher_sum_exp = to->teacher_max_count = 0;
+    if (c->plan->stream == XENT_NO_STREAM)
+        to->sum_a = to->sum_a_t = 0;
     to->class_begin = c->plan->class_offset;
     to->class_end = c->plan->class_offset + c->plan->classes;
     to->num_classes = c->plan->num_classes;
@@ -186,7 +191,8 @@ static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, 
     to->has_target = c->rows->index && target != NO_TARGET && target != ELSEWHERE;
     to->target_logit = to->has_target ? (double)((const real *)&s->target_logit[t])[lane] : 0;
     to->target_weight = to->has_target ? target_weight(c->plan, target) : 1;
-    to->target_slope = to->has_target ? (double)((const real *)&s->target_slope[t])[lane] : 1;
+    const int capped = to->has_target && c->plan->transform == XENT_SOFTCAP;
+    to->target_slope = capped ? (double)((const real *)&s->target_slope[t])[lane] : 1;
     if (c->rows->rank || c->plan->top_k)
         look_again(c, r, target, (real)to->target_logit, to->argmax);
 }

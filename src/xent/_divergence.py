@@ -76,6 +76,13 @@ def distillation(
     }
     first, of_student = arguments.logits(student, "student_logits", dtype)
     second, of_teacher = arguments.logits(teacher, "teacher_logits", dtype)
+    if out is not None:
+        where = arguments.class_axis(axis, first.ndim, "student_logits")
+        rows = first.shape[:where] + first.shape[where + 1 :]
+        double = np.float64 in (of_student.compute, of_teacher.compute)
+        compute = np.dtype(np.float64 if double else np.float32)
+        arguments.reduction(reduction)
+        out = arguments.buffer(out, "out", rows if reduction == "none" else (), compute)
     if grad_out is not None:
         grad_out = arguments.buffer(grad_out, "grad_out", first.shape, of_student.result_dtype)
         arguments.check_no_overlap(
@@ -119,7 +126,6 @@ def distillation(
     if with_teacher:
         found.append(_cast(of_other, teacher, of_teacher))
     if out is not None:
-        out = arguments.buffer(out, "out", np.shape(loss), np.asarray(loss).dtype)
         out[...] = loss
         found[0] = out
     return found[0] if len(found) == 1 else tuple(found)

@@ -50,7 +50,11 @@ static inline void put_bits(void *p, int bytes, uint64_t u) {
     const uint32_t half = (uint32_t)u;
     const uint16_t quarter = (uint16_t)u;
     const unsigned char byte = (unsigned char)u;
-    memcpy(p, bytes == 8 ? (const void *)&u : bytes == 4 ? (const void *)&half : bytes == 2 ? (const void *)&quarter : &byte,
+    memcpy(p,
+           bytes == 8   ? (const void *)&u
+           : bytes == 4 ? (const void *)&half
+           : bytes == 2 ? (const void *)&quarter
+                        : &byte,
            (size_t)bytes);
 }
 
