@@ -21,7 +21,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
 def share_of_teacher(beta: Any) -> float:
     """Return `beta` as a float, or raise."""
-    number = arguments.number(beta, "beta", 0.0, 1.0, "a number in (0, 1)")
+    number: float = arguments.number(beta, "beta", 0.0, 1.0, "a number in (0, 1)")
     if not 0 < number < 1:
         raise ValueError(f"beta: expected a number in (0, 1), got {beta!r}")
     return number
