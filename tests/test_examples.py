@@ -76,6 +76,20 @@ def test_every_example_is_on_the_page() -> None:
     assert all(f"(../examples/{name}.py)" in PAGE for name in ("digits", "make_speech"))
 
 
+def test_the_demo_prints_and_draws_what_the_page_shows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    ((figure, shown),) = re.findall(
+        r"^```console\n\$ python -m xent demo --plot (\S+)\n(.*?)^```$", PAGE, re.M | re.S
+    )
+    drawn = tmp_path / "drawn.svg"
+    done = run("-m", "xent", "demo", "--steps", "20", "--plot", str(drawn))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " ".join(words(shown)) in " ".join(words(done.stdout))
+    assert drawn.stat().st_size > 10_000
+    assert f"]({figure.removeprefix('docs/')})" in PAGE
+    assert (ROOT / figure).is_file()
+
+
 def find(pattern: str, text: str) -> list[float]:
     """The numbers of the line that the pattern begins."""
     (line,) = re.findall(rf"^ *{re.escape(pattern)}(.*)$", text, re.MULTILINE)
