@@ -137,7 +137,8 @@ def perplexities(
     with np.errstate(all="ignore"):
         total = np.where(weight == 0, 0.0, weight * losses).sum(axis=-1, dtype=np.longdouble)
         mean = total / weight.sum(axis=-1, dtype=np.longdouble)
-        return np.exp(mean).astype(losses.dtype)[()]
+        found = [_functions.exponential(x) for x in mean.flat]
+        return np.array(found).reshape(mean.shape).astype(losses.dtype)[()]
 
 
 class Loss:
@@ -462,7 +463,12 @@ class Loss:
         z = z.astype(float)
         with np.errstate(all="ignore"):
             if self.given.softcap > 0:
-                z = np.where(np.isinf(z), z, self.given.softcap * np.tanh(z / self.given.softcap))
+                z = np.where(
+                    np.isinf(z),
+                    z,
+                    self.given.softcap
+                    * kernel("tanh", np.where(np.isinf(z), 0.0, z / self.given.softcap)),
+                )
             z = z / self.given.temperature
             p = _functions.softmax_family("softmax", np.ascontiguousarray(z), -1, None)
             mean = np.where(p > 0, p * z, 0.0).sum(axis=-1, keepdims=True)

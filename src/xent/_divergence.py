@@ -13,6 +13,7 @@ import numpy as np
 from xent import _arguments as arguments
 from xent import _functions
 from xent._blocks import Array, bfloat16_bits, blocks, numbers, rounded
+from xent._head import kernel
 from xent._pool import empty_array
 from xent._request import BLOCK_BYTES
 
@@ -134,8 +135,9 @@ def distillation(
 class JensenShannon:
     """T² (beta KL(q || m) + (1 - beta) KL(p || m)) with m = beta q + (1 - beta) p.
 
-    With d = log p - log q, log(q / m) is -log1p((1 - beta) expm1(d)) and log(p / m) -log1p(beta expm1(-d)); every term of
-    sum q (b + expm1(-b)), which is KL(q || m), is positive, so that nothing cancels where the two nearly agree.
+    With d = log p - log q, b = log(q / m) is -log1p((1 - beta) expm1(d)) and a = log(p / m) is -log1p(beta expm1(-d)). What
+    sums to 0, m - q and m - p, is added to q b and p a, whose terms then are positive: no rounding of one is larger than it
+    where the two nearly agree. The functions are those of the kernels, so that no bit depends on NumPy's.
     """
 
     def __init__(self, student: Any, teacher: Any, axis: Any, options: dict[str, Any], beta: float):
@@ -204,20 +206,24 @@ class JensenShannon:
         z = numbers(self.z[block], self.of_student).astype(float) / heat
         other = numbers(self.other[block], self.of_teacher).astype(float) / heat
         log_p, log_q = (_functions.softmax_family("log_softmax", a, -1, None) for a in (z, other))
-        p, q = np.exp(log_p), np.exp(log_q)
+        p, q = kernel("exp", log_p), kernel("exp", log_q)
         d = np.where((p == 0) & (q == 0), 0.0, log_p - log_q)
-        down, up = np.expm1(np.minimum(d, 0)), np.expm1(np.minimum(-d, 0))
-        # log(q / m) and log(p / m), each by the exponential that cannot overflow.
-        b = np.where(d <= 0, -np.log1p((1 - beta) * down), -d - np.log1p(beta * up))
-        a = np.where(d >= 0, -np.log1p(beta * up), d - np.log1p((1 - beta) * down))
-
-        def divergence(share: Array, log_ratio: Array) -> Any:
-            return np.where(share > 0, share * (log_ratio + np.expm1(-log_ratio)), 0.0).sum(-1)
-
-        # Where a share is 0 its part of m is what expm1 adds: q 0 where p is not.
-        lost_q = np.where(q == 0, (1 - beta) * p, 0.0).sum(-1)
-        lost_p = np.where(p == 0, beta * q, 0.0).sum(-1)
-        of_q, of_p = divergence(q, b) + lost_q, divergence(p, a) + lost_p
+        # e = expm1(-|d|); with w the share of the smaller of p and q in m, m is the larger one times 1 + (1 - w) e.
+        size, falls = np.minimum(np.abs(d), 1e4), d <= 0
+        t = kernel("tanh", size * -0.5)
+        e = 2 * t / (1 - t)
+        w, rest = np.where(falls, 1 - beta, beta), np.where(falls, beta, 1 - beta)
+        near = w * e > -0.5
+        log_m = np.where(
+            near,
+            kernel("log1p", np.where(near, w * e, 0.0)),
+            kernel("log", np.where(near, 1.0, rest + w * kernel("exp", -size))),
+        )
+        b = np.where(falls, -log_m, -d - log_m)
+        a = np.where(falls, d - log_m, -log_m)
+        ahead = np.where(falls, q, -p) * e  # p - q
+        of_q = (np.where(q > 0, q * b, 0.0) + (1 - beta) * ahead).sum(-1)
+        of_p = (np.where(p > 0, p * a, 0.0) - beta * ahead).sum(-1)
         factor = (slope * heat)[..., None]
         if grad is not None:
             part = np.where(

@@ -163,9 +163,11 @@ def log_probability(str function, logits, targets, *, axis, sample_weight, ignor
 cdef object LN2 = 54916777467707473351141471128  # log 2, in 2^-96
 
 
-cdef double exponential(double x) except? -1:
-    """exp(x) of x >= 0 to the nearest double, with the same bits on every machine: a Taylor series in integers of 2^-96."""
+cpdef double exponential(double x) except? -1:
+    """exp(x) to the nearest double, or of x < 0 within one of it, with the same bits on every machine: a Taylor series in integers of 2^-96."""
     cdef int i = 1
+    if x < 0:
+        return 1 / exponential(-x)
     if not x < 710:
         return x + INFINITY  # or NaN
     halvings, rest = divmod(int(x * 2.0 ** 48) << 48 | int((x * 2.0 ** 48) % 1 * 2.0 ** 48), LN2)

@@ -238,6 +238,29 @@ def _distillation(case: str, temperature: float) -> Call:
     return call
 
 
+def _divergence(divergence: str) -> Call:
+    def call(given: Inputs) -> Any:
+        options: dict[str, Any] = {"divergence": divergence, "temperature": 2.5, "beta": 0.25}
+        options |= {"return_grad": True, "return_teacher_grad": True}
+        return xent.distillation_loss(given.logits, given.teacher, **options)
+
+    return call
+
+
+def _report(given: Inputs) -> Any:
+    found = xent.score(given.logits, given.targets, top_k=min(3, given.shape[-1]))
+    return tuple(part for part in found if part is not None)
+
+
+def _composed(**options: Any) -> Call:
+    def call(given: Inputs) -> Any:
+        requested: dict[str, Any] = {"return_grad": True, "return_lse": True} | options
+        requested["class_bias"] = given.uniform(given.shape[-1:], 9)
+        return xent.cross_entropy(given.logits, given.targets, **requested)
+
+    return call
+
+
 def _region(name: str, soft: bool, **options: Any) -> Call:
     def call(given: Inputs) -> Any:
         # The rows are the positions of one sample.
@@ -313,6 +336,12 @@ CALLS: dict[str, Call] = (
         for temperature in (1.0, 2.5)
         for case in ("none", "grad_output")
     }
+    | {f"distillation_loss, {name}": _divergence(name) for name in ("reverse_kl", "jsd")}
+    | {
+        "score": _report,
+        "cross_entropy, class_bias": _composed(),
+        "cross_entropy, entropy_weight": _composed(entropy_weight=0.1, softcap=20.0),
+    }
     | {
         "dice_loss, index": _region("dice_loss", False),
         "dice_loss, soft": _region("dice_loss", True),
@@ -345,7 +374,8 @@ def result_bytes(result: Any) -> bytes:
     if isinstance(result, tuple):
         return b"".join(map(result_bytes, result))
     found: Array = np.atleast_1d(np.ascontiguousarray(result))
-    found = np.where(np.isnan(found), found.dtype.type(np.nan), found)
+    if found.dtype.kind == "f":
+        found = np.where(np.isnan(found), found.dtype.type(np.nan), found)
     return found.astype(found.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
