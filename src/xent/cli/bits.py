@@ -374,7 +374,7 @@ def result_bytes(result: Any) -> bytes:
     if isinstance(result, tuple):
         return b"".join(map(result_bytes, result))
     found: Array = np.atleast_1d(np.ascontiguousarray(result))
-    if found.dtype.kind == "f":
+    if found.dtype.kind not in "iu":
         found = np.where(np.isnan(found), found.dtype.type(np.nan), found)
     return found.astype(found.dtype.newbyteorder("<"), copy=False).tobytes()
 
