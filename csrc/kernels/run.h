@@ -191,8 +191,8 @@ static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, 
     to->has_target = c->rows->index && target != NO_TARGET && target != ELSEWHERE;
     to->target_logit = to->has_target ? (double)((const real *)&s->target_logit[t])[lane] : 0;
     to->target_weight = to->has_target ? target_weight(c->plan, target) : 1;
-    const int capped = to->has_target && c->plan->transform == XENT_SOFTCAP;
-    to->target_slope = capped ? (double)((const real *)&s->target_slope[t])[lane] : 1;
+    const int bent = c->plan->transform == XENT_SOFTCAP || c->plan->transform == XENT_LOG_PROBS;
+    to->target_slope = to->has_target && bent ? (double)((const real *)&s->target_slope[t])[lane] : 1;
     if (c->rows->rank || c->plan->top_k)
         look_again(c, r, target, (real)to->target_logit, to->argmax);
 }

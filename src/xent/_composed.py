@@ -314,7 +314,7 @@ class Loss:
                 rows = rows + self.smooth * v.smooth
             if self.z_loss:
                 rows = rows + self.z_loss * np.square(np.asarray(v.lse, float))
-            if self.needs_entropy:
+            if self.needs_entropy and rows.size:  # sums of no rows do not say what they are of
                 rows = rows - self.entropy_weight * v.entropy
             return np.where(self.counts, self.weight * rows, 0.0)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xent.cli.bench.case import Case
+from xent.cli.bench.case import LATE_OPTIONS, Case
 from xent.cli.bench.data import Data, filled, store, widened
 from xent.cli.bench.rivals.library import (
     CROSS_ENTROPY,
@@ -28,10 +28,14 @@ from xent.cli.bench.rivals.library import (
 class NumPy(Library):
     """The usual shifted formula with one temporary, or none where there is a buffer to use."""
 
+    late_options = LATE_OPTIONS
+
     def __init__(self, threads: int) -> None:
         """NumPy's own loops use one thread, whatever number is requested."""
 
     def cross_entropy(self, case: Case, data: Data) -> Call:
+        if "entropy_weight" in case.options:
+            return self._entropy_bonus(case, data)
         return self._loss(CROSS_ENTROPY, case, data)
 
     def focal_loss(self, case: Case, data: Data) -> Call:
@@ -235,6 +239,9 @@ class NumPy(Library):
             result -= np.log(np.exp(result).sum(axis=axis, keepdims=True))
             return result
 
+        if divergence := case.options.get("divergence"):
+            return self._divergence(divergence, log_softmax, case, data)
+
         def distillation_loss() -> np.floating | tuple[np.floating, np.ndarray]:
             student, teacher = log_softmax(data.logits), log_softmax(data.targets)
             q = np.exp(teacher, out=data.grad_out)
@@ -247,6 +254,89 @@ class NumPy(Library):
             return value, grad
 
         return distillation_loss
+
+    def _divergence(
+        self,
+        divergence: str,
+        log_softmax: Callable[[np.ndarray], np.ndarray],
+        case: Case,
+        data: Data,
+    ) -> Call:
+        axis, temperature = case.axis, case.options["temperature"]
+        factor = temperature / prod(case.row_shape) * (0.5 if divergence == "jsd" else 1)
+
+        def loss() -> np.floating | tuple[np.floating, np.ndarray]:
+            log_p, log_q = log_softmax(data.logits), log_softmax(data.targets)
+            p = np.exp(log_p, out=data.grad_out)
+            if divergence == "jsd":
+                q = np.exp(log_q)
+                log_m = np.log((p + q) / 2)
+                log_p -= log_m
+                log_q -= log_m
+                of_p, of_q = vecdot(p, log_p, axis=axis), vecdot(q, log_q, axis=axis)
+                rows = (of_p + of_q) / 2
+            else:
+                log_p -= log_q
+                rows = of_p = vecdot(p, log_p, axis=axis)
+            value = temperature**2 * rows.mean()
+            if not case.gradient:
+                return value
+            log_p -= np.expand_dims(of_p, axis)
+            p *= log_p
+            p *= factor
+            return value, p
+
+        return loss
+
+    def _entropy_bonus(self, case: Case, data: Data) -> Call:
+        logits, axis, bonus = data.logits, case.axis, case.options["entropy_weight"]
+        at, share = target_positions(case, data.targets), 1 / prod(case.row_shape)
+
+        def loss() -> np.floating | tuple[np.floating, np.ndarray]:
+            shifted = logits - logits.max(axis=axis, keepdims=True)
+            p = np.exp(shifted, out=data.grad_out)
+            total = p.sum(axis=axis, keepdims=True)
+            log_total = np.log(total).squeeze(axis)
+            moment = vecdot(p, shifted, axis=axis) / total.squeeze(axis)
+            value = (log_total - shifted[at] - bonus * (log_total - moment)).mean()
+            if not case.gradient:
+                return value
+            # p - t + bonus p (log p + H), and log p + H = shifted - moment
+            shifted -= np.expand_dims(moment, axis)
+            shifted *= bonus
+            shifted += 1
+            p *= shifted
+            p *= share / total
+            p[at] -= share
+            return value, p
+
+        return loss
+
+    def score(self, case: Case, data: Data) -> Call:
+        logits, targets, top = data.logits, data.targets, case.options.get("top_k")
+        at = target_positions(case, targets)
+
+        def report() -> tuple[Any, ...]:
+            argmax, target = logits.argmax(axis=-1), logits[at]
+            largest = logits.max(axis=-1, keepdims=True)
+            shifted = logits - largest
+            p = np.exp(shifted)
+            total = p.sum(axis=-1)
+            log_total = np.log(total)
+            lse = largest.squeeze(-1) + log_total
+            entropy = log_total - vecdot(p, shifted) / total
+            squares = vecdot(p, p) / total**2
+            rank = (logits > target[..., None]).sum(axis=-1)
+            classes = log_probs = None
+            if top:
+                classes = np.argpartition(logits, -top, axis=-1)[..., -top:]
+                found = np.take_along_axis(logits, classes, -1)
+                order = found.argsort(axis=-1)[..., ::-1]
+                classes = np.take_along_axis(classes, order, -1)
+                log_probs = np.take_along_axis(found, order, -1) - lse[..., None]
+            return target - lse, rank, lse, entropy, argmax, -log_total, squares, classes, log_probs
+
+        return report
 
     def dice_loss(self, case: Case, data: Data) -> Call:
         return self._mean_of_regions(case, data, 2, 0, 1, 1)
