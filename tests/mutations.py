@@ -556,6 +556,34 @@ MUTATIONS = (
         "max(1, 1 << 60)",
         "tests/test_memory.py -k conversion",
     ),
+    Mutation(
+        "sums say nothing of a stream that is not there",
+        "csrc/kernels/run.h",
+        "if (c->plan->stream != XENT_TEACHER)",
+        "if (c->plan->stream == XENT_NO_STREAM)",
+        "tests/test_native.py -k kernels_are_right",
+    ),
+    Mutation(
+        "the slope of a shared row's probability is kept",
+        "csrc/kernels/run.h",
+        " || c->plan->transform == XENT_LOG_PROBS",
+        "",
+        "tests/test_probabilities.py -k share",
+    ),
+    Mutation(
+        "a mixture of two that nearly agree keeps its digits",
+        "src/xent/_divergence.py",
+        "near = w * e > -0.5",
+        "near = w * e > 1",
+        "tests/test_divergences.py -k digits",
+    ),
+    Mutation(
+        "beta is looked at whatever the divergence",
+        "src/xent/information.py",
+        "if type(beta) is not float or not 0 < beta < 1:",
+        "if divergence == 'jsd':",
+        "tests/test_bad_input.py -k beta",
+    ),
     # Regions.
     Mutation(
         "ignored positions are in no sum of a region",
