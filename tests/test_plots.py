@@ -14,8 +14,9 @@ pytest.importorskip("matplotlib")
 DOCS = Path(__file__).parent.parent / "docs"
 # These are of runs of ``python -m xent bench``.
 MEASURED = ("bench.svg", "classes.svg")
-# And these of the examples: test_examples.py draws them.
+# And these of the examples and the demo: test_examples.py draws them.
 EXAMPLES = {f"{path.stem}.svg" for path in (DOCS.parent / "examples").glob("*.py")}
+EXAMPLES.add("language_model.svg")
 IMAGES = {
     path.name: path
     for path in (DOCS / "images").iterdir()
