@@ -334,6 +334,19 @@ static xent_status split_long_rows(const row_work *w, int64_t n, int threads) {
     return XENT_OK;
 }
 
+/* A frame of its own for the list of workspaces. `sharing` threads share each long row; 0: rows are divided. */
+static __attribute__((noinline)) xent_status run_rows(row_work *w, division d, int64_t n, int sharing) {
+    void *workspaces[MOST_THREADS];
+    w->workspaces = workspaces;
+    d.threads = xent_take_workspaces(workspaces, sharing ? sharing : d.threads,
+                                     kernel_bytes(w) + (size_t)w->chunks * sizeof(xent_sums));
+    if (d.threads == 0)
+        return XENT_NO_MEMORY;
+    const xent_status status = sharing ? split_long_rows(w, n, d.threads) : in_parallel(w->call, &d, compute_rows, w);
+    xent_return_workspaces(workspaces, d.threads);
+    return status;
+}
+
 xent_status xent_compute_rows(const xent_call *call, xent_stages stages) {
     const int64_t n = row_count(call);
     if (n == 0)
@@ -343,8 +356,7 @@ xent_status xent_compute_rows(const xent_call *call, xent_stages stages) {
     join_axes(&a, call, axis);
     const xent_plan plan = xent_plan_of(call, axis);
     const int64_t chunks = (plan.layout == XENT_COLUMNS ? XENT_MOST_LANES : 1) * XENT_CHUNKS(call->classes);
-    void *workspaces[MOST_THREADS];
-    row_work w = {call, &a, &plan, xent_kernels_for(call->dtype), stages, chunks > XENT_OWN_CHUNKS ? chunks : 0, workspaces};
+    row_work w = {call, &a, &plan, xent_kernels_for(call->dtype), stages, chunks > XENT_OWN_CHUNKS ? chunks : 0, NULL};
     /* Of the target alone a cache line is read. */
     const int one_of_each = xent_reads_target_alone(&plan) && plan.form == XENT_NO_OUTPUT;
     const int64_t row_bytes = one_of_each ? 64 : call->classes * storage_bytes(call), item_bytes = row_bytes + 16;
@@ -356,13 +368,5 @@ xent_status xent_compute_rows(const xent_call *call, xent_stages stages) {
     const int64_t whole = plan.layout == XENT_WIDE ? 1 : short_runs ? run : 64;
     const int long_rows = plan.layout == XENT_WIDE && w.chunks && row_bytes >= SHARED_BYTES && n < threads * SHARED_ROWS &&
                           stages == XENT_ALL_STAGES;
-    division d = divide(call, n, item_bytes, whole);
-    const int workers = xent_take_workspaces(workspaces, long_rows ? threads : d.threads,
-                                             kernel_bytes(&w) + (size_t)w.chunks * sizeof(xent_sums));
-    if (workers == 0)
-        return XENT_NO_MEMORY;
-    d.threads = workers;
-    const xent_status status = long_rows ? split_long_rows(&w, n, workers) : in_parallel(call, &d, compute_rows, &w);
-    xent_return_workspaces(workspaces, workers);
-    return status;
+    return run_rows(&w, divide(call, n, item_bytes, whole), n, long_rows ? threads : 0);
 }
