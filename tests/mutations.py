@@ -743,7 +743,7 @@ MUTATIONS = (
     Mutation(
         "nor a workspace that no call finds again",
         "csrc/call/rows.c",
-        "    xent_return_workspaces(workspaces, workers);\n",
+        "    xent_return_workspaces(workspaces, d.threads);\n",
         "",
         "tests/test_memory.py -k failed_allocations",
     ),
@@ -757,8 +757,8 @@ MUTATIONS = (
     Mutation(
         "a call without a workspace says so",
         "csrc/call/rows.c",
-        "    if (workers == 0)\n        return XENT_NO_MEMORY;\n",
-        "    if (workers == 0)\n        return XENT_OK;\n",
+        "    if (d.threads == 0)\n        return XENT_NO_MEMORY;\n",
+        "    if (d.threads == 0)\n        return XENT_OK;\n",
         "tests/test_memory.py -k failed_allocations",
     ),
     Mutation(
