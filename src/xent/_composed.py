@@ -14,7 +14,7 @@ import numpy as np
 from xent import _arguments as arguments
 from xent import _functions, stages
 from xent._blocks import numbers, rounded, stored
-from xent._head import Head, kernel
+from xent._head import Head, kernel, row_sums
 from xent._request import bad_target
 
 Array = np.ndarray[Any, Any]
@@ -307,7 +307,7 @@ class Loss:
         with np.errstate(all="ignore"):
             if self.probs is not None:
                 nll = self.head.nll(self.entries.logits, 1)
-                rows = np.where(self.shares != 0, self.shares * nll, 0.0).sum(axis=-1)
+                rows = row_sums(np.where(self.shares != 0, self.shares * nll, 0.0).astype(float))
             else:
                 rows = np.where(self.hard == 0, 0.0, self.hard * v.nll)
             if self.smooth:
@@ -471,8 +471,8 @@ class Loss:
                 )
             z = z / self.given.temperature
             p = _functions.softmax_family("softmax", np.ascontiguousarray(z), -1, None)
-            mean = np.where(p > 0, p * z, 0.0).sum(axis=-1, keepdims=True)
-            return np.where(p > 0, p * np.square(z - mean), 0.0).sum(axis=-1)
+            mean = row_sums(np.where(p > 0, p * z, 0.0))[..., None]
+            return row_sums(np.where(p > 0, p * np.square(z - mean), 0.0))
 
 
 def cross_entropy(

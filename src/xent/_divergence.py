@@ -13,7 +13,7 @@ import numpy as np
 from xent import _arguments as arguments
 from xent import _functions
 from xent._blocks import Array, bfloat16_bits, blocks, numbers, rounded
-from xent._head import kernel
+from xent._head import kernel, row_sums
 from xent._pool import empty_array
 from xent._request import BLOCK_BYTES
 
@@ -222,18 +222,14 @@ class JensenShannon:
         b = np.where(falls, -log_m, -d - log_m)
         a = np.where(falls, d - log_m, -log_m)
         ahead = np.where(falls, q, -p) * e  # p - q
-        of_q = (np.where(q > 0, q * b, 0.0) + (1 - beta) * ahead).sum(-1)
-        of_p = (np.where(p > 0, p * a, 0.0) - beta * ahead).sum(-1)
+        of_q = row_sums(np.where(q > 0, q * b, 0.0) + (1 - beta) * ahead)
+        of_p = row_sums(np.where(p > 0, p * a, 0.0) - beta * ahead)
         factor = (slope * heat)[..., None]
         if grad is not None:
-            part = np.where(
-                p > 0, p * (a - np.where(p > 0, p * a, 0.0).sum(-1, keepdims=True)), 0.0
-            )
+            part = np.where(p > 0, p * (a - row_sums(np.where(p > 0, p * a, 0.0))[..., None]), 0.0)
             grad[block] = np.where(factor == 0, 0.0, (1 - beta) * factor * part)
         if of_other is not None:
-            part = np.where(
-                q > 0, q * (b - np.where(q > 0, q * b, 0.0).sum(-1, keepdims=True)), 0.0
-            )
+            part = np.where(q > 0, q * (b - row_sums(np.where(q > 0, q * b, 0.0))[..., None]), 0.0)
             of_other[block] = np.where(factor == 0, 0.0, beta * factor * part)
         rows: Array = heat**2 * (beta * of_q + (1 - beta) * of_p)
         spoilt: Array = np.isnan(log_p).any(-1) | np.isnan(log_q).any(-1)
