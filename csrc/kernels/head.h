@@ -275,7 +275,8 @@ static NOINLINE vec careful_losses(head_result found, const lane_state *s, int64
         others = v(fma)(terms->z, v(mul)(found.lse, found.lse), others);
     /* Of a row that is NaN, or has no class that is not masked, nothing is looked for. */
     const mask counted = v(both)(v(eq)(total, total), v(ne)(total, v(set)(0)));
-    const mask far = given ? not_finite(costs) : v(both)(not_finite(costs), counted);
+    mask far = v(both)(not_finite(costs), v(first)(own->lanes));
+    far = given ? far : v(both)(far, counted);
     return v(any)(far) ? far_losses(found.loss, others, far, max, log_sum, terms->smooth, plan, p, own) : found.loss;
 }
 
