@@ -1542,7 +1542,7 @@ MUTATIONS = (
         "    set_targets(request, targets, None)\n",
         "tests/test_regressions.py -k integers_in_the_shape",
     ),
-    # Numbers that leave the range on the way, what is judged, keywords of others, the environment.
+    # Numbers that leave the range on the way, what is validated, keywords of others, the environment.
     Mutation(
         "a mean does not depend on the size of its weights",
         "csrc/call/call.h",
@@ -1663,7 +1663,7 @@ MUTATIONS = (
         "tests/test_elementwise.py -k out_of_range",
     ),
     Mutation(
-        "elements that count for nothing are not judged",
+        "elements that count for nothing are not validated",
         "csrc/call/elementwise.c",
         "[WEIGHT] = &call->sample_weight};\n    view views[WEIGHT + 1];",
         "[WEIGHT] = &call->grad_output};\n    view views[WEIGHT + 1];",
@@ -1677,7 +1677,7 @@ MUTATIONS = (
         "tests/test_elementwise.py -k out_of_range",
     ),
     Mutation(
-        "rows that count for nothing are not judged",
+        "rows that count for nothing are not validated",
         "src/xent/_request.pyx",
         "        request.sample_weight = np.broadcast_to(weight, request.shape)\n",
         "",

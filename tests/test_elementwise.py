@@ -545,7 +545,7 @@ def test_a_probability_out_of_range(isa, bad, given, layout):
         xent.binary_cross_entropy(as_given(), targets, **options, out=out)
     assert (grad == 7).all()
     assert (out == 7).all()
-    # Where nothing counts, nothing is judged.
+    # Where nothing counts, nothing is validated.
     weight = np.ones(shape)
     weight[60, 3] = weight[69, 1099] = weight[69, 3] = 0
     options["sample_weight"] = weight

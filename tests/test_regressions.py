@@ -390,7 +390,7 @@ def test_the_slope_of_a_cap_far_beyond_it(isa, dtype):
     np.testing.assert_array_equal(grad[0, :2], [0, 0])
 
 
-# --- what is judged ---
+# --- what is validated ---
 
 
 def test_rows_that_count_for_nothing_are_not_judged(isa):

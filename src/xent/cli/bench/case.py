@@ -158,7 +158,7 @@ class Case:
 
     @property
     def atol(self) -> float:
-        """The same as a share of the largest number; logits that are products, and regions, bring their own."""
+        """The same as a share of the largest number; that of products and of regions has a term more."""
         terms = self.features / 16 + 16 * (self.function in OF_REGIONS)
         return ATOL[self.dtype] + terms * float(np.finfo(self.compute_dtype).eps)
 
