@@ -19,15 +19,9 @@ static inline int64_t row_count(const xent_call *call) {
     return n;
 }
 
-static inline int compute_bytes(const xent_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
-static inline int storage_bytes(const xent_call *call) {
-    return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2;
-}
-
-static inline int thread_count(const xent_call *call) {
-    const int limit = xent_thread_limit();
-    return call->threads == 0 ? xent_get_num_threads() : call->threads < limit ? call->threads : limit;
-}
+static inline int compute_bytes(const xent_call *call) { return xent_compute_bytes(call->dtype); }
+static inline int storage_bytes(const xent_call *call) { return xent_storage_bytes(call->dtype); }
+static inline int thread_count(const xent_call *call) { return xent_threads_for(call->threads); }
 
 /* Of the whole vocabulary, of which the arrays may hold a shard. */
 static inline int64_t num_classes(const xent_call *call) {

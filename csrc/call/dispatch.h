@@ -24,6 +24,16 @@ enum { LEAST_PIECE = 64 << 10, MOST_PIECE = 1 << 20, WORTH_A_THREAD = 256 << 10 
 enum { LEAST_PIECE = 1, MOST_PIECE = 1, WORTH_A_THREAD = 1 };
 #endif
 
+/* Bytes of a number as it is stored, and as it is computed with. */
+static inline int xent_storage_bytes(xent_dtype dtype) { return dtype == XENT_F64 ? 8 : dtype == XENT_F32 ? 4 : 2; }
+static inline int xent_compute_bytes(xent_dtype dtype) { return dtype == XENT_F64 ? 8 : 4; }
+
+/* The threads of a call that asks for so many: 0 is the default. */
+static inline int xent_threads_for(int asked) {
+    const int limit = xent_thread_limit();
+    return asked == 0 ? xent_get_num_threads() : asked < limit ? asked : limit;
+}
+
 /* threads.c: what the environment and the machine say; NULL, or what is wrong with the environment. */
 const char *xent_threads_start(void);
 

@@ -21,12 +21,6 @@ typedef struct {
     _Atomic int64_t bad;
 } region_work;
 
-static int bytes_stored(const xent_region_call *call) {
-    return call->dtype == XENT_F64 ? 8 : call->dtype == XENT_F32 ? 4 : 2;
-}
-
-static int bytes_computed(const xent_region_call *call) { return call->dtype == XENT_F64 ? 8 : 4; }
-
 /* Steps along an axis of one element mean nothing. */
 static int lies_so(const xent_region_call *call, const xent_region_array *a, int64_t bytes, xent_layout layout) {
     return !a->data ||
@@ -34,8 +28,9 @@ static int lies_so(const xent_region_call *call, const xent_region_array *a, int
 }
 
 static int all_lie_so(const xent_region_call *call, xent_layout layout) {
-    return lies_so(call, &call->logits, bytes_stored(call), layout) &&
-           lies_so(call, &call->out, bytes_stored(call), layout) && lies_so(call, &call->soft, bytes_computed(call), layout);
+    const int stored = xent_storage_bytes(call->dtype), computed = xent_compute_bytes(call->dtype);
+    return lies_so(call, &call->logits, stored, layout) && lies_so(call, &call->out, stored, layout) &&
+           lies_so(call, &call->soft, computed, layout);
 }
 
 int xent_region_layout_supported(const xent_region_call *call) {
@@ -92,7 +87,7 @@ static __attribute__((noinline)) xent_status run_pieces(const xent_region_call *
     /* What it takes to divide the work of any call. */
     const xent_call shared = {.threads = call->threads, .poll = call->poll};
     const int64_t positions = call->positions < PIECE_POSITIONS ? call->positions : PIECE_POSITIONS;
-    const int64_t position_bytes = call->classes * bytes_stored(call);
+    const int64_t position_bytes = call->classes * xent_storage_bytes(call->dtype);
     if (call->samples == 0 || positions == 0)
         return XENT_OK;
     w->non_temporal =

@@ -49,7 +49,7 @@ typedef struct {
 static void join_axes(axes *a, const xent_call *call, int last) {
     /* Of what lies in C order. */
     int64_t strides[4][MOST_AXES], step[4] = {sizeof(xent_sums), 8, 8 * call->top_k, 8 * call->top_k};
-    for (int d = call->ndim - 1; d >= 0; --d)
+    for (int d = call->ndim - 1; call->sums && d >= 0; --d)
         for (int k = 0; k < 4; ++k) {
             strides[k][d] = step[k];
             step[k] *= call->shape[d];

@@ -58,12 +58,10 @@ static int unscale_in_double(xent_dtype dtype, char *data, int64_t count, double
     return all_finite;
 }
 
-static int bytes_of(xent_dtype dtype) { return dtype == XENT_F64 ? 8 : dtype == XENT_F32 ? 4 : 2; }
-
 static void unscale_piece(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
     unscaling *u = context;
-    char *const at = u->data + begin * bytes_of(u->dtype);
+    char *const at = u->data + begin * xent_storage_bytes(u->dtype);
     const int all_finite = u->in_double
                                ? unscale_in_double(u->dtype, at, end - begin, u->scale)
                                : xent_kernels_for(u->dtype)->unscale(u->dtype, at, end - begin, u->factor, u->multiplies);
@@ -74,7 +72,7 @@ static void unscale_piece(void *context, int64_t begin, int64_t end, int worker)
 xent_status xent_unscale(void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite) {
     const double least = 0x1p-126, most = 0x1.fffffep127;
     if ((unsigned)dtype > XENT_BF16 || !xent_kernels_for(dtype) || count < 0 || !(scale >= least && scale <= most) ||
-        threads < 0 || !all_finite || (count > 0 && !data) || (uintptr_t)data % (unsigned)bytes_of(dtype))
+        threads < 0 || !all_finite || (count > 0 && !data) || (uintptr_t)data % (unsigned)xent_storage_bytes(dtype))
         return XENT_BAD_ARGUMENT;
     int exponent;
     const double mantissa = frexp(scale, &exponent), seven_bits = ldexp(mantissa, 7);
@@ -82,11 +80,10 @@ xent_status xent_unscale(void *data, xent_dtype dtype, int64_t count, double sca
     u.factor = u.multiplies ? 1 / scale : scale;
     if (!u.multiplies && dtype != XENT_F64)
         u.in_double = dtype == XENT_F32 ? (double)(float)scale != scale : seven_bits != floor(seven_bits);
-    const int64_t bytes = bytes_of(dtype), worth = count / WORTH_A_THREAD * bytes, grain = WORTH_A_THREAD / bytes;
-    const int limit = xent_thread_limit(), wanted = threads == 0      ? xent_get_num_threads()
-                                                    : threads < limit ? threads
-                                                                      : limit;
-    const int useful = worth < 1 ? 1 : worth < wanted ? (int)worth : wanted;
+    const int64_t bytes = xent_storage_bytes(dtype), worth = count / WORTH_A_THREAD * bytes, grain = WORTH_A_THREAD / bytes;
+    const int most_useful = xent_threads_for(threads), useful = worth < 1             ? 1
+                                                                : worth < most_useful ? (int)worth
+                                                                                      : most_useful;
     xent_parallel(count, grain < 1 ? 1 : grain, useful, unscale_piece, &u, NULL, NULL);
     *all_finite = !atomic_load_explicit(&u.not_finite, memory_order_relaxed);
     return XENT_OK;

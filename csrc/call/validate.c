@@ -146,7 +146,7 @@ static int begins_in_another(const xent_call *call, const field *fields, int cou
     return 0;
 }
 
-/* What the stages have besides. Sums that are read must be of all classes, and of this operation. */
+/* What a stage that scores has besides. */
 static const char *bad_score(const xent_call *call, call_steps steps) {
     if (!call->score)
         return call->rank ? "rank" : call->top_index ? "top_index" : call->top_logit ? "top_logit" : NULL;
@@ -157,6 +157,7 @@ static const char *bad_score(const xent_call *call, call_steps steps) {
     return call->top_k && !call->top_index ? "top_index" : call->top_k && !call->top_logit ? "top_logit" : NULL;
 }
 
+/* What the stages have besides. Sums that are read must be of all classes, and of this operation. */
 static const char *bad_shard(const xent_call *call, call_steps steps, int is_empty) {
     if (!(steps & STAGES))
         return call->sums ? "sums" : call->class_offset ? "class_offset" : call->num_classes ? "num_classes" : NULL;

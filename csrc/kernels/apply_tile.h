@@ -55,13 +55,10 @@ XENT_APPLY_KERNELS(XENT_DEFINE)
 #undef XENT_DEFINE
 
 static apply_tiles *apply_tile_kernel(const xent_plan *plan, int hessian) {
-#define XENT_ENTRY(S, T, FORM, HESSIAN)                                                                                     \
-    [S][T][FORM == XENT_LOGARITHMS   ? LOG_SOFTMAX                                                                          \
-           : FORM == XENT_OF_TEACHER ? TEACHER_GRADIENT                                                                     \
-                                     : HESSIAN] = apply_tile_##S##_##T##_##FORM##_##HESSIAN,
+#define XENT_ENTRY(S, T, FORM, HESSIAN) [S][T][OUTPUT_OF(FORM, HESSIAN)] = apply_tile_##S##_##T##_##FORM##_##HESSIAN,
     static apply_tiles *const kernels[XENT_STREAMS][XENT_TRANSFORMS][OUTPUTS] = {XENT_APPLY_KERNELS(XENT_ENTRY)};
 #undef XENT_ENTRY
-    return kernels[plan->stream][kernel_transform(plan->transform)][output_of(plan->form, hessian)];
+    return kernels[plan->stream][kernel_transform(plan->transform)][OUTPUT_OF(plan->form, hessian)];
 }
 
 /* To look through so few classes for a target is less work than to look one up for each lane. */

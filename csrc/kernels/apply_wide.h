@@ -163,18 +163,14 @@ XENT_APPLY_KERNELS(XENT_DEFINE)
 
 /* What the stores of a form and of a Hessian are numbered by in the tables of apply. */
 enum { WITHOUT_HESSIAN, WITH_HESSIAN, LOG_SOFTMAX, TEACHER_GRADIENT, OUTPUTS };
-static inline int output_of(xent_form form, int hessian) {
-    return form == XENT_LOGARITHMS ? LOG_SOFTMAX : form == XENT_OF_TEACHER ? TEACHER_GRADIENT : hessian;
-}
+#define OUTPUT_OF(form, hessian)                                                                                            \
+    ((form) == XENT_LOGARITHMS ? LOG_SOFTMAX : (form) == XENT_OF_TEACHER ? TEACHER_GRADIENT : (hessian))
 
 static apply_kernel *apply_wide_kernel(const xent_plan *plan, int hessian) {
-#define XENT_ENTRY(S, T, FORM, HESSIAN)                                                                                     \
-    [S][T][FORM == XENT_LOGARITHMS   ? LOG_SOFTMAX                                                                          \
-           : FORM == XENT_OF_TEACHER ? TEACHER_GRADIENT                                                                     \
-                                     : HESSIAN] = apply_wide_##S##_##T##_##FORM##_##HESSIAN,
+#define XENT_ENTRY(S, T, FORM, HESSIAN) [S][T][OUTPUT_OF(FORM, HESSIAN)] = apply_wide_##S##_##T##_##FORM##_##HESSIAN,
     static apply_kernel *const kernels[XENT_STREAMS][XENT_TRANSFORMS][OUTPUTS] = {XENT_APPLY_KERNELS(XENT_ENTRY)};
 #undef XENT_ENTRY
-    return kernels[plan->stream][kernel_transform(plan->transform)][output_of(plan->form, hessian)];
+    return kernels[plan->stream][kernel_transform(plan->transform)][OUTPUT_OF(plan->form, hessian)];
 }
 
 /* A streaming store waits long for its place in memory, and a later load waits for it if their addresses agree in the last
