@@ -580,8 +580,8 @@ MUTATIONS = (
     Mutation(
         "beta is looked at whatever the divergence",
         "src/xent/information.py",
-        "if type(beta) is not float or not 0 < beta < 1:",
-        "if divergence == 'jsd':",
+        "if not plain or type(beta) is not float or not 0 < beta < 1:",
+        "if not plain:",
         "tests/test_bad_input.py -k beta",
     ),
     # Regions.

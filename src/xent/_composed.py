@@ -7,6 +7,7 @@ respect to the row's loss, give the gradient, and with the derivatives of the va
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from xent import _arguments as arguments
 from xent import _functions, stages
 from xent._blocks import numbers, rounded, stored
-from xent._head import Head, kernel, row_sums
+from xent._head import Head, capped, row_sums
 from xent._request import bad_target
 
 Array = np.ndarray[Any, Any]
@@ -62,16 +63,7 @@ def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
     z = numbers(np.moveaxis(picked, axis, -1), request.precision).astype(request.precision.compute)
     slopes = np.ones_like(z)
     if request.softcap > 0:
-        with np.errstate(all="ignore"):
-            u = z / z.dtype.type(request.softcap)
-            slopes = np.where(
-                np.isinf(z), z.dtype.type(0), kernel("tanh_slope", np.where(np.isinf(u), 0, u))
-            )
-            z = np.where(
-                np.isinf(z),
-                z,
-                z.dtype.type(request.softcap) * kernel("tanh", np.where(np.isinf(u), 0, u)),
-            )
+        z, slopes = capped(z, request.softcap)
     return Entries(np.moveaxis(chosen, axis, -1), np.moveaxis(counts, axis, -1), z, slopes)
 
 
@@ -216,8 +208,7 @@ class Loss:
         self.reduce()
 
     def find_entries(self, targets: Any, target_probs: Any) -> None:
-        request = self.request(None)
-        self.entries = entries(request, targets)
+        self.entries = entries(self.request(), targets)
         q, expected = (
             arguments.real(target_probs, "target_probs"),
             np.moveaxis(self.entries.classes, -1, self.axis).shape,
@@ -229,23 +220,20 @@ class Loss:
         q = np.moveaxis(q, self.axis, -1)
         self.probs = np.where(self.entries.counts, q.astype(self.compute), self.real(0))
 
-    def request(self, targets: Any) -> Any:
-        dtype = "bfloat16" if self.given.precision.bfloat16 and self.bias is None else None
+    def request(self) -> Any:
+        """Return the request of a stage without targets."""
         return _functions.stage_request(
-            self.logits,
-            targets,
-            self.axis,
-            None,
-            0,
-            self.options["ignore_index"],
-            self.options["temperature"],
-            self.options["softcap"],
-            dtype,
+            self.logits, None, class_weight=None, num_classes=0, **self.stage_options()
         )
 
     def stage_options(self) -> dict[str, Any]:
         dtype = "bfloat16" if self.given.precision.bfloat16 and self.bias is None else None
         return {"axis": self.axis, "dtype": dtype, **self.options}
+
+    @cached_property
+    def head(self) -> Head:
+        """What the sums say beside the values."""
+        return Head(self.sums, self.real)
 
     def reduce(self) -> None:
         """Find the values of all rows, the coefficients of their losses, and the divisor."""
@@ -273,7 +261,6 @@ class Loss:
             **self.stage_options(),
         )
         self.values = stages.values(self.sums)
-        self.head = Head(self.sums, real)
         counts: Any = np.asarray(self.sums["counts"])
         if self.probs is not None:
             counts = self.entries.counts.any(axis=-1)
@@ -303,6 +290,8 @@ class Loss:
 
     def rows(self) -> Array:
         """Return the losses of the rows, in float64 products of the compute dtype's values."""
+        if not self.counts.size:
+            return np.zeros(self.shape)  # sums of no rows do not say what they are of
         v = self.values
         with np.errstate(all="ignore"):
             if self.probs is not None:
@@ -314,7 +303,7 @@ class Loss:
                 rows = rows + self.smooth * v.smooth
             if self.z_loss:
                 rows = rows + self.z_loss * np.square(np.asarray(v.lse, float))
-            if self.needs_entropy and rows.size:  # sums of no rows do not say what they are of
+            if self.needs_entropy:
                 rows = rows - self.entropy_weight * v.entropy
             return np.where(self.counts, self.weight * rows, 0.0)
 
@@ -339,7 +328,7 @@ class Loss:
             )
             coefs: dict[str, Any] = {"nll": s * self.hard}
             if self.probs is not None:
-                mass = self.shares.sum(axis=-1) * s
+                mass = row_sums(self.shares.copy()) * s
                 coefs = {"lse": mass if lse is None else lse + mass}
             elif lse is not None:
                 coefs["lse"] = lse
@@ -412,22 +401,18 @@ class Loss:
 
     def temperature_grad(self) -> Any:
         """Return d result / d temperature."""
+        moments, variance = self.sums, None
         if self.needs_entropy:
-            moments = stages.reduce(self.logits, None, entropy=True, **self.stage_options())
             variance = self.variance()
         else:
             moments = stages.reduce(self.logits, None, entropy=True, **self.stage_options())
-            variance = None
         head, s = self.head, self.slope()
         with np.errstate(all="ignore"):
             center = np.asarray(head.center(moments["entropy_moment"]), float)
             lse = np.asarray(self.values.lse, float)
             if self.probs is not None:
-                rise = np.where(
-                    self.shares != 0,
-                    self.shares * (center[..., None] + head.gap(self.entries.logits, 1)),
-                    0.0,
-                ).sum(-1)
+                apart = center[..., None] + head.gap(self.entries.logits, 1)
+                rise = row_sums(np.where(self.shares != 0, self.shares * apart, 0.0))
             elif self.given.index is not None:
                 rise = self.hard * (
                     center + np.where(self.counts, head.gap(self.sums["target_logit"]), 0)
@@ -453,7 +438,7 @@ class Loss:
         z = np.moveaxis(
             numbers(
                 self.logits,
-                self.given.precision if self.bias is None else self.request(None).precision,
+                self.given.precision if self.bias is None else self.request().precision,
             ),
             self.axis,
             -1,
@@ -463,12 +448,7 @@ class Loss:
         z = z.astype(float)
         with np.errstate(all="ignore"):
             if self.given.softcap > 0:
-                z = np.where(
-                    np.isinf(z),
-                    z,
-                    self.given.softcap
-                    * kernel("tanh", np.where(np.isinf(z), 0.0, z / self.given.softcap)),
-                )
+                z = capped(z, self.given.softcap)[0]
             z = z / self.given.temperature
             p = _functions.softmax_family("softmax", np.ascontiguousarray(z), -1, None)
             mean = row_sums(np.where(p > 0, p * z, 0.0))[..., None]

@@ -34,3 +34,7 @@ def region_pass(
     slope: NDArray[Any] | None,
     out: NDArray[Any] | None,
 ) -> int | None: ...
+
+SUMS_BYTES: int
+
+def merge_sums(shards: list[NDArray[Any]], rows: int) -> tuple[NDArray[Any], int]: ...

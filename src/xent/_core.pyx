@@ -169,6 +169,24 @@ def math(str function, cnp.ndarray x not None):
     return y
 
 
+def merge_sums(list shards not None, int64_t rows):
+    """Merge sums of shards, in the order of their classes: those of all of them, and the first row that does not fit or -1."""
+    cdef cnp.ndarray a, merged = shards[0].copy()
+    cdef const xent_sums *all[1024]
+    cdef int64_t bad = -1, k
+    if len(shards) > 1024:
+        raise ValueError(f"sums: expected at most 1024 shards at once, got {len(shards)}")
+    for k in range(len(shards)):
+        a = shards[k]
+        all[k] = <const xent_sums *>cnp.PyArray_DATA(a)
+    if xent_merge(<xent_sums *>cnp.PyArray_DATA(merged), all, len(shards), rows, &bad) != XENT_OK and bad < 0:
+        raise ValueError("sums: cannot be merged")
+    return merged, bad
+
+
+SUMS_BYTES = sizeof(xent_sums)
+
+
 # Losses of regions. They have no xent_call: `_regions` says what lies where.
 
 cdef int poll(void *data) noexcept with gil:

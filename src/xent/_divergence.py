@@ -12,7 +12,7 @@ import numpy as np
 
 from xent import _arguments as arguments
 from xent import _functions
-from xent._blocks import Array, bfloat16_bits, blocks, numbers, rounded
+from xent._blocks import Array, blocks, numbers, rounded, stored
 from xent._head import kernel, row_sums
 from xent._pool import empty_array
 from xent._request import BLOCK_BYTES
@@ -28,16 +28,15 @@ def share_of_teacher(beta: Any) -> float:
     return number
 
 
-def _cast(grad: Any, like: Any, precision: Any) -> Any:
+def _in_its_dtype(grad: Any, precision: Any) -> Any:
     """A gradient in the dtype of the logits it belongs to."""
-    wanted = precision.result_dtype
-    if grad.dtype == wanted:
+    if grad.dtype == precision.result_dtype:
         return grad
     wide = grad.astype(np.float64 if grad.itemsize == 8 else np.float32)
+    result = empty_array(grad.shape, precision.result_dtype)
     with np.errstate(all="ignore"):
-        if precision.bfloat16:
-            return bfloat16_bits(wide).view(wanted)
-        return rounded(wide, precision).astype(wanted)
+        stored(result, precision)[...] = rounded(wide, precision)
+    return result
 
 
 def distillation(
@@ -69,21 +68,19 @@ def distillation(
             f"divergence: expected one of {', '.join(DIVERGENCES)}, got {arguments.described(divergence)}"
         )
     share = share_of_teacher(beta)
-    options = {
-        "sample_weight": sample_weight,
-        "temperature": temperature,
-        "reduction": reduction,
-        "dtype": dtype,
-    }
     first, of_student = arguments.logits(student, "student_logits", dtype)
     second, of_teacher = arguments.logits(teacher, "teacher_logits", dtype)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"teacher_logits: expected the shape of student_logits, {first.shape}; got {second.shape}"
+        )
+    class_axis = arguments.class_axis(axis, first.ndim, "student_logits")
+    shape = first.shape[:class_axis] + first.shape[class_axis + 1 :]
+    double = np.float64 in (of_student.compute, of_teacher.compute)
+    compute = np.dtype(np.float64 if double else np.float32)
+    code = arguments.reduction(reduction)
     if out is not None:
-        where = arguments.class_axis(axis, first.ndim, "student_logits")
-        rows = first.shape[:where] + first.shape[where + 1 :]
-        double = np.float64 in (of_student.compute, of_teacher.compute)
-        compute = np.dtype(np.float64 if double else np.float32)
-        arguments.reduction(reduction)
-        out = arguments.buffer(out, "out", rows if reduction == "none" else (), compute)
+        out = arguments.buffer(out, "out", shape if reduction == "none" else (), compute)
     if grad_out is not None:
         grad_out = arguments.buffer(grad_out, "grad_out", first.shape, of_student.result_dtype)
         arguments.check_no_overlap(
@@ -92,12 +89,30 @@ def distillation(
             ("grad_out", "student_logits"),
         )
     if divergence == "jsd":
-        loss, grad, of_other = JensenShannon(student, teacher, axis, options, share).run(
-            with_grad, with_teacher, grad_output
+        loss, grad, of_other = JensenShannon(
+            np.moveaxis(first, class_axis, -1),
+            of_student,
+            np.moveaxis(second, class_axis, -1),
+            of_teacher,
+            compute,
+            share,
+            arguments.temperature(temperature),
+            reduction,
+            arguments.sample_weight(sample_weight, shape, compute, code),
+        ).run(with_grad, with_teacher, grad_output)
+        grad, of_other = (
+            None if a is None else np.ascontiguousarray(np.moveaxis(a, -1, class_axis))
+            for a in (grad, of_other)
         )
     else:
         exchanged = divergence == "reverse_kl"
         pair = (teacher, student) if exchanged else (student, teacher)
+        options = {
+            "sample_weight": sample_weight,
+            "temperature": temperature,
+            "reduction": reduction,
+            "dtype": dtype,
+        }
 
         def call(of_second: bool) -> Any:
             return _functions.softmax_loss(
@@ -119,13 +134,13 @@ def distillation(
             loss = _functions.softmax_loss("distillation_loss", *pair, axis, **options)
     found = [loss]
     if with_grad:
-        grad = _cast(grad, student, of_student)
+        grad = _in_its_dtype(grad, of_student)
         if grad_out is not None:
             grad_out[...] = grad
             grad = grad_out
         found.append(grad)
     if with_teacher:
-        found.append(_cast(of_other, teacher, of_teacher))
+        found.append(_in_its_dtype(of_other, of_teacher))
     if out is not None:
         out[...] = loss
         found[0] = out
@@ -140,30 +155,27 @@ class JensenShannon:
     where the two nearly agree. The functions are those of the kernels, so that no bit depends on NumPy's.
     """
 
-    def __init__(self, student: Any, teacher: Any, axis: Any, options: dict[str, Any], beta: float):
-        # Validated as the plain divergence is, without reading a logit.
-        self.student, self.of_student = arguments.logits(
-            student, "student_logits", options["dtype"]
+    def __init__(
+        self,
+        student: Array,
+        of_student: Any,
+        teacher: Array,
+        of_teacher: Any,
+        compute: Any,
+        beta: float,
+        temperature: float,
+        reduction: str,
+        weight: Array | None,
+    ):
+        self.z, self.of_student, self.other, self.of_teacher = (
+            student,
+            of_student,
+            teacher,
+            of_teacher,
         )
-        self.teacher, self.of_teacher = arguments.logits(
-            teacher, "teacher_logits", options["dtype"]
-        )
-        if self.student.shape != self.teacher.shape:
-            raise ValueError(
-                f"teacher_logits: expected the shape of student_logits, {self.student.shape}; got {self.teacher.shape}"
-            )
-        self.axis = arguments.class_axis(axis, self.student.ndim, "student_logits")
-        self.heat, self.beta = arguments.temperature(options["temperature"]), beta
-        self.reduction = options["reduction"]
-        code = arguments.reduction(self.reduction)
-        self.z = np.moveaxis(self.student, self.axis, -1)
-        self.other = np.moveaxis(self.teacher, self.axis, -1)
-        self.shape = self.z.shape[:-1]
-        double = np.float64 in (self.of_student.compute, self.of_teacher.compute)
-        self.compute = np.dtype(np.float64 if double else np.float32)
-        self.weight = arguments.sample_weight(
-            options["sample_weight"], self.shape, self.compute, code
-        )
+        self.shape = student.shape[:-1]
+        self.compute, self.beta, self.heat = compute, beta, temperature
+        self.reduction, self.weight = reduction, weight
 
     def run(self, with_grad: bool, with_teacher: bool, grad_output: Any) -> Any:
         weight = (
@@ -193,11 +205,7 @@ class JensenShannon:
                 loss = self.compute.type(
                     total if not mean else total / divisor if divisor else np.nan
                 )
-        back = (
-            None if a is None else np.ascontiguousarray(np.moveaxis(a, -1, self.axis))
-            for a in (grad, of_other)
-        )
-        return loss, *back
+        return loss, grad, of_other
 
     def block(self, block: Any, slope: Array, grad: Any, of_other: Any) -> Array:
         if not self.z.shape[-1]:

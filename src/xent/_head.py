@@ -16,8 +16,17 @@ Array = np.ndarray[Any, Any]
 
 
 def kernel(function: str, x: Any) -> Any:
-    """Return a function of the kernels, "exp" or "log1p", of numbers in the compute dtype."""
+    """Return a function of the kernels, "exp" or "tanh" say, of numbers in the compute dtype."""
     return _core.math(function, np.ascontiguousarray(x)).reshape(np.shape(x))
+
+
+def capped(z: Array, softcap: float) -> tuple[Array, Array]:
+    """softcap tanh(z / softcap) and its derivative; infinite logits stay what they are, with the derivative 0."""
+    real = z.dtype.type
+    with np.errstate(all="ignore"):
+        u, infinite = np.clip(z / real(softcap), -1e4, 1e4), np.isinf(z)
+        value = np.where(infinite, z, real(softcap) * kernel("tanh", u))
+        return value, np.where(infinite, real(0), kernel("tanh_slope", u))
 
 
 def row_sums(x: Array) -> Array:

@@ -353,7 +353,10 @@ cdef class Request:
     def widened(self):
         """Return the same request with logits of the compute dtype."""
         cdef Precision wide = arguments.precision_of(np.empty(0, self.precision.compute), "", None)
-        cdef Request request = new_request(self.operation, numbers_of(self.logits, self.precision), wide, self.axis)
+        from xent._blocks import numbers
+
+        logits = numbers(self.logits, self.precision).astype(self.precision.compute)
+        cdef Request request = new_request(self.operation, logits, wide, self.axis)
         request.call = self.call
         request.ignore_index = self.ignore_index
         request.index, request.soft, request.class_weight = self.index, self.soft, self.class_weight
@@ -526,31 +529,6 @@ cdef class Request:
         return self.call.result
 
 
-def merge_sums(list shards not None, int64_t rows):
-    """Merge sums of shards, in the order of their classes: those of all of them, and the first row that does not fit or -1."""
-    cdef cnp.ndarray a, merged = shards[0].copy()
-    cdef const xent_sums *all[1024]
-    cdef int64_t bad = -1, k
-    if len(shards) > 1024:
-        raise ValueError(f"sums: expected at most 1024 shards at once, got {len(shards)}")
-    for k in range(len(shards)):
-        a = shards[k]
-        all[k] = <const xent_sums *>cnp.PyArray_DATA(a)
-    if xent_merge(<xent_sums *>cnp.PyArray_DATA(merged), all, len(shards), rows, &bad) != XENT_OK and bad < 0:
-        raise ValueError("sums: cannot be merged")
-    return merged, bad
-
-
-SUMS_BYTES = sizeof(xent_sums)
-
-
-def numbers_of(cnp.ndarray stored, Precision precision):
-    """Return the numbers of an array as the core reads it, in the compute dtype."""
-    from xent._blocks import numbers
-
-    return numbers(stored, precision).astype(precision.compute)
-
-
 cdef str first_argument(str operation):
     """What the public function of this name calls its logits."""
     return (<tuple>OPERATIONS[operation])[1]
@@ -574,13 +552,13 @@ cdef cnp.ndarray empty_like(cnp.ndarray a, object dtype):
     return _pool.empty(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), dtype)
 
 
-def bad_target(cnp.ndarray index, int64_t row, int64_t classes, ignore_index):
-    """Return the exception for the target at flat position `row`."""
+def bad_target(cnp.ndarray index, int64_t row, int64_t classes, ignore_index, str name="targets", str one="target"):
+    """Return the exception for the class index at flat position `row`; `one` is what an element of the argument is."""
     position = np.unravel_index(row, shape_of(index))
     value = int(index[position])
     where = ", ".join(str(int(i)) for i in position)
     but = "" if ignore_index is None else f" or ignore_index={ignore_index}"
-    return IndexError(f"targets[{where}] = {value} is not a class; expected 0 <= target < {classes}{but}")
+    return IndexError(f"{name}[{where}] = {value} is not a class; expected 0 <= {one} < {classes}{but}")
 
 
 def bad_probability(cnp.ndarray a, Precision precision, str name, int64_t position):

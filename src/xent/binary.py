@@ -347,33 +347,20 @@ def asymmetric_loss(
         Exponent of positive elements, in [0, 1000].
     clip : float, default 0.05
         The margin c in [0, 1), in the dtype of the computation.
-    sample_weight : array_like, optional
-        Weight of each element, broadcast to the shape of `logits`. An element of weight 0 does not count, even
-        if it is NaN; one of weight 2 counts twice.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        The mean divides by the sum of the sample weights, or the number of elements; the mean of nothing is NaN, its
-        gradient zero.
-    return_grad : bool, default False
-        Whether to return the gradient of ``sum(grad_output * loss)`` with respect to `logits`, too.
-    grad_output : array_like, optional
-        Upstream gradient: a scalar, or of the loss's shape for reduction "none".
-    out, grad_out : numpy.ndarray, optional
-        Where to write the results; `grad_out` may be the memory of `logits`.
-    dtype : "bfloat16", optional
-        Reads uint16 input as the bits of bfloat16.
+    sample_weight, reduction, return_grad, grad_output, out, grad_out, dtype
+        As in `binary_cross_entropy_with_logits`.
 
     Returns
     -------
     loss : float32 or float64 scalar, or ndarray of the shape of `logits`
-        An array for reduction "none"; float64 for float64, integers and bool, else float32.
+        As `binary_cross_entropy_with_logits`.
     grad : ndarray, shape of `logits`
-        With `return_grad`; of the dtype of `logits`, float64 for integers. Of a negative element exactly 0 where p <= c.
-        Elements below the smallest normal one are 0.
+        As `binary_cross_entropy_with_logits`. Of a negative element exactly 0 where p <= c.
 
     Raises
     ------
     TypeError, ValueError
-        An argument that is not accepted; the message names the argument, what was given and what is accepted.
+        As `binary_cross_entropy_with_logits`.
 
     Notes
     -----

@@ -167,15 +167,10 @@ def distillation_loss(
     """
     if unknown:
         raise unknown_keyword(distillation_loss, unknown)
-    if type(beta) is not float or not 0 < beta < 1:
-        from xent import _divergence
-
-        _divergence.share_of_teacher(beta)
-    if (
-        not isinstance(divergence, str)
-        or divergence != "forward_kl"
-        or (return_teacher_grad is not False and flag(return_teacher_grad, "return_teacher_grad"))
-    ):
+    plain = isinstance(divergence, str) and divergence == "forward_kl"
+    if return_teacher_grad is not False and flag(return_teacher_grad, "return_teacher_grad"):
+        plain = False
+    if not plain or type(beta) is not float or not 0 < beta < 1:
         from xent import _divergence
 
         return _divergence.distillation(

@@ -8,6 +8,7 @@ import numpy as np
 
 from xent import _arguments as arguments
 from xent._keywords import named, unknown_keyword
+from xent._request import bad_probability, bad_target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,11 +48,7 @@ def _encoded(
     """Return `high` at the classes of the indices and `low` at the others."""
     bad = (indices < 0) | (indices >= classes)
     if bad.any():
-        position = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), indices.shape))
-        where = ", ".join(map(str, position))
-        raise IndexError(
-            f"{name}[{where}] = {int(indices[position])} is not a class; expected 0 <= index < {classes}"
-        )
+        raise bad_target(indices, int(bad.argmax()), classes, None, name, "index")
     shape = [*indices.shape]
     shape.insert(axis, classes)
     try:
@@ -222,11 +219,7 @@ def smooth_labels(
     computed = found.astype(np.float32) if found.dtype.itemsize == 2 else found
     bad = (computed < 0) | (computed > 1)
     if bad.any():
-        position = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), found.shape))
-        where = ", ".join(map(str, position))
-        raise ValueError(
-            f"targets[{where}] = {float(found[position])} is not a probability; expected 0 <= p <= 1"
-        )
+        raise bad_probability(found, None, "targets", int(bad.argmax()))
     with np.errstate(under="ignore"):
         smoothed = computed * (1 - e)
         smoothed += e / max(found.shape[-1], 1)

@@ -157,59 +157,26 @@ def tversky_loss(
     Parameters
     ----------
     logits : array_like, shape (N, C, ...)
-        Any floating dtype; float16 and bfloat16 are computed in float32.
+        As in `dice_loss`.
     targets : array_like
-        Class indices, of the shape of `logits` without the class axis, or class probabilities, of the shape of `logits`.
+        As in `dice_loss`.
     alpha, beta : float, default 0.5
         Weights of false positives and of false negatives, at least 0. With 0.5 for both it is the Dice loss with twice the
         `smooth`, with 1 for both the loss of the intersection over union.
-    axis : int, default 1
-        The axis of the classes; the first axis is that of the samples, all others are those of the positions.
-    class_weight : array_like, shape (C,), optional
-        w: the mean over classes becomes :math:`\sum_c w_c \ell_c / \sum_c w_c`. A class of weight 0 does not count, as a
-        background that is to be left out.
-    ignore_index : int or None, default -100
-        Positions with this target are left out of all sums, and their gradient is 0, whatever their logits are.
-    smooth : float, default 1.0
-        Added above and below, at least 0. Without it a class that has neither probability nor targets is 0 / 0, NaN.
-    batch : bool, default False
-        Whether the sums run over the samples, too, so that there is one value instead of one for each sample.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        Of the values of the samples, each the mean of its classes; "none" returns them. The mean of no samples is NaN.
-    return_grad : bool, default False
-        Whether to return the gradient of ``sum(grad_output * loss)`` with respect to `logits`, too.
-    grad_output : array_like, optional
-        Upstream gradient: a scalar, or of the loss's shape for reduction "none".
-    out, grad_out : numpy.ndarray, optional
-        Where to write the results; `grad_out` may be the memory of `logits`.
-    dtype : "bfloat16", optional
-        Reads uint16 input as the bits of bfloat16.
+    axis, class_weight, ignore_index, smooth, batch, reduction, return_grad, grad_output, out, grad_out, dtype
+        As in `dice_loss`.
 
     Returns
     -------
     loss : float32 or float64 scalar, or ndarray of shape (N,)
-        An array for reduction "none", without `batch`; float64 for float64, integers and bool, else float32.
+        As `dice_loss`.
     grad : ndarray, shape of `logits`
-        With `return_grad`; of the dtype of `logits`, float64 for integers. Elements below the smallest normal one are 0,
-        and float16 is 0 below 3e-8, where many positions share a mean: `grad_output` may scale it.
+        As `dice_loss`, and computed so.
 
     Raises
     ------
-    IndexError
-        A target that is neither a class nor `ignore_index`; the message has its position. Nothing has been written.
-    TypeError, ValueError
-        An argument that is not accepted; the message names the argument, what was given and what is accepted.
-
-    Notes
-    -----
-    The logits are read twice and the gradient is written once, a block of positions at a time; there is never an array of
-    probabilities. With g the derivatives of the loss with respect to the probabilities of a position, which for each class
-    are a sum over all positions, its gradient is
-
-    .. math:: \frac{\partial \ell}{\partial z_c} = p_c \Big(g_c - \sum_k p_k g_k\Big)
-
-    Sums over positions are float64 and in a fixed order, so that no bit depends on the number of threads. A NaN among the
-    logits of a position that counts makes its sample NaN, and no other.
+    IndexError, TypeError, ValueError
+        As `dice_loss`.
 
     References
     ----------

@@ -8,6 +8,7 @@ coefficients from which `apply` computes the gradient, in one more read and one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,10 @@ import numpy as np
 from xent import _functions
 from xent._arguments import broadcastable, flag
 from xent._blocks import rounded, stored
+from xent._core import SUMS_BYTES, merge_sums
 from xent._head import Head
 from xent._keywords import named, unknown_keyword
 from xent._pool import empty_array
-from xent._request import SUMS_BYTES, merge_sums
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,9 +164,8 @@ def reduce(
     begin, size = _shard(first.logits, first.class_axis, class_offset, num_classes)
     passes = {}
     soft = first.soft is not None
-    # One stream is summed beside class indices, or class probabilities; the others by themselves.
-    beside = "soft" if soft else "smooth" if smooth else "entropy" if entropy else None
     wanted = [name for name, asked in (("smooth", smooth), ("entropy", entropy)) if asked]
+    beside = _beside(soft, wanted)
     for name in (beside, *(name for name in wanted if name != beside)):
         call = (
             first if name == beside else request(None, class_weight if name == "smooth" else None)
@@ -175,6 +175,11 @@ def reduce(
             "reduce", passes[name], begin, size, float(name == "entropy"), float(name == "smooth")
         )
     return _gathered(first, passes, {"soft": soft, "smooth": smooth, "entropy": entropy})
+
+
+def _beside(soft: bool, wanted: Sequence[str]) -> str | None:
+    """The second stream that goes with the targets, class indices or probabilities; the others go by themselves."""
+    return "soft" if soft else wanted[0] if wanted else None
 
 
 def _gathered(request: Any, passes: dict[str | None, Any], asked: dict[str, bool]) -> Any:
@@ -475,16 +480,9 @@ def _accumulate(
         out[...] = 0
         return
     soft = first.soft is not None
-    beside = (
-        "soft"
-        if soft
-        else "smooth"
-        if "smooth" in coefs
-        else "entropy"
-        if "entropy" in coefs
-        else None
-    )
-    alone = [name for name in ("smooth", "entropy") if name in coefs and name != beside]
+    wanted = [name for name in ("smooth", "entropy") if name in coefs]
+    beside = _beside(soft, wanted)
+    alone = [name for name in wanted if name != beside]
     if weight is not None and "smooth" in (beside, *alone):
         first.set_class_weight(weight)
     own = {name: a for name, a in coefs.items() if name not in alone}
