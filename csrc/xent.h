@@ -190,6 +190,9 @@ typedef struct {
     /* XENT_ASYMMETRIC_LOSS: gamma of negative elements, [0, 1000], beside that of positive ones, `strength`; and the margin
      * that is taken off their probability, [0, 1). */
     double negative_strength, clip;
+
+    /* XENT_CROSS_ENTROPY: added to the logits of each row, before the cap, rounded to the compute type. */
+    const void *class_bias; /* (classes,), compute type and aligned to it, or NULL */
 } xent_call;
 
 /* Cross-entropy, f32, mean, temperature 1, no arrays. */
@@ -232,10 +235,11 @@ xent_status xent_finish(xent_call *call);
  *     xent_apply    logits, `sums` of all classes, targets and the divisor that xent_head has found → out, hess
  *
  * Index targets are numbers of the whole vocabulary; a row whose target lies in another shard takes it from there.
- * `class_weight` and soft targets are the shard's part. Each stage takes the fields of xent_run and may lack what it neither
- * reads nor writes: the logits are absent in xent_head. In one shard the bits are those of xent_run but for rows with
- * +inf, whose log-sum-exp is NaN here, and for those of which xent_run reads the logits again, because their sums do not
- * give the loss: costs beyond the compute type's range, a teacher that nearly agrees. */
+ * Sums are of the second stream that the options of their xent_reduce asked for, and are refused where another is needed.
+ * `class_weight`, `class_bias` and soft targets are the shard's part. Each stage takes the fields of xent_run and may lack
+ * what it neither reads nor writes: the logits are absent in xent_head. In one shard the bits are those of xent_run but for
+ * rows with +inf, whose log-sum-exp is NaN here, and for those of which xent_run reads the logits again, because their sums
+ * do not give the loss: costs beyond the compute type's range, a teacher that nearly agrees. */
 xent_status xent_reduce(xent_call *call);
 xent_status xent_head(xent_call *call);
 xent_status xent_apply(xent_call *call);

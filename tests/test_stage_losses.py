@@ -522,6 +522,81 @@ def test_composed_options_agree_with_whole_calls(isa, dtype):
     )
 
 
+@pytest.mark.parametrize("layout", ["wide", "narrow", "columns", "tall columns"])
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_class_bias_adds_to_the_logits(isa, dtype, layout, softcap):
+    """The same bits as of logits that have it already, in every layout and result; and shards have their part of it."""
+    classes = {"wide": 2500, "narrow": 20, "columns": 20, "tall columns": 2500}[layout]
+    logits, targets = rows(classes, dtype)
+    axis = -1 if layout in ("wide", "narrow") else 0
+    logits = np.ascontiguousarray(np.moveaxis(logits, -1, axis))
+    bias = np.random.default_rng(3).normal(size=classes).astype(dtype)
+    sums = logits + (bias if axis else bias[:, None])
+    options = {
+        "axis": axis,
+        "softcap": softcap,
+        "label_smoothing": 0.1,
+        "return_hess": True,
+        "return_lse": True,
+    }
+    given = logits.copy()
+    for found, wanted in zip(
+        xent.cross_entropy(given, targets, class_bias=bias, grad_out=given, **options),
+        xent.cross_entropy(sums, targets, **options),
+        strict=True,
+    ):
+        assert np.array_equal(found, wanted, equal_nan=True)
+    half = classes // 2
+    parts = [
+        stages.reduce(
+            logits.take(range(begin, end), axis),
+            targets,
+            axis=axis,
+            class_offset=begin,
+            num_classes=classes,
+            class_bias=bias[begin:end],
+            softcap=softcap,
+            entropy=True,
+        )
+        for begin, end in ((0, half), (half, classes))
+    ]
+    whole = stages.values(stages.merge(*parts))
+    wanted = stages.values(stages.reduce(sums, targets, axis=axis, softcap=softcap, entropy=True))
+    for name in ("lse", "nll", "entropy", "mean_logit"):
+        close(getattr(whole, name), getattr(wanted, name), dtype)
+    assert np.array_equal(whole.argmax, wanted.argmax)
+
+
+def test_class_bias_of_a_long_row():
+    """Which threads share."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, 1_300_000)).astype(np.float32)
+    bias = rng.normal(size=logits.shape[1]).astype(np.float32)
+    with xent.num_threads(2):
+        found = xent.cross_entropy(logits, [7], class_bias=bias, return_grad=True)
+    loss, grad = xent.cross_entropy(logits + bias, [7], return_grad=True)
+    assert found[0] == loss
+    assert np.array_equal(found[1], grad)
+
+
+def test_class_bias_may_mask():
+    logits = np.array([[2.0, 1.0, 0.0]])
+    loss, grad = xent.cross_entropy(logits, [0], class_bias=[0, -np.inf, 0], return_grad=True)
+    assert loss == xent.cross_entropy(logits[:, [0, 2]], [0])
+    assert grad[0, 1] == 0
+
+
+def test_temperature_gradient_of_a_call_in_place():
+    """The gradient is written over the logits after everything else has read them."""
+    logits, targets = rows(30, np.float64)
+    options: Any = {"temperature": 1.5, "return_grad": True, "return_temperature_grad": True}
+    wanted = xent.cross_entropy(logits, targets, **options)
+    found = xent.cross_entropy(logits, targets, grad_out=logits, **options)
+    assert found[1] is logits
+    assert np.array_equal(found[1], wanted[1])
+    assert found[2] == wanted[2]
+
+
 def test_half_types_of_composed_options(isa):
     logits, targets = rows(65, np.float16)
     wide = logits.astype(np.float32)

@@ -25,7 +25,8 @@ enum {
     TAKES_ALPHA = 1 << 13,
     TAKES_LOG_TARGET = 1 << 14,
     TAKES_ENTROPY_WEIGHT = 1 << 15, /* and, of a stage, coefficients, and no targets */
-    TAKES_CLIP = 1 << 16            /* and negative_strength */
+    TAKES_CLIP = 1 << 16,           /* and negative_strength */
+    TAKES_CLASS_BIAS = 1 << 17
 };
 
 typedef struct {

@@ -37,6 +37,23 @@ static int64_t fetched_bytes(void) {
 
 static int64_t whole_blocks(int64_t classes) { return classes < XENT_BLOCK ? XENT_BLOCK : classes & -(int64_t)XENT_BLOCK; }
 
+xent_stream xent_stream_of(const xent_call *call) {
+    switch (traits_of(call)->stream) {
+    case FROM_TARGETS:
+        return call->score                 ? XENT_SQUARES
+               : call->soft.data           ? XENT_SOFT
+               : call->label_smoothing > 0 ? XENT_WEIGHTS
+               : call->entropy_weight != 0 ? XENT_SELF
+                                           : XENT_NO_STREAM;
+    case FROM_ROW:
+        return XENT_SELF;
+    case FROM_TEACHER:
+        return XENT_TEACHER;
+    default:
+        return XENT_NO_STREAM;
+    }
+}
+
 xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
     const operation_traits *traits = traits_of(call);
     const int indexed = call->index.data != NULL, loss = is_loss(call);
@@ -62,7 +79,7 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
         .operation = call->operation,
         .class_offset = call->class_offset,
         .num_classes = n,
-        .stream = XENT_NO_STREAM,
+        .stream = xent_stream_of(call),
         .transform = given                               ? XENT_LOG_PROBS
                      : call->softcap > 0                 ? XENT_SOFTCAP
                      : distils || call->temperature != 1 ? XENT_TEMPERATURE
@@ -71,6 +88,7 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
         .clip = call->eps,
         .keep_infinite = !loss && !call->sums,
         .class_weight = call->class_weight,
+        .class_bias = call->class_bias,
         .index_type = (int)call->index_type,
         .has_ignore = call->has_ignore != 0,
         .ignore = call->ignore_index,
@@ -90,25 +108,10 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
                 : call->teacher_grad ? XENT_OF_TEACHER
                                      : (xent_form)traits->form,
     };
-    switch (traits->stream) {
-    case FROM_NOTHING:
-        break;
-    case FROM_TARGETS:
-        plan.stream = call->score                 ? XENT_SQUARES
-                      : call->soft.data           ? XENT_SOFT
-                      : e > 0                     ? XENT_WEIGHTS
-                      : call->entropy_weight != 0 ? XENT_SELF
-                                                  : XENT_NO_STREAM;
-        if (plan.stream == XENT_SELF)
-            plan.smooth = -call->entropy_weight;
-        break;
-    case FROM_ROW:
-        plan.stream = XENT_SELF;
-        break;
-    case FROM_TEACHER:
-        plan.stream = XENT_TEACHER;
+    if (traits->stream == FROM_TARGETS && plan.stream == XENT_SELF)
+        plan.smooth = -call->entropy_weight;
+    if (distils)
         plan.smooth = call->temperature * call->temperature;
-    }
     if (call->reduction == XENT_MEAN && loss) {
         plan.no_row_counts = call->divisor == 0;
         plan.scale /= call->divisor;

@@ -8,6 +8,9 @@
 enum { NO_AXIS = -2 };
 int xent_vector_axis(const xent_call *call);
 
+/* What is read beside the logits. */
+xent_stream xent_stream_of(const xent_call *call);
+
 xent_plan xent_plan_of(const xent_call *call, int vector_axis);
 
 #endif

@@ -302,6 +302,8 @@ static void apply_piece(void *context, int64_t begin, int64_t end, int worker) {
     plan.classes = end - begin;
     if (plan.class_weight)
         plan.class_weight = (const char *)plan.class_weight + begin * compute_bytes(call);
+    if (plan.class_bias)
+        plan.class_bias = (const char *)plan.class_bias + begin * compute_bytes(call);
     row.workspace = w->work->workspaces[worker];
     row.logits += begin * plan.logits_class_step;
     row.soft = row.soft ? row.soft + begin * plan.soft_class_step : NULL;

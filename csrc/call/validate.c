@@ -4,6 +4,7 @@
 #include "axes.h"
 #include "call.h"
 #include "index.h"
+#include "plan.h"
 
 /* Beyond these a division by the number leaves the range of float. */
 static const double SMALLEST = 1e-30, LARGEST = 1e30;
@@ -169,8 +170,11 @@ static const char *bad_shard(const xent_call *call, call_steps steps, int is_emp
         return "num_classes";
     if ((uintptr_t)call->sums % _Alignof(xent_sums) || (!call->sums && !is_empty))
         return "sums";
+    const xent_stream needed = xent_stream_of(call);
     for (int64_t r = 0; !(steps & STEP_REDUCE) && !is_empty && r < row_count(call); ++r) {
         const xent_sums *s = &call->sums[r];
+        if (needed != XENT_NO_STREAM && s->stream != needed && !(needed == XENT_SELF && s->stream == XENT_SQUARES))
+            return "sums";
         if (s->class_begin != 0 || s->class_end != num_classes(call) || s->num_classes != s->class_end ||
             s->operation != (int64_t)call->operation || s->temperature != call->temperature)
             return "sums";
@@ -265,6 +269,8 @@ const char *xent_bad_field(const xent_call *call, call_steps steps) {
             return fields[k].name;
     if (call->class_weight && (!(takes & TAKES_CLASS_WEIGHT) || (uintptr_t)call->class_weight % (unsigned)computed))
         return "class_weight";
+    if (call->class_bias && (!(takes & TAKES_CLASS_BIAS) || (uintptr_t)call->class_bias % (unsigned)computed))
+        return "class_bias";
     if (call->block_sums && (uintptr_t)call->block_sums % _Alignof(double))
         return "block_sums";
     bad = bad_score(call, steps);

@@ -206,7 +206,8 @@ static void write_range(const row_writer *w, int64_t k, int64_t n, int streams, 
     char *const hess = !w->hess ? NULL : streams ? w->hess->at + k * w->hess->bytes : place_of(w->hess, k);
     const int hess_streams = streams && ((uintptr_t)hess - (uintptr_t)out) % CACHE_LINE == 0;
     const int64_t vectors = (n + LANES - 1) / LANES;
-    const char *z = read_stored(from, w->row->z, k, n);
+    double unused;
+    const char *z = read_stored(from, w->row->z, k, n, &unused);
     if (capped) {
         transform_block(from->z_buffer, from->slope_buffer, z, n, plan, from->transform);
         z = (const char *)from->z_buffer;
@@ -244,7 +245,7 @@ static void write_row(const row_writer *w, int64_t classes) {
     const line_range lines = streams ? w->out->lines : (line_range){0, classes};
     if (lines.begin > 0)
         write_range(w, 0, lines.begin, 0, 0);
-    const int64_t n = lines.end - lines.begin, step = scatters(w->from) ? AT_ONCE : n;
+    const int64_t n = lines.end - lines.begin, step = scatters(w->from) || is_gathered(w->from) ? AT_ONCE : n;
     for (int64_t done = 0; done < n; done += step) {
         const int64_t count = n - done < step ? n - done : step;
         write_range(w, backward ? lines.end - done - count : lines.begin + done, count, streams, backward);

@@ -76,6 +76,43 @@ static inline const storage *second_storage(const xent_plan *plan) {
     return plan->stream == XENT_SOFT ? own_storage : storage_of(plan->dtype);
 }
 
+/* The biases of the classes from class k on, or NULL. */
+static inline const real *bias_from(const xent_plan *plan, int64_t k) {
+    return plan->class_bias ? (const real *)plan->class_bias + k : NULL;
+}
+
+/* x + bias of n classes next to each other, in whole vectors; x may be where they go. Returns the largest of them. */
+static NOINLINE real add_bias(vec *to, const char *x, const real *bias, int64_t n) {
+    vec most[2] = {v(set)(-c(LARGEST)), v(set)(-c(LARGEST))};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const vec z = v(add)(v(load)(x + i * (int64_t)sizeof(real)), v(load)(bias + i));
+        v(store)(&to[i / LANES], z);
+        most[i / LANES % 2] = v(max)(z, most[i / LANES % 2]);
+    }
+    if (i < n) {
+        const int left = (int)(n - i);
+        const vec z = v(add)(v(load_first)(x + i * (int64_t)sizeof(real), left, v(set)(0)),
+                             v(load_first)(bias + i, left, v(set)(-c(LARGEST))));
+        v(store)(&to[i / LANES], z);
+        most[0] = v(max)(z, most[0]);
+    }
+    return v(max_of)(v(max)(most[0], most[1])) + 0; /* -0 becomes +0 */
+}
+
+/* Tiles of rows, of so many classes each. */
+static NOINLINE void add_bias_to_tiles(vec *tiles, const real *bias, int64_t classes, int64_t count) {
+    for (int64_t t = 0; t < count; ++t, tiles += classes)
+        for (int64_t k = 0; k < classes; ++k)
+            tiles[k] = v(add)(tiles[k], v(set)(bias[k]));
+}
+
+/* One logit of the row that begins at x. */
+static inline real logit_at(const xent_plan *plan, const char *x, int64_t k, const storage *stored) {
+    const real z = stored->load_one(x + k * plan->logits_class_step);
+    return plan->class_bias ? z + *bias_from(plan, k) : z;
+}
+
 /* Narrow rows. A few tiles at a time lie side by side in the workspace as in memory, without gaps and in the compute type,
  * and are transposed from there: what is transposed four classes at once may touch three numbers past a row's end, and what
  * leaves the workspace leaves in whole vectors. */

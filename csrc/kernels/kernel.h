@@ -74,6 +74,7 @@ typedef struct {
     int64_t fetch_ahead;      /* classes between what is summed and what is fetched, whole blocks */
     int keep_infinite;        /* a row with +inf has the log-sum-exp +inf (SciPy) rather than NaN */
     const void *class_weight; /* (classes,) in the compute type, or NULL: all 1 */
+    const void *class_bias;   /* the same, or NULL: all 0; added to the logits as they are gathered */
     int index_type;           /* xent_dtype of the class indices */
     int has_ignore;
     int64_t ignore;              /* as the bits of the index type, sign-extended */

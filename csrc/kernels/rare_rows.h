@@ -26,14 +26,14 @@ static double far_cost(const xent_plan *plan, const xent_rows *rows, int64_t r, 
     const storage *stored = storage_of(plan->dtype);
     const char *x = rows->logits + r * rows->logits_step, *soft = rows->soft ? rows->soft + r * rows->soft_step : NULL;
     double mass = 0, moment = 0;
-    for (int64_t k = 0; k < plan->classes; ++k, x += plan->logits_class_step) {
+    for (int64_t k = 0; k < plan->classes; ++k) {
         const double w = plan->class_weight ? (double)((const real *)plan->class_weight)[k] : 1;
         const double t = soft ? number_at(soft + k * plan->soft_class_step) * plan->mix_keep + plan->mix_add : 1;
         const double a = w == 0 || t == 0 ? 0 : w * t;
         if (a == 0)
             continue;
         vec slope;
-        const double z = (double)v(get)(transformed(v(set)(stored->load_one(x)), &slope, plan, p));
+        const double z = (double)v(get)(transformed(v(set)(logit_at(plan, x, k, stored)), &slope, plan, p));
         const double distance = z * COST_SCALE - max * COST_SCALE;
         mass += a;
         moment += distance != 0 ? a * distance : 0;

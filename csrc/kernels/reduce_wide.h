@@ -256,6 +256,9 @@ typedef struct {
     int converts, converts_second;                /* what is stored is not of the compute type */
 } block_reader;
 
+/* Whether blocks of logits pass through the workspace, be it unchanged. */
+static inline int is_gathered(const block_reader *from) { return from->converts || from->plan->class_bias; }
+
 static inline const char *read_second(const block_reader *from, const char *second, int64_t k, int64_t n) {
     if (!second)
         return NULL;
@@ -266,23 +269,29 @@ static inline const char *read_second(const block_reader *from, const char *seco
     return (const char *)from->second_buffer;
 }
 
-static inline const char *read_stored(const block_reader *from, const char *z, int64_t k, int64_t n) {
+/* With the classes' bias; *max is then found. */
+static inline const char *read_stored(const block_reader *from, const char *z, int64_t k, int64_t n, double *max) {
     const char *at = z + k * from->stored->bytes;
-    if (!from->converts)
+    if (from->converts) {
+        from->stored->gather_run((real *)from->z_buffer, at, n);
+        at = (const char *)from->z_buffer;
+    }
+    if (!from->plan->class_bias)
         return at;
-    from->stored->gather_run((real *)from->z_buffer, at, n);
+    *max = (double)add_bias(from->z_buffer, at, bias_from(from->plan, k), n);
     return (const char *)from->z_buffer;
 }
 
 /* And transformed: n classes from class k on. *max is found if they are capped: the cap is monotonic, so the maximum is
  * taken of the stored logits and capped once. */
 static inline const char *read_block(const block_reader *from, const char *z, int64_t k, int64_t n, double *max) {
-    const char *at = read_stored(from, z, k, n);
+    const char *at = read_stored(from, z, k, n, max);
     vec unused;
     if (!is_transformed(from->plan))
         return at;
     if (is_capped(from->plan))
-        *max = (double)v(get)(transformed(v(set)(block_max(at, n)), &unused, from->plan, from->transform));
+        *max = (double)v(get)(
+            transformed(v(set)(isnan(*max) ? block_max(at, n) : (real)*max), &unused, from->plan, from->transform));
     transform_block(from->z_buffer, NULL, at, n, from->plan, from->transform);
     return (const char *)from->z_buffer;
 }
@@ -291,7 +300,7 @@ static void reduce_chunk(xent_sums *sums, const block_reader *from, const wide_r
                          known_max *known, const target_mix *mix, reduce_block *kernel) {
     const xent_plan *plan = from->plan;
     const int64_t bytes = from->stored->bytes;
-    const int in_place = !from->converts && !is_transformed(plan);
+    const int in_place = !is_gathered(from) && !is_transformed(plan);
     for (int64_t at = begin; at < end; at += XENT_BLOCK) {
         const int64_t n = end - at < XENT_BLOCK ? end - at : XENT_BLOCK;
         const int64_t soon = at + plan->fetch_ahead, after = soon - plan->classes;

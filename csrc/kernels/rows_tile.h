@@ -17,7 +17,7 @@ static inline int64_t column_tiles(int64_t classes) {
 }
 
 /* Classes begin..begin+classes-1 of rows r..r+n-1 into the tiles. */
-static void gather_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int64_t classes) {
+static void gather_stored(const run *c, int64_t r, int64_t n, int64_t begin, int64_t classes) {
     const xent_plan *plan = c->plan;
     const xent_rows *rows = c->rows;
     workspace *w = c->space;
@@ -36,6 +36,13 @@ static void gather_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int6
     if (has_second)
         c->second_stored->gather_columns(w->second, rows->soft + r * rows->soft_step + begin * plan->soft_class_step,
                                          plan->soft_class_step, n, classes);
+}
+
+/* With the classes' bias. */
+static void gather_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int64_t classes) {
+    gather_stored(c, r, n, begin, classes);
+    if (c->plan->class_bias)
+        add_bias_to_tiles(c->space->x, bias_from(c->plan, begin), classes, (n + LANES - 1) / LANES);
 }
 
 static void scatter_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int64_t classes, const vec *from, char *to,

@@ -30,7 +30,7 @@ static NOINLINE void wide_targets(const run *c, int64_t r, int lanes) {
     lane_values logit = lanes_of(v(set)(0));
     const char *x = rows->logits + r * rows->logits_step;
     for (int i = 0; i < lanes && c->plan->classes > 0; ++i, x += rows->logits_step)
-        logit.at[i] = c->stored->load_one(x + place_of_target(c->plan, own->target[i]) * c->stored->bytes);
+        logit.at[i] = logit_at(c->plan, x, place_of_target(c->plan, own->target[i]), c->stored);
     s->target_logit[0] = transformed(v(load)(&logit), &s->target_slope[0], c->plan, &c->space->transform);
 }
 

@@ -52,6 +52,8 @@ static int64_t first_class(const run *c, int64_t r, int64_t begin, int64_t end, 
     for (int64_t k = begin; k < end; k += 64) {
         const int64_t n = end - k < 64 ? end - k : 64;
         load_classes((real *)z, x, c->plan->logits_class_step, k, n, c->stored);
+        if (c->plan->class_bias)
+            add_bias(z, (const char *)z, bias_from(c->plan, k), n);
         if (is_transformed(c->plan))
             transform_block(z, NULL, (const char *)z, n, c->plan, &c->space->transform);
         for (int64_t i = 0; i < n; i += LANES) {
@@ -98,10 +100,12 @@ static const char *classes_of(const run *c, int64_t r, int64_t k, int64_t n) {
     const int64_t step = c->plan->logits_class_step;
     const char *x = c->rows->logits + r * c->rows->logits_step;
     real *const buffer = (real *)c->space->buffers[0];
-    if (c->stored == own_storage && step == (int64_t)sizeof(real) && !is_transformed(c->plan))
+    if (c->stored == own_storage && step == (int64_t)sizeof(real) && !is_transformed(c->plan) && !c->plan->class_bias)
         return x + k * step;
     for (int64_t i = 0; i < n; i += 64)
         load_classes(buffer + i, x, step, k + i, n - i < 64 ? n - i : 64, c->stored);
+    if (c->plan->class_bias)
+        add_bias((vec *)buffer, (const char *)buffer, bias_from(c->plan, k), n);
     if (is_transformed(c->plan))
         transform_block((vec *)buffer, NULL, (const char *)buffer, n, c->plan, &c->space->transform);
     return (const char *)buffer;
@@ -160,8 +164,7 @@ static void look_again(const run *c, int64_t r, int64_t target, real target_logi
     rank = target == NO_TARGET ? -1 : rank;
     if (rows->rank)
         memcpy(rows->rank + r * rows->rank_step, &rank, sizeof rank);
-    const int has_nan =
-        top.most && isnan(c->stored->load_one(rows->logits + r * rows->logits_step + argmax * c->plan->logits_class_step));
+    const int has_nan = top.most && isnan(logit_at(c->plan, rows->logits + r * rows->logits_step, argmax, c->stored));
     for (int k = 0; k < top.most; ++k) {
         const int64_t class = has_nan ? -1 : top.class[k];
         const double logit = has_nan ? NAN : (double)top.logit[k];

@@ -27,6 +27,7 @@ cpdef tuple targets(object value, cnp.ndarray logits, int axis)
 cpdef tuple teacher(object value, cnp.ndarray student, Precision precision, object dtype)
 cpdef int common_exponent(cnp.ndarray weights, object dtype) except? -1
 cpdef cnp.ndarray class_weight(object value, int64_t classes, object dtype, bint divides=*)
+cpdef cnp.ndarray class_bias(object value, int64_t classes, object dtype)
 cpdef cnp.ndarray sample_weight(object value, tuple shape, object dtype, int reduction, int64_t most=*)
 cpdef cnp.ndarray broadcastable(object value, str name, tuple shape, object dtype, str of=*)
 cpdef cnp.ndarray real(object value, str name, str of=*)

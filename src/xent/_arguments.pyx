@@ -470,9 +470,18 @@ cpdef cnp.ndarray class_weight(object value, int64_t classes, object dtype, bint
         cure = "n / (C * np.bincount(targets, minlength=C))" if isinstance(value, str) else "[weights[c] for c in range(C)]"
         raise TypeError(f"class_weight: expected an array of shape ({classes},), got {described(value)}; give {cure}")
     found = real(value, "class_weight")
+    return of_classes(within_range(found, dtype) if divides else found, "class_weight", classes, dtype)
+
+
+cpdef cnp.ndarray class_bias(object value, int64_t classes, object dtype):
+    return None if value is None else of_classes(real(value, "class_bias"), "class_bias", classes, dtype)
+
+
+cdef cnp.ndarray of_classes(cnp.ndarray found, str name, int64_t classes, object dtype):
+    """Return one number a class, as the core reads them."""
     if cnp.PyArray_NDIM(found) != 1 or cnp.PyArray_DIM(found, 0) != classes:
-        raise ValueError(f"class_weight: expected shape ({classes},), one weight a class; got {shape_of(found)}")
-    found = cast(within_range(found, dtype) if divides else found, dtype)
+        raise ValueError(f"{name}: expected shape ({classes},), one number a class; got {shape_of(found)}")
+    found = cast(found, dtype)
     return found if cnp.PyArray_ISCARRAY_RO(found) else np.require(found, requirements=("C", "A"))
 
 

@@ -62,6 +62,9 @@ def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
     )
     z = numbers(np.moveaxis(picked, axis, -1), request.precision).astype(request.precision.compute)
     slopes = np.ones_like(z)
+    if request.class_bias is not None:
+        with np.errstate(all="ignore"):
+            z = z + request.class_bias[np.moveaxis(chosen, axis, -1)]
     if request.softcap > 0:
         z, slopes = capped(z, request.softcap)
     return Entries(np.moveaxis(chosen, axis, -1), np.moveaxis(counts, axis, -1), z, slopes)
@@ -160,6 +163,7 @@ class Loss:
             "temperature": temperature,
             "softcap": softcap,
             "ignore_index": ignore_index,
+            "class_bias": class_bias,
         }
         given = _functions.stage_request(
             logits,
@@ -171,6 +175,7 @@ class Loss:
             temperature,
             softcap,
             dtype,
+            class_bias,
         )
         self.given, self.axis, self.shape = given, given.class_axis, given.shape
         self.compute = given.precision.compute
@@ -189,17 +194,6 @@ class Loss:
             grad_output, reduction != "none", self.shape, self.compute
         )
         self.logits = given.logits
-        self.bias = None
-        if class_bias is not None:
-            self.bias = arguments.array(class_bias, "class_bias")
-            if self.bias.shape != (self.classes,):
-                raise ValueError(
-                    f"class_bias: expected shape ({self.classes},), one number a class; got {self.bias.shape}"
-                )
-            self.bias = arguments.real(self.bias, "class_bias").astype(self.compute)
-            along = self.bias.reshape((-1,) + (1,) * (self.logits.ndim - self.axis - 1))
-            with np.errstate(all="ignore"):
-                self.logits = numbers(self.logits, given.precision).astype(self.compute) + along
         self.target = targets
         self.probs: Any = None
         self.shares: Any = None
@@ -227,7 +221,7 @@ class Loss:
         )
 
     def stage_options(self) -> dict[str, Any]:
-        dtype = "bfloat16" if self.given.precision.bfloat16 and self.bias is None else None
+        dtype = "bfloat16" if self.given.precision.bfloat16 else None
         return {"axis": self.axis, "dtype": dtype, **self.options}
 
     @cached_property
@@ -336,67 +330,44 @@ class Loss:
                 coefs["smooth"] = s * self.smooth
             if self.needs_entropy:
                 coefs["entropy"] = -self.entropy_weight * s
-        direct = self.bias is None and self.probs is None
-        target = out if direct else None
         grad = stages.apply(
             self.logits,
             self.sums,
             self.targets,
             class_weight=self.class_weight if self.smooth else None,
-            grad_out=target,
+            grad_out=out,
             **coefs,
             **self.stage_options(),
         )
-        if direct:
-            return grad
         if self.probs is not None:
             self.take_entries(grad, s)
-        if out is None:
-            out = self.given.gradient_buffer(None)
-        precision = self.given.precision
-        same = self.bias is None
-        with np.errstate(all="ignore"):
-            if same:
-                out[...] = grad
-            else:
-                stored(out, precision)[...] = rounded(grad, precision)
-        return out
+        return grad
 
     def take_entries(self, grad: Any, s: Array) -> None:
         """Take what each of several targets adds from the gradient; the same class may be named twice."""
-        precision = self.given.precision if self.bias is None else None
+        precision = self.given.precision
         with np.errstate(all="ignore"):
             amount = self.shares * s[..., None] * self.entries.slopes / self.given.temperature
         where = np.moveaxis(grad, self.axis, -1)
-        wide = where.reshape(-1, self.classes) if where.flags.c_contiguous else None
-        rows = np.arange(amount.reshape(-1, amount.shape[-1]).shape[0] if amount.size else 0)
-        flat = where if wide is None else wide
-        if amount.size == 0:
-            return
-        columns = self.entries.classes.reshape(len(rows), -1)
-        counts = self.counts.reshape(-1, 1) & self.entries.counts.reshape(len(rows), -1)
-        r, k = np.nonzero(counts)
-        place: Any = (
-            (r, columns[r, k])
-            if wide is not None
-            else (*np.unravel_index(r, self.shape), columns[r, k])
-        )
-        half = (precision is not None and precision.compute != precision.storage) or (
-            precision and precision.bfloat16
-        )
+        counting = np.flatnonzero(self.counts[..., None] & self.entries.counts)
+        taken = amount.reshape(-1)[counting]
+        number = counting // max(amount.shape[-1], 1) * self.classes
+        number += self.entries.classes.reshape(-1)[counting]
+        if where.flags.c_contiguous:
+            shape, flat = (where.size,), where.reshape(-1)
+        else:
+            shape, flat = where.shape, where
         with np.errstate(all="ignore"):
-            if not half:
-                np.subtract.at(flat, place, amount.reshape(len(rows), -1)[r, k].astype(flat.dtype))
+            if precision.compute == precision.storage:
+                place = np.unravel_index(number, shape)
+                np.subtract.at(flat, place, taken.astype(flat.dtype))
                 return
-            view = stored(flat, precision)
-            unique, inverse = np.unique(
-                np.stack([np.asarray(p) for p in place]), axis=1, return_inverse=True
-            )
-            total = np.zeros(unique.shape[1])
-            np.add.at(total, inverse.reshape(-1), amount.reshape(len(rows), -1)[r, k])
-            at = tuple(unique)
-            view[at] = rounded(
-                (numbers(view[at], precision).astype(float) - total).astype(np.float32), precision
+            unique, inverse = np.unique(number, return_inverse=True)
+            total = np.bincount(inverse, taken, len(unique))
+            view, place = stored(flat, precision), np.unravel_index(unique, shape)
+            view[place] = rounded(
+                (numbers(view[place], precision).astype(float) - total).astype(np.float32),
+                precision,
             )
 
     def temperature_grad(self) -> Any:
@@ -435,18 +406,13 @@ class Loss:
 
     def variance(self) -> Array:
         """Of the logits after cap and temperature, under their softmax."""
-        z = np.moveaxis(
-            numbers(
-                self.logits,
-                self.given.precision if self.bias is None else self.request().precision,
-            ),
-            self.axis,
-            -1,
-        )
+        z = np.moveaxis(numbers(self.logits, self.given.precision), self.axis, -1)
         if not z.shape[-1]:
             return np.zeros(z.shape[:-1])
         z = z.astype(float)
         with np.errstate(all="ignore"):
+            if self.given.class_bias is not None:
+                z = z + self.given.class_bias
             if self.given.softcap > 0:
                 z = capped(z, self.given.softcap)[0]
             z = z / self.given.temperature
@@ -478,7 +444,7 @@ def cross_entropy(
     with_bias = arguments.flag(return_bias_grad, "return_bias_grad")
     if requested == 2:
         raise ValueError(
-            "return_hess: not with target_probs, entropy_weight, class_bias, return_temperature_grad or return_bias_grad"
+            "return_hess: not with target_probs, entropy_weight, return_temperature_grad or return_bias_grad"
         )
     if with_bias and options["class_bias"] is None:
         raise ValueError("return_bias_grad: expected class_bias")
@@ -501,6 +467,8 @@ def cross_entropy(
                 if loss.divisor
                 else np.nan
             )
+    # Before the gradient, which may be written over the logits.
+    by_temperature = loss.temperature_grad() if with_temperature else None
     grad: Any = loss.grad(grad_out) if requested or with_bias else None
     found = [result]
     if requested:
@@ -508,7 +476,7 @@ def cross_entropy(
     if with_lse:
         found.append(loss.values.lse)
     if with_temperature:
-        found.append(loss.temperature_grad())
+        found.append(by_temperature)
     if with_bias:
         wide = numbers(stored(grad, loss.given.precision), loss.given.precision)
         others = tuple(d for d in range(wide.ndim) if d != loss.axis)

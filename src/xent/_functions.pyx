@@ -95,7 +95,7 @@ def softmax_loss(
         str operation, logits, targets, axis=-1, class_weight=None, sample_weight=None, ignore_index=None, label_smoothing=0.0,
         z_loss=0.0, softcap=None, temperature=1.0, reduction="mean", return_grad=False, return_hess=False, return_lse=False,
         grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, gamma=0.0, epsilon=0.0, eps=None,
-        bint teacher_grad=False):
+        bint teacher_grad=False, class_bias=None):
     """Return the loss, or the tuple of the requested results, as the public functions describe them.
 
     The first arguments are those of `cross_entropy`, in its order: CPython collects more than 15 keywords in a dict, which
@@ -116,13 +116,16 @@ def softmax_loss(
         request.call.strength = arguments.poly_epsilon(epsilon)
     request.call.eps = arguments.eps(eps)
     request.call.teacher_grad = teacher_grad
+    if class_bias is not None:
+        request.class_bias = arguments.class_bias(class_bias, request.classes(), request.precision.compute)
     request.set_outputs(return_grad, return_hess, return_lse, grad_output, out, grad_out, hess_out)
     if which == XENT_CATEGORICAL_CROSS_ENTROPY and not request.reads_targets_alone:
         validate_probabilities(request)
     return request.results(out)
 
 
-def stage_request(logits, targets, axis, class_weight, int64_t num_classes, ignore_index, temperature, softcap, dtype):
+def stage_request(
+        logits, targets, axis, class_weight, int64_t num_classes, ignore_index, temperature, softcap, dtype, class_bias=None):
     """Return the request of a stage, validated; its shard has `num_classes` at most, of which targets are numbers."""
     cdef Request request = rows("cross_entropy", logits, axis, dtype)
     if targets is not None:
@@ -130,6 +133,7 @@ def stage_request(logits, targets, axis, class_weight, int64_t num_classes, igno
     set_ignored(request, ignore_index)
     if class_weight is not None:
         request.class_weight = arguments.class_weight(class_weight, request.classes(), request.precision.compute)
+    request.class_bias = arguments.class_bias(class_bias, request.classes(), request.precision.compute)
     request.call.reduction = XENT_NONE
     request.call.softcap = arguments.softcap(softcap)
     request.call.temperature = arguments.temperature(temperature)

@@ -28,7 +28,7 @@ cdef class Request:
     cdef bint with_grad, with_hess, with_lse
     # Inputs, as validated.
     cdef public cnp.ndarray logits
-    cdef readonly cnp.ndarray index, soft, class_weight, sample_weight, pos_weight, grad_output, block_sums
+    cdef readonly cnp.ndarray index, soft, class_weight, class_bias, sample_weight, pos_weight, grad_output, block_sums
     # Results.
     cdef public cnp.ndarray loss, lse, out, hess
 

@@ -133,6 +133,7 @@ cdef class Request:
             and arguments.apart(a, self.index)
             and arguments.apart(a, self.soft)
             and arguments.apart(a, self.class_weight)
+            and arguments.apart(a, self.class_bias)
             and arguments.apart(a, self.sample_weight)
             and arguments.apart(a, self.pos_weight)
             and arguments.apart(a, self.grad_output)
@@ -144,6 +145,7 @@ cdef class Request:
             "teacher_logits" if self.call.operation == XENT_DISTILLATION_LOSS else "targets":
                 self.index if self.soft is None else self.soft,
             "class_weight": self.class_weight,
+            "class_bias": self.class_bias,
             "sample_weight": self.sample_weight,
             "pos_weight": self.pos_weight,
             "grad_output": self.grad_output,
@@ -275,6 +277,7 @@ cdef class Request:
             self.call.index_type = <xent_dtype>dtype_of(self.index)
         self.call.soft_class_step = self.place(2, &self.call.soft, self.soft) if self.soft is not None else 0
         self.call.class_weight = NULL if self.class_weight is None else cnp.PyArray_DATA(self.class_weight)
+        self.call.class_bias = NULL if self.class_bias is None else cnp.PyArray_DATA(self.class_bias)
         self.place(3, &self.call.sample_weight, self.sample_weight)
         self.place(4, &self.call.pos_weight, self.pos_weight)
         self.place(5, &self.call.grad_output, self.grad_output)
@@ -359,7 +362,8 @@ cdef class Request:
         cdef Request request = new_request(self.operation, logits, wide, self.axis)
         request.call = self.call
         request.ignore_index = self.ignore_index
-        request.index, request.soft, request.class_weight = self.index, self.soft, self.class_weight
+        request.index, request.soft = self.index, self.soft
+        request.class_weight, request.class_bias = self.class_weight, self.class_bias
         return request
 
     def set_class_weight(self, value):
@@ -435,7 +439,8 @@ cdef class Request:
             part.call.operation = XENT_NLL_LOSS
             part.call.eps = 0.0
         part.ignore_index = self.ignore_index
-        part.index, part.soft, part.class_weight, part.sample_weight = index, soft, self.class_weight, sample_weight
+        part.index, part.soft, part.sample_weight = index, soft, sample_weight
+        part.class_weight, part.class_bias = self.class_weight, self.class_bias
         part.pos_weight, part.grad_output, part.block_sums = pos_weight, grad_output, block_sums
         part.loss, part.lse, part.out, part.hess = loss, lse, out, hess
         part.describe()

@@ -168,7 +168,6 @@ def cross_entropy(
         raise unknown_keyword(cross_entropy, unknown)
     if (
         target_probs is not None
-        or class_bias is not None
         or type(entropy_weight) not in (float, int)
         or entropy_weight
         or (
@@ -226,6 +225,7 @@ def cross_entropy(
         grad_out,
         hess_out,
         dtype,
+        class_bias=class_bias,
     )
 
 

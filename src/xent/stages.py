@@ -93,6 +93,7 @@ def reduce(
     class_offset: int = 0,
     num_classes: int | None = None,
     class_weight: ArrayLike | None = None,
+    class_bias: ArrayLike | None = None,
     ignore_index: int | None = -100,
     temperature: float = 1.0,
     softcap: float | None = None,
@@ -117,6 +118,8 @@ def reduce(
         The size of the whole vocabulary; by default it ends where the shard does.
     class_weight : array_like, shape (C,), optional
         The shard's part of the weights of `smooth`.
+    class_bias : array_like, shape (C,), optional
+        The shard's part of what is added to the logits, before the cap.
     ignore_index : int or None, default -100
         Rows with this class index do not count.
     temperature, softcap
@@ -157,7 +160,16 @@ def reduce(
 
     def request(targets: ArrayLike | None, weight: ArrayLike | None) -> Any:
         return _functions.stage_request(
-            logits, targets, axis, weight, 0, ignore_index, temperature, softcap, dtype
+            logits,
+            targets,
+            axis,
+            weight,
+            0,
+            ignore_index,
+            temperature,
+            softcap,
+            dtype,
+            class_bias,
         )
 
     first = request(targets, class_weight if smooth else None)
@@ -374,6 +386,7 @@ def apply(
     class_offset: int = 0,
     num_classes: int | None = None,
     class_weight: ArrayLike | None = None,
+    class_bias: ArrayLike | None = None,
     ignore_index: int | None = -100,
     temperature: float = 1.0,
     softcap: float | None = None,
@@ -384,7 +397,7 @@ def apply(
 
     Parameters
     ----------
-    logits, targets, axis, class_offset, num_classes, class_weight, ignore_index, temperature, softcap, dtype
+    logits, targets, axis, class_offset, num_classes, class_weight, class_bias, ignore_index, temperature, softcap, dtype
         As they were given to `reduce`: those of this shard.
     sums : ndarray of `stages.dtype`
         Of all classes: merged, where there are several shards.
@@ -424,7 +437,16 @@ def apply(
 
     def request(targets: ArrayLike | None, weight: ArrayLike | None) -> Any:
         return _functions.stage_request(
-            logits, targets, axis, weight, 0, ignore_index, temperature, softcap, dtype
+            logits,
+            targets,
+            axis,
+            weight,
+            0,
+            ignore_index,
+            temperature,
+            softcap,
+            dtype,
+            class_bias,
         )
 
     first = request(targets, None)

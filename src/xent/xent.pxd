@@ -127,6 +127,7 @@ cdef extern from "xent.h" nogil:
         double *top_logit
         double negative_strength
         double clip
+        const void *class_bias
 
     xent_call xent_call_defaults()
     const xent_call XENT_CALL_DEFAULTS

@@ -15,7 +15,7 @@ typedef struct {
     xent_operation operation;
     operation_family family;
     operation_input input;
-    int indexed, soft, out, hess, lse, smoothing, strength, eps, z_loss, softcap, temperature, alpha, clip;
+    int indexed, soft, out, hess, lse, smoothing, strength, eps, z_loss, softcap, temperature, alpha, clip, bias, entropy;
 } loss;
 
 enum { XENT_WRITES_NO_OUTPUT, XENT_WRITES_EXPONENTIALS, XENT_WRITES_LOGARITHMS };
@@ -38,7 +38,9 @@ static const loss losses[] = {
      .softcap = ((takes) & TAKES_SOFTCAP) != 0,                                                                             \
      .temperature = ((takes) & TAKES_TEMPERATURE) != 0,                                                                     \
      .alpha = ((takes) & TAKES_ALPHA) != 0,                                                                                 \
-     .clip = ((takes) & TAKES_CLIP) != 0},
+     .clip = ((takes) & TAKES_CLIP) != 0,                                                                                   \
+     .bias = ((takes) & TAKES_CLASS_BIAS) != 0,                                                                             \
+     .entropy = ((takes) & TAKES_ENTROPY_WEIGHT) != 0},
 #include "operations.def"
 };
 

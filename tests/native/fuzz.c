@@ -37,7 +37,7 @@ static double option(double usual, double other) {
     return which < 12 ? usual : which < 20 ? other : any[below(sizeof any / sizeof *any)];
 }
 
-enum { LOGITS, INDEX, SOFT, CLASS_WEIGHT, WEIGHT, POS_WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, SUMS, ARRAYS };
+enum { LOGITS, INDEX, SOFT, CLASS_WEIGHT, WEIGHT, POS_WEIGHT, UPSTREAM, LOSS, LSE, OUT, HESS, SUMS, CLASS_BIAS, ARRAYS };
 
 /* The axes of the loss, then one of classes, where the array has it, or else of a single element. */
 typedef struct {
@@ -76,7 +76,7 @@ static array *lay(int which, format type, int ndim, const int64_t *of, int inner
         const int other = 1 + below(d), axis = axes[d];
         axes[d] = axes[other], axes[other] = axis;
     }
-    const int64_t begin = which != CLASS_WEIGHT && which != SUMS && one_in(4) ? below(64) : 0;
+    const int64_t begin = which != CLASS_WEIGHT && which != CLASS_BIAS && which != SUMS && one_in(4) ? below(64) : 0;
     int64_t step = type.bytes, back = 0, end = type.bytes;
     for (int n = 0; n <= ndim; ++n) {
         const int axis = axes[n], habit = axis < ndim && of[axis] > 1 ? below(16) : 0;
@@ -154,9 +154,19 @@ static void draw_shape(xent_call *call, int elementwise) {
 
 /* Where a call has the array of a number; those without strides are elsewhere. */
 static xent_array *given(xent_call *call, int which) {
-    xent_array *const all[ARRAYS] = {&call->logits,        &call->index,      &call->soft,        NULL,
-                                     &call->sample_weight, &call->pos_weight, &call->grad_output, &call->loss,
-                                     &call->lse,           &call->out,        &call->hess,        NULL};
+    xent_array *const all[ARRAYS] = {&call->logits,
+                                     &call->index,
+                                     &call->soft,
+                                     NULL,
+                                     &call->sample_weight,
+                                     &call->pos_weight,
+                                     &call->grad_output,
+                                     &call->loss,
+                                     &call->lse,
+                                     &call->out,
+                                     &call->hess,
+                                     NULL,
+                                     NULL};
     return all[which];
 }
 
@@ -214,6 +224,11 @@ static xent_call draw_call(const loss *l) {
         fill(a, WEIGHTS);
         call.class_weight = a->first;
     }
+    if (l->bias && one_in(3)) {
+        const array *a = lay(CLASS_BIAS, computed, 0, shape + classes, 0);
+        fill(a, ANY);
+        call.class_bias = a->first;
+    }
     if (is_loss && one_in(3))
         fill(OF_ROWS(WEIGHT, computed), WEIGHTS);
     if (l->operation == XENT_BINARY_CROSS_ENTROPY_WITH_LOGITS && one_in(3))
@@ -224,11 +239,13 @@ static xent_call draw_call(const loss *l) {
         OF_ROWS(LOSS, computed);
     if (l->lse && (!is_loss || one_in(2)))
         OF_ROWS(LSE, computed);
+    if (l->entropy && call.index.data && call.label_smoothing == 0)
+        call.entropy_weight = option(0, 0.3);
     if (l->out && one_in(4) && !overlaps_itself(x))
         call.out = call.logits;
     else if (l->out && (!is_loss || !one_in(4)))
         OF_CLASSES(OUT, stored);
-    if (l->hess && call.out.data && one_in(2))
+    if (l->hess && call.out.data && call.entropy_weight == 0 && one_in(2))
         OF_CLASSES(HESS, stored);
     if (elementwise && one_in(2)) {
         int64_t elements = 1;
@@ -310,6 +327,7 @@ static void change_field(xent_call *call) {
         break;
     case 14:
         call->class_weight = one_in(2) || !call->class_weight ? NULL : (const char *)call->class_weight + 1;
+        call->class_bias = one_in(2) || !call->class_bias ? NULL : (const char *)call->class_bias + 1;
         break;
     case 15:
         call->block_sums = one_in(2) || !call->block_sums ? NULL : (double *)(void *)((char *)call->block_sums + 1);
@@ -388,7 +406,7 @@ static int check_call(xent_call call, int is_scalar, int in_steps) {
                 wanted.divisor, wanted.result);
     for (int k = 0; k < ARRAYS; ++k) {
         const array *a = &arrays[k];
-        const int is_output = k >= LOSS || (k == LOGITS && call.out.data == call.logits.data);
+        const int is_output = (k >= LOSS && k <= SUMS) || (k == LOGITS && call.out.data == call.logits.data);
         walk w = {0};
         for (char *at; a->room && is_output && (status == XENT_OK || k == SUMS) && (at = next(&w, a));) {
             const int64_t offset = at - a->room;
@@ -418,9 +436,9 @@ static void describe(const loss *l, const xent_call *call) {
     fprintf(stderr, "), classes %" PRId64 "\n", call->classes);
     fprintf(stderr,
             "smoothing %g, strength %g, eps %g, z_loss %g, softcap %g, temperature %g, alpha %g, scale %g, log %d\n"
-            "negative strength %g, clip %g\n",
+            "negative strength %g, clip %g, entropy weight %g\n",
             call->label_smoothing, call->strength, call->eps, call->z_loss, call->softcap, call->temperature, call->alpha,
-            call->grad_scale, call->log_target, call->negative_strength, call->clip);
+            call->grad_scale, call->log_target, call->negative_strength, call->clip, call->entropy_weight);
     fprintf(stderr, "index type %d, ignore %d %" PRId64 ", arrays", call->index_type, call->has_ignore, call->ignore_index);
     for (int k = 0; k < ARRAYS; ++k)
         if (arrays[k].room)

@@ -49,9 +49,15 @@ static double naive_of_class(const xent_call *call, const xent_array *array, int
     return naive_number(naive_place(call, array, row) + c * (step ? step : bytes), call->dtype);
 }
 
+/* Class c of an array of the compute type with one number a class. */
+static double naive_of_classes(const xent_call *call, const void *array, int64_t c) {
+    return naive_number((const char *)array + c * (call->dtype == XENT_F64 ? 8 : 4), call->dtype);
+}
+
 /* A logit as the softmax takes it. */
 static double naive_logit(const xent_call *call, const xent_array *array, int64_t step, int64_t row, int64_t c) {
-    const double z = naive_of_class(call, array, step, row, c);
+    const double b = call->class_bias && array == &call->logits ? naive_of_classes(call, call->class_bias, c) : 0;
+    const double z = naive_of_class(call, array, step, row, c) + b;
     return (call->softcap > 0 ? call->softcap * tanh(z / call->softcap) : z) / call->temperature;
 }
 
@@ -71,8 +77,7 @@ static double naive_clipped(const xent_call *call, double p) {
 }
 
 static double naive_class_weight(const xent_call *call, int64_t c) {
-    const char *const weights = call->class_weight;
-    return weights ? naive_number(weights + c * (call->dtype == XENT_F64 ? 8 : 4), call->dtype) : 1;
+    return call->class_weight ? naive_of_classes(call, call->class_weight, c) : 1;
 }
 
 /* Adds factor times term, in which something of the size `lost` has been rounded. */
@@ -133,6 +138,7 @@ static naive naive_row_loss(const xent_call *call, int64_t row) {
                                          : call->operation == XENT_POLY1_LOSS ? nll + g * (1 - p)
                                                                               : nll;
                 naive_add(&loss, share * w, nll, lost);
+                naive_add(&loss, -call->entropy_weight * p, nll, lost);
                 naive_add(&loss, c == y ? (1 - e) * w : 0, of_target, lost);
             }
         }

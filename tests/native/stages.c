@@ -30,7 +30,7 @@ static void fail(const char *what, const char *name, int64_t classes, int shards
 
 /* Arrays of rows of classes. */
 typedef struct {
-    char weight[MOST_CLASSES * 8], sample[ROWS * 8], loss[ROWS * 8], lse[ROWS * 8];
+    char weight[MOST_CLASSES * 8], bias[MOST_CLASSES * 8], sample[ROWS * 8], loss[ROWS * 8], lse[ROWS * 8];
     int64_t index[ROWS];
 } arrays;
 
@@ -77,6 +77,8 @@ static xent_call part(const xent_call *whole, int columns, int64_t begin, int64_
         call.soft.data = (char *)whole->soft.data + begin * apart * second_bytes;
     if (whole->class_weight)
         call.class_weight = (const char *)whole->class_weight + begin * computed;
+    if (whole->class_bias)
+        call.class_bias = (const char *)whole->class_bias + begin * computed;
     if (whole->out.data)
         call.out.data = (char *)whole->out.data + begin * apart * bytes;
     if (whole->hess.data)
@@ -158,20 +160,22 @@ static void refuse_sums(xent_call head, const char *name) {
     enum { ROW = 5 };
     const struct {
         const char *what;
-        int64_t begin, end, num_classes, operation;
+        int64_t begin, end, num_classes, operation, stream;
         double temperature;
-    } changes[] = {{"sums without the first class", 1, 0, 0, 0, 0},
-                   {"sums of a vocabulary with more classes", 0, 0, 1, 0, 0},
-                   {"sums of another vocabulary", 0, 1, 1, 0, 0},
-                   {"sums of another operation", 0, 0, 0, 1, 0},
-                   {"sums of another temperature", 0, 0, 0, 0, 1}};
+    } changes[] = {
+        {"sums without the first class", 1, 0, 0, 0, 0, 0}, {"sums of a vocabulary with more classes", 0, 0, 1, 0, 0, 0},
+        {"sums of another vocabulary", 0, 1, 1, 0, 0, 0},   {"sums of another operation", 0, 0, 0, 1, 0, 0},
+        {"sums of another temperature", 0, 0, 0, 0, 0, 1},  {"sums of no second stream", 0, 0, 0, 0, -1, 0}};
     xent_sums *const row = &head.sums[ROW], before = *row;
     for (size_t k = 0; k < sizeof changes / sizeof *changes; ++k) {
         row->class_begin += changes[k].begin;
         row->class_end += changes[k].end;
         row->num_classes += changes[k].num_classes;
         row->operation += changes[k].operation;
+        row->stream = changes[k].stream ? 0 : row->stream;
         row->temperature += changes[k].temperature;
+        if (!memcmp(row, &before, sizeof before))
+            continue;
         if (xent_head(&head) != XENT_BAD_ARGUMENT || strcmp(head.bad_argument, "sums"))
             fail(changes[k].what, name, head.classes, 1, 0, 0);
         *row = before;
@@ -226,6 +230,11 @@ static void check(xent_operation operation, xent_dtype dtype, int64_t classes, i
         call.class_weight = draw() % 2 ? a.weight : NULL;
         call.z_loss = draw() % 2 ? 1e-3 : 0;
         call.softcap = draw() % 3 ? 0 : 20;
+    }
+    if (operation == XENT_CROSS_ENTROPY && draw() % 2) {
+        for (int64_t c = 0; c < classes; ++c)
+            put(a.bias + c * computed, compute, uniform() - 0.5);
+        call.class_bias = a.bias;
     }
     if (operation == XENT_CROSS_ENTROPY)
         call.label_smoothing = draw() % 2 ? 0.1 : 0;

@@ -92,6 +92,8 @@ class Case:
         Results go to new arrays, not to buffers that the caller reuses.
     options : mapping
         Further keyword arguments of the function.
+    arrays : tuple of str
+        Those of them that are arrays: "class_bias"; "target_probs", with several targets a row.
     tier : {"all", "usual", "quick"}
         Where it belongs without a name of its own: to ``--all`` alone, to the usual cases,
         which make up the README's table, or to those of ``--quick`` as well.
@@ -111,6 +113,7 @@ class Case:
     features: int = 0
     fresh: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    arrays: tuple[str, ...] = ()
     tier: str = "all"
     workload: str = ""
 
@@ -134,6 +137,7 @@ class Case:
             hessian=False,
             soft=False,
             options={},
+            arrays=(),
         )
 
     @property

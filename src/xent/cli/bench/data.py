@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from xent.cli.bench.case import (
 
 SEED = 20240229
 PAGE = 4096
+#: Targets of a row that has several.
+SPARSE = 64
 #: Elements that are rounded at a time, from the cache.
 BLOCK = 1 << 15
 
@@ -40,6 +43,7 @@ class Data:
     out: Any = None
     grad_out: Any = None
     hess_out: Any = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def draw(case: Case) -> Data:
@@ -53,6 +57,7 @@ def draw(case: Case) -> Data:
         out=None if case.fresh else _out(case),
         grad_out=_buffer(case) if case.gradient and not case.fresh else None,
         hess_out=_buffer(case) if case.hessian and not case.fresh else None,
+        arrays={name: DRAWN[name](case, rng) for name in case.arrays},
     )
 
 
@@ -129,11 +134,26 @@ def _targets(case: Case, rng: np.random.Generator) -> np.ndarray:
         return _logits(case, rng)
     if case.function in LABELLED:
         return filled(rng.random(case.shape) < 0.5, case.shape, case.compute_dtype, _order(case))
+    if "target_probs" in case.arrays:
+        return rng.integers(case.classes, size=(*case.row_shape, SPARSE))
     if not case.soft:
         return rng.integers(case.classes, size=case.row_shape)
     weights = rng.standard_exponential(case.shape, dtype=np.dtype(case.compute_dtype))
     weights /= weights.sum(axis=case.axis, keepdims=True)
     return filled(weights, case.shape, case.compute_dtype, _order(case))
+
+
+def _class_bias(case: Case, rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal(case.classes, dtype=np.dtype(case.compute_dtype))
+
+
+def _target_probs(case: Case, rng: np.random.Generator) -> np.ndarray:
+    drawn = rng.standard_exponential((*case.row_shape, SPARSE), dtype=np.dtype(case.compute_dtype))
+    drawn /= drawn.sum(axis=-1, keepdims=True)
+    return drawn
+
+
+DRAWN = {"class_bias": _class_bias, "target_probs": _target_probs}
 
 
 def _out(case: Case) -> np.ndarray | None:

@@ -75,6 +75,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "temperature": {"options": {"temperature": 0.7}},
     "zloss": {"options": {"z_loss": 1e-4}},
     "bonus": {"options": {"entropy_weight": 0.01}},
+    "bias": {"arrays": ("class_bias",)},
+    "sparse": {"arrays": ("target_probs",)},
     "focal": {"function": "focal_loss"},
     "poly1": {"function": "poly1_loss"},
 }

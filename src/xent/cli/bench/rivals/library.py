@@ -72,10 +72,14 @@ class Library:
     options: frozenset[str] | None = None
     #: The late ones that its methods know.
     late_options: frozenset[str] = frozenset()
+    #: Arrays among the options that they know.
+    arrays: frozenset[str] = frozenset()
 
     @classmethod
     def knows(cls, case: Case) -> bool:
         if not hasattr(cls, case.task) or case.options.keys() & LATE_OPTIONS - cls.late_options:
+            return False
+        if not cls.arrays.issuperset(case.arrays):
             return False
         return cls.options is None or case.options.keys() <= cls.options
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xent.cli.bench.case import LATE_OPTIONS, Case
-from xent.cli.bench.data import Data, filled, store, widened
+from xent.cli.bench.data import DRAWN, Data, filled, store, widened
 from xent.cli.bench.rivals.library import (
     CROSS_ENTROPY,
     FOCAL,
@@ -29,6 +29,7 @@ class NumPy(Library):
     """The usual shifted formula with one temporary, or none where there is a buffer to use."""
 
     late_options = LATE_OPTIONS
+    arrays = frozenset(DRAWN)
 
     def __init__(self, threads: int) -> None:
         """NumPy's own loops use one thread, whatever number is requested."""
@@ -36,6 +37,10 @@ class NumPy(Library):
     def cross_entropy(self, case: Case, data: Data) -> Call:
         if "entropy_weight" in case.options:
             return self._entropy_bonus(case, data)
+        if "class_bias" in data.arrays:
+            return self._biased(case, data)
+        if "target_probs" in data.arrays:
+            return self._sparse(case, data)
         return self._loss(CROSS_ENTROPY, case, data)
 
     def focal_loss(self, case: Case, data: Data) -> Call:
@@ -284,6 +289,34 @@ class NumPy(Library):
             log_p -= np.expand_dims(of_p, axis)
             p *= log_p
             p *= factor
+            return value, p
+
+        return loss
+
+    def _biased(self, case: Case, data: Data) -> Call:
+        logits, bias = np.empty_like(data.logits), data.arrays["class_bias"]
+        loss = self._loss(CROSS_ENTROPY, case, replace(data, logits=logits))
+
+        def biased() -> Any:
+            np.add(data.logits, bias, out=logits)
+            return loss()
+
+        return biased
+
+    def _sparse(self, case: Case, data: Data) -> Call:
+        logits, targets, probs = data.logits, data.targets, data.arrays["target_probs"]
+        share, rows = 1 / len(logits), np.arange(len(logits))[:, None]
+
+        def loss() -> np.floating | tuple[np.floating, np.ndarray]:
+            shifted = logits - logits.max(axis=-1, keepdims=True)
+            p = np.exp(shifted, out=data.grad_out)
+            total = p.sum(axis=-1, keepdims=True)
+            nll = np.log(total) - np.take_along_axis(shifted, targets, -1)
+            value = vecdot(probs, nll).mean()
+            if not case.gradient:
+                return value
+            p *= share / total
+            np.subtract.at(p, (rows, targets), probs * np.float32(share))
             return value, p
 
         return loss

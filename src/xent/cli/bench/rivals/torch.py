@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xent.cli.bench.case import LATE_OPTIONS, OF_REGIONS, Case
-from xent.cli.bench.data import Data
+from xent.cli.bench.data import DRAWN, Data
 from xent.cli.bench.rivals.library import (
     CROSS_ENTROPY,
     FOCAL,
@@ -29,13 +29,25 @@ class Torch(Library):
     """`torch.nn.functional` and autograd, on tensors that share NumPy's memory."""
 
     late_options = LATE_OPTIONS
+    arrays = frozenset(DRAWN)
 
     def __init__(self, threads: int) -> None:
         self.torch = importlib.import_module("torch")
         self.torch.set_num_threads(threads)
 
     def cross_entropy(self, case: Case, data: Data) -> Call:
-        return self._loss(self._mean_loss(case), case, data)
+        mean_loss, arrays = self._mean_loss(case), data.arrays
+        if "class_bias" in arrays:
+            bias, plain = self._tensor(arrays["class_bias"]), mean_loss
+            return self._loss(lambda z, targets: plain(z + bias, targets), case, data)
+        if "target_probs" in arrays:
+            probs = self._tensor(arrays["target_probs"])
+            return self._loss(
+                lambda z, targets: -(probs * z.log_softmax(-1).gather(-1, targets)).sum(-1).mean(),
+                case,
+                data,
+            )
+        return self._loss(mean_loss, case, data)
 
     def linear_cross_entropy(self, case: Case, data: Data) -> Call:
         mean_loss, linear = self._cross_entropy(case), self.torch.nn.functional.linear

@@ -24,7 +24,7 @@ class Xent(Library):
     def call(self, case: Case, data: Data) -> Call:
         function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
         arrays = [a for a in (logits, data.weight, targets) if a is not None]
-        options = dict(case.options)
+        options = {**case.options, **data.arrays}
         if case.axis != -1 or case.function in WITHOUT_TARGETS | OF_REGIONS:
             options["axis"] = case.axis
         if case.gradient:
