@@ -422,15 +422,6 @@ def test_what_cannot_be_read_says_why(error):
             arguments.array(value, "x")
 
 
-def test_a_bfloat16_tensor_is_told_to_give_its_bits():
-    def fail(*_: Any) -> None:
-        raise TypeError("Got unsupported ScalarType BFloat16")
-
-    tensor = type("Tensor", (), {"__array__": fail, "dtype": "torch.bfloat16"})()
-    with pytest.raises(TypeError, match=r"^x: .* BFloat16; give its bits, \.view\(torch\.uint16\)"):
-        arguments.array(tensor, "x")
-
-
 def test_how_arguments_are_named():
     assert arguments.described(LOGITS) == "an array of shape (4, 3) and dtype float64"
     assert arguments.described("x" * 58) == repr("x" * 58)

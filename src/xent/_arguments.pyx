@@ -6,6 +6,8 @@ an exception that names the argument, what was given and what is accepted. Nothi
 array. All of it is compiled: what a plain array needs is a few comparisons.
 """
 
+import sys
+
 import numpy as np
 
 cimport numpy as cnp
@@ -49,7 +51,8 @@ cdef dict FOREIGN = {
 def described(value):
     """Describe an argument for a message: an array by shape and dtype, anything else by its repr."""
     if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
+        dtype = float_name(value) if is_of_tensor(value) else value.dtype
+        return f"an array of shape {value.shape} and dtype {dtype}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -108,7 +111,7 @@ cdef bint has_shape(cnp.ndarray a, tuple shape) noexcept:
 
 
 cpdef cnp.ndarray array(object value, str name):
-    """Return a plain array over the memory of whatever has `__array__` or DLPack and lives on the CPU."""
+    """Return a plain array over the memory of whatever has `__array__`, DLPack or Arrow's interface and lives on the CPU."""
     if type(value) is cnp.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -120,19 +123,48 @@ cpdef cnp.ndarray array(object value, str name):
     if package in FOREIGN and not isinstance(value, (np.ndarray, np.generic)):
         raise TypeError(f"{name}: {type(value).__name__} is {FOREIGN[package]}")
     try:
-        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-            return np.from_dlpack(value)
-        return np.asarray(value)
+        if package == "torch" and str(getattr(value, "dtype", None)) == "torch.bfloat16":
+            return tensor_bits(value)
+        if not hasattr(value, "__array__"):
+            if hasattr(value, "__dlpack__"):
+                return np.from_dlpack(value)
+            if is_arrow(value):
+                return of_arrow(value)
+        found = np.asarray(value)
+        # Lists of one size are objects to NumPy.
+        return of_arrow(value) if found.dtype == object and is_arrow(value) else found
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
-        # NumPy has no bfloat16 dtype of its own, so it cannot read a tensor of that dtype.
         if type(value).__module__.startswith("jax") and "Tracer" in type(value).__name__:
             raise TypeError(
                 f"{name}: a JAX tracer has no numbers yet; call this function outside of jit, grad and vmap, or by way of "
                 "jax.pure_callback"
             ) from error
-        bits = "; give its bits, .view(torch.uint16), with dtype='bfloat16'"
-        remedy = bits if str(getattr(value, "dtype", None)) == "torch.bfloat16" else ""
+        remedy = "; the functions of xent.torch are differentiated by PyTorch" if getattr(value, "requires_grad", False) is True else ""
         raise TypeError(f"{name}: cannot be read as an array: {error}{remedy}") from error
+
+
+cdef bint is_arrow(object value):
+    return hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_c_stream__")
+
+
+cdef cnp.ndarray of_arrow(object value):
+    from xent import _arrow
+
+    return _arrow.read(value)
+
+
+# The bits of a tensor of bfloat16, for which NumPy has no dtype: precision_of knows them by this one.
+cdef object TENSOR_BITS = np.dtype("V2", metadata={"dtype": "bfloat16"})
+
+
+cdef cnp.ndarray tensor_bits(object tensor):
+    if tensor.requires_grad:
+        tensor.numpy()  # says that it cannot be had
+    return tensor.view(sys.modules["torch"].int16).numpy().view(TENSOR_BITS)
+
+
+cdef bint is_of_tensor(cnp.ndarray a) noexcept:
+    return cnp.PyArray_TYPE(a) == cnp.NPY_VOID and a.dtype.metadata == TENSOR_BITS.metadata
 
 
 cdef bint is_native_real(cnp.ndarray a) noexcept:
@@ -155,6 +187,8 @@ cdef bint is_index(cnp.ndarray a) noexcept:
 cpdef cnp.ndarray real(object value, str name, str of=""):
     """Return an array of any real dtype but longdouble; `of` ends the error message with what else is expected."""
     cdef cnp.ndarray found = array(value, name)
+    if is_of_tensor(found):
+        return np.left_shift(found.view(BITS), 16, dtype=np.uint32).view(F32)
     if not (is_native_real(found) or is_bfloat16(found.dtype)):
         cure = "; of a frame or column, .to_numpy(float, na_value=np.nan)" if found.dtype == object else ""
         raise TypeError(
@@ -218,6 +252,8 @@ cdef Precision precision_of(cnp.ndarray a, str name, object dtype, bint integers
         return HALF
     if is_native_real(a):
         return DOUBLE
+    if is_of_tensor(a):
+        return BFLOAT16_BITS
     if is_bfloat16(a.dtype):
         return Precision(BITS, F32, a.dtype, True)
     raise TypeError(
@@ -303,6 +339,8 @@ cpdef tuple teacher(object value, cnp.ndarray student, Precision precision, obje
         return student, stored(found, other), precision
     if dtype is not None:
         raise ValueError("teacher_logits: expected uint16, as student_logits, for dtype='bfloat16'")
+    if precision is BFLOAT16_BITS or other is BFLOAT16_BITS:
+        raise ValueError("teacher_logits: expected the dtype of student_logits where one is a tensor of bfloat16")
     # The logits are converted a block at a time, for which NumPy needs bfloat16 as its own dtype, not as bits.
     if precision.bfloat16:
         student = student.view(precision.result_dtype)
@@ -480,7 +518,7 @@ cpdef cnp.ndarray class_bias(object value, int64_t classes, object dtype):
 cdef cnp.ndarray of_classes(cnp.ndarray found, str name, int64_t classes, object dtype):
     """Return one number a class, as the core reads them."""
     if cnp.PyArray_NDIM(found) != 1 or cnp.PyArray_DIM(found, 0) != classes:
-        raise ValueError(f"{name}: expected shape ({classes},), one number a class; got {shape_of(found)}")
+        raise ValueError(f"{name}: expected shape ({classes},), one {name.removeprefix('class_')} a class; got {shape_of(found)}")
     found = cast(found, dtype)
     return found if cnp.PyArray_ISCARRAY_RO(found) else np.require(found, requirements=("C", "A"))
 
@@ -560,11 +598,24 @@ cpdef int requested_outputs(object return_grad, object return_hess, object grad_
     return with_grad + with_hess
 
 
+cpdef cnp.ndarray of_tensor(object tensor, str name):
+    """Return the memory of a PyTorch tensor on the CPU as an array."""
+    return array(tensor.detach(), name)
+
+
+cpdef str float_name(cnp.ndarray a):
+    """Return the name of an array's dtype, that of a tensor's bits of bfloat16 among them."""
+    return "bfloat16" if is_of_tensor(a) else a.dtype.name
+
+
 cpdef cnp.ndarray buffer(object value, str name, tuple shape, object dtype):
     """Return a caller's array to write to: exactly this shape and dtype, writeable, no two elements in the same memory."""
+    if not isinstance(value, cnp.ndarray) and type(value).__module__.partition(".")[0] == "torch":
+        value = of_tensor(value, name)
+        if is_of_tensor(value) and (dtype == BITS or is_bfloat16(dtype)):
+            value = value.view(dtype)
     if not isinstance(value, cnp.ndarray) or type(value) is not cnp.ndarray and isinstance(value, np.ma.MaskedArray):
-        cure = "; give its .numpy()" if type(value).__module__ == "torch" else ""
-        raise TypeError(f"{name}: expected a numpy.ndarray, got {type(value).__name__}{cure}")
+        raise TypeError(f"{name}: expected a numpy.ndarray, got {type(value).__name__}")
     cdef cnp.ndarray found = value
     if not has_shape(found, shape) or not (has_dtype(found, dtype) or found.dtype == dtype):
         raise ValueError(f"{name}: expected shape {shape} and dtype {dtype}, got {described(value)}")

@@ -121,7 +121,7 @@ def softmax_loss(
     request.set_outputs(return_grad, return_hess, return_lse, grad_output, out, grad_out, hess_out)
     if which == XENT_CATEGORICAL_CROSS_ENTROPY and not request.reads_targets_alone:
         validate_probabilities(request)
-    return request.results(out)
+    return request.results(request.given)
 
 
 def stage_request(
@@ -157,7 +157,7 @@ def log_probability(str function, logits, targets, *, axis, sample_weight, ignor
     set_targets(request, targets, function)
     set_row_options(request, None, sample_weight, ignore_index, 0.0, 0.0, softcap, temperature, reduction, None)
     request.set_outputs(False, False, False, None, out, None, None)
-    loss = request.results(out)
+    loss = request.results(request.given)
     if function == "perplexity":
         return request.scalar(exponential(request.call.result))
     # 0 - loss, not -loss: the log-probability of a certain token is 0.0, never -0.0.
@@ -213,7 +213,7 @@ def elementwise_loss(
         request.call.clip = arguments.clip(clip)
     request.call.log_target = arguments.flag(log_target, "log_target")
     request.set_outputs(return_grad, return_hess, False, grad_output, out, grad_out, hess_out)
-    return request.results(out)
+    return request.results(request.given)
 
 
 def softmax_family(str operation, value, axis, out):

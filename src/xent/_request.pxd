@@ -31,6 +31,7 @@ cdef class Request:
     cdef readonly cnp.ndarray index, soft, class_weight, class_bias, sample_weight, pos_weight, grad_output, block_sums
     # Results.
     cdef public cnp.ndarray loss, lse, out, hess
+    cdef cnp.ndarray given  # the caller's array for the loss
 
     cdef int begin(self, str operation, cnp.ndarray logits, Precision precision, int axis) except -1
     cdef int64_t classes(self) noexcept

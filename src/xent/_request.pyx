@@ -109,7 +109,7 @@ cdef class Request:
             return 0
         shape = shape_of(self.logits)
         if out is not None:
-            out = self.loss_buffer(out)
+            out = self.given = self.loss_buffer(out)
         if grad_out is not None:
             self.out = arguments.buffer(grad_out, "grad_out", shape, dtype)
         if hess_out is not None:

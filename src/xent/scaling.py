@@ -57,9 +57,11 @@ def _count(value: Any, name: str, least: int) -> int:
 
 def _gradient(value: Any, name: str) -> NDArray[Any]:
     """Return an array that can be divided in place."""
+    if type(value).__module__.partition(".")[0] == "torch":
+        value = arguments.of_tensor(value, name)
     shape, dtype = getattr(value, "shape", ()), getattr(value, "dtype", None)
     found: NDArray[Any] = arguments.buffer(value, name, shape, dtype)
-    if found.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+    if arguments.float_name(found) not in ("float16", "bfloat16", "float32", "float64"):
         raise TypeError(
             f"{name}: dtype {found.dtype} is not accepted; expected float16, bfloat16, float32 or float64"
         )
@@ -83,7 +85,7 @@ def _refuse_overlap(grads: list[NDArray[Any]]) -> None:
 
 def _pieces(grad: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Give contiguous arrays in which what is written ends up: the array itself, or copies of its parts, one by one."""
-    name = grad.dtype.name
+    name = arguments.float_name(grad)
     view = grad.view(np.uint16) if name == "bfloat16" else grad
     if view.flags.f_contiguous:
         view = view.T
@@ -204,7 +206,7 @@ class LossScaler:
         finite = True
         for grad in arrays:
             for piece in _pieces(grad):
-                finite &= _core.unscale(piece, scale, grad.dtype.name)
+                finite &= _core.unscale(piece, scale, arguments.float_name(grad))
         self._finite = finite and self._finite is not False
         return finite
 
