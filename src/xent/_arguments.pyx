@@ -393,6 +393,18 @@ cpdef double number(object value, str name, double low, double high, str expecte
     return found
 
 
+cpdef object count(object value, str name, object least):
+    """Return an integer >= least."""
+    try:
+        found = PyNumber_Index(value)
+    except TypeError:
+        found = least - 1
+    if isinstance(value, (bool, np.bool_)) or found < least:
+        wrong = ValueError if isinstance(value, (int, np.integer)) else TypeError
+        raise wrong(f"{name}: expected an integer >= {least}, got {described(value)}") from None
+    return found
+
+
 cpdef double eps(object value) except? -1:
     """Return the distance from 0 and 1 at which probabilities are clipped; 0 if they are not clipped."""
     return 0.0 if value is None else number(value, "eps", SMALLEST, 0.5, "None or a number in (0, 0.5]")

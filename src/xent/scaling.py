@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 
 from xent import _arguments as arguments
@@ -40,19 +38,6 @@ def _backoff_factor(value: Any) -> float:
     expected = "a number in (0, 1)"
     found: float = arguments.number(value, "backoff_factor", LEAST, np.nextafter(1, 0), expected)
     return found
-
-
-def _count(value: Any, name: str, least: int) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = least - 1
-    if isinstance(value, bool | np.bool_) or count < least:
-        wrong = ValueError if isinstance(value, int | np.integer) else TypeError
-        raise wrong(
-            f"{name}: expected an integer >= {least}, got {arguments.described(value)}"
-        ) from None
-    return count
 
 
 def _gradient(value: Any, name: str) -> NDArray[Any]:
@@ -167,7 +152,7 @@ class LossScaler:
         self.scale = _scale(init_scale, "init_scale")
         self._growth_factor = _growth_factor(growth_factor)
         self._backoff_factor = _backoff_factor(backoff_factor)
-        self._growth_interval = _count(growth_interval, "growth_interval", 1)
+        self._growth_interval = arguments.count(growth_interval, "growth_interval", 1)
         self._growth_tracker = 0
         # None: nothing has been unscaled since the last update.
         self._finite: bool | None = None
@@ -269,8 +254,8 @@ class LossScaler:
             _growth_factor(given["growth_factor"]),
             _backoff_factor(given["backoff_factor"]),
         )
-        interval = _count(given["growth_interval"], "growth_interval", 1)
-        tracker = _count(given["growth_tracker"], "growth_tracker", 0)
+        interval = arguments.count(given["growth_interval"], "growth_interval", 1)
+        tracker = arguments.count(given["growth_tracker"], "growth_tracker", 0)
         if tracker >= interval:
             raise ValueError(
                 f"growth_tracker: expected less than growth_interval, {interval}, got {tracker}"
