@@ -117,6 +117,63 @@ MUTATIONS = (
         ".mix_add = e,",
         "tests/test_options.py -k test_option",
     ),
+    # Boosting.
+    Mutation(
+        "objectives differentiate the sum of the rows' losses",
+        "src/xent/_boosting.py",
+        'index, weight, reduction="sum", **options)',
+        'index, weight, reduction="mean", **options)',
+        "tests/test_boosting.py -k derivatives_of_softmax",
+    ),
+    Mutation(
+        "LightGBM's gradients are in Fortran order, as it reads them",
+        "src/xent/_boosting.py",
+        "return empty_array(scores.shape[::-1], F32).T",
+        "return empty_array(scores.shape, F32)",
+        "tests/test_boosting.py -k as_they_are",
+    ),
+    Mutation(
+        "the Hessian of a focal objective is never negative",
+        "src/xent/_boosting.py",
+        "np.exp(-nll) * ratio)",
+        "np.exp(-nll) * (ratio - 1))",
+        "tests/test_boosting.py -k slope",
+    ),
+    Mutation(
+        "labels that are no integers are no classes",
+        "src/xent/_boosting.py",
+        "bad = (index != labels) | (index < 0)",
+        "bad = index < 0",
+        "tests/test_boosting.py -k labels_that",
+    ),
+    Mutation(
+        "an empty array of weights stands for none",
+        "src/xent/_boosting.py",
+        "if weight.shape == (0,):",
+        "if weight.shape == (1,):",
+        "tests/test_boosting.py -k both_interfaces",
+    ),
+    Mutation(
+        "a block of rows has the weights of its own rows",
+        "src/xent/_boosting.py",
+        "None if weight is None else weight[rows]",
+        "None if weight is None else weight[: rows.stop - rows.start][: len(scores[rows])]",
+        "tests/test_boosting.py -k test_blocks",
+    ),
+    Mutation(
+        "the Hessian of LightGBM's softmax has its factor",
+        "src/xent/boosting.py",
+        "lambda classes: classes / (classes - 1)",
+        "lambda classes: 1.0",
+        "tests/test_boosting.py -k derivatives_of_softmax",
+    ),
+    Mutation(
+        "an objective keeps class weights of its own",
+        "src/xent/_boosting.py",
+        "None if weights is None else weights.copy()",
+        "weights",
+        "tests/test_boosting.py -k values",
+    ),
     # Logits that are products.
     Mutation(
         "an ignored row of NaN reaches no gradient of a linear layer",
