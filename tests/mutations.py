@@ -143,7 +143,7 @@ MUTATIONS = (
         "labels that are no integers are no classes",
         "src/xent/_boosting.py",
         "bad = (index != labels) | (index < 0)",
-        "bad = index < 0",
+        "bad = (index < 0)",
         "tests/test_boosting.py -k labels_that",
     ),
     Mutation(
@@ -157,7 +157,7 @@ MUTATIONS = (
         "a block of rows has the weights of its own rows",
         "src/xent/_boosting.py",
         "None if weight is None else weight[rows]",
-        "None if weight is None else weight[: rows.stop - rows.start][: len(scores[rows])]",
+        "None if weight is None else weight[: len(scores[rows])]",
         "tests/test_boosting.py -k test_blocks",
     ),
     Mutation(

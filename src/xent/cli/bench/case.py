@@ -54,6 +54,8 @@ OF_THE_TARGET = frozenset({"nll_loss", "categorical_cross_entropy"})
 OF_REGIONS = frozenset({"dice_loss", "tversky_loss"})
 #: Losses of vectors' similarities, whose pairs are the diagonal.
 CONTRASTIVE = frozenset({"info_nce", "sigmoid_contrastive_loss"})
+#: Functions that return an objective of boosted trees: what is measured is a round of it.
+OBJECTIVES = frozenset({"xgboost_softmax"})
 #: Functions that return one number per row.
 ROW_RESULT = frozenset({"logsumexp", "token_log_probs"})
 #: Options that came late, which a library's methods know only where the library says so.
@@ -69,7 +71,7 @@ class Case:
     name : str
         Unique; what the command line and ``pytest -k`` select by.
     function : str
-        The public function of `xent` that is measured.
+        The public function of `xent` that is measured, or of `xent.boosting` that returns what is.
     shape : tuple of int
         Shape of the logits, or of what the function takes in their place.
     dtype : str

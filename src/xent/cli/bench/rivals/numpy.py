@@ -425,6 +425,17 @@ class NumPy(Library):
 
         return loss_gradient_and_hessian
 
+    def xgboost_softmax_hessian(self, case: Case, data: Data) -> Call:
+        # The custom objective of XGBoost's documentation, without its loops over rows and classes.
+        derivatives = self.cross_entropy_hessian(case, data)
+
+        def gradient_and_hessian() -> tuple[np.ndarray, np.ndarray]:
+            _, grad, hess = derivatives()
+            hess *= 2
+            return grad, hess
+
+        return gradient_and_hessian
+
     def binary_cross_entropy(self, case: Case, data: Data) -> Call:
         p, t = data.logits, data.targets
 

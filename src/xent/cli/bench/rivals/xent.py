@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from functools import partial
 
-from xent.cli.bench.case import OF_REGIONS, WITHOUT_TARGETS, Case
+import numpy as np
+
+from xent.cli.bench.case import OBJECTIVES, OF_REGIONS, WITHOUT_TARGETS, Case
 from xent.cli.bench.data import Data
 from xent.cli.bench.rivals.library import Call, Library
 
@@ -22,6 +24,8 @@ class Xent(Library):
         return True
 
     def call(self, case: Case, data: Data) -> Call:
+        if case.function in OBJECTIVES:
+            return self._objective(case, data)
         function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
         arrays = [a for a in (logits, data.weight, targets) if a is not None]
         options = {**case.options, **data.arrays}
@@ -40,3 +44,10 @@ class Xent(Library):
             grad_out = data.grad_out
             return lambda: function(logits, targets, return_grad=True, grad_out=grad_out)
         return partial(function, *arrays, **options)
+
+    @staticmethod
+    def _objective(case: Case, data: Data) -> Call:
+        module = importlib.import_module("xent.boosting")
+        objective = getattr(module, case.function)(case.classes, **case.options)
+        # As boosters keep them.
+        return partial(objective, data.targets.astype(np.float32), data.logits)
