@@ -140,6 +140,13 @@ MUTATIONS = (
         "tests/test_boosting.py -k slope",
     ),
     Mutation(
+        "no element of an objective's Hessian is 0",
+        "src/xent/_boosting.py",
+        "            np.maximum(hess, LEAST_HESS, out=hess)\n",
+        "",
+        "tests/test_boosting.py -k vanishes",
+    ),
+    Mutation(
         "labels that are no integers are no classes",
         "src/xent/_boosting.py",
         "bad = (index != labels) | (index < 0)",

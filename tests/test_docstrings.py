@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import doctest
 import inspect
+from operator import attrgetter
 
 import numpy as np
 import pytest
 
 import xent
+from xent import boosting
 
-NAMES = sorted(xent.__all__)
+# Public names of `xent`, and of its modules that `import xent` leaves out.
+NAMES = sorted([*xent.__all__, *(f"boosting.{name}" for name in boosting.__all__)])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -19,7 +22,7 @@ def test_examples(name):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     runner = doctest.DocTestRunner(optionflags=flags)
     for test in doctest.DocTestFinder(recurse=False).find(
-        getattr(xent, name), name, module=False, globs={"np": np, "xent": xent}
+        attrgetter(name)(xent), name, module=False, globs={"np": np, "xent": xent}
     ):
         report: list[str] = []
         runner.run(test, out=report.append)
@@ -30,7 +33,7 @@ def test_examples(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_first_line_is_a_summary(name):
-    first, _, _ = getattr(xent, name).__doc__.strip().partition("\n")
+    first, _, _ = attrgetter(name)(xent).__doc__.strip().partition("\n")
     assert first.endswith(".")
 
 
@@ -51,9 +54,9 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in xent.__all__ if not name.startswith("__")])
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("__")])
 def test_sections_are_as_numpydoc_has_them(name):
     validate = pytest.importorskip("numpydoc.validate").validate
     wrong = [message for code, message in validate(f"xent.{name}")["errors"] if code in CHECKS]
-    returned = inspect.signature(getattr(xent, name)).return_annotation
+    returned = inspect.signature(attrgetter(name)(xent)).return_annotation
     assert not wrong or (returned == "None" and wrong == ["No Returns section found"])

@@ -12,9 +12,15 @@ import pytest
 
 from test_process import output
 
-OTHERS = {"torch": "torch", "sklearn": "scikit-learn", "xgboost": "xgboost"}
+OTHERS = {"torch": "torch", "sklearn": "scikit-learn", "xgboost": "xgboost", "lightgbm": "lightgbm"}
 INSTALLED = [name for name in OTHERS if importlib.util.find_spec(name)]
-ORDERS = list(itertools.permutations(["xent", *INSTALLED]))
+ALL = ["xent", *INSTALLED]
+# Every order of two or three; of more, rotations of one order and of its reverse.
+ORDERS = (
+    [*itertools.permutations(ALL)]
+    if len(ALL) <= 3
+    else [(*names[i:], *names[:i]) for names in (ALL, ALL[::-1]) for i in range(len(ALL))]
+)
 
 # What a library computes on several threads, right or not.
 SCRIPT = """
@@ -60,8 +66,24 @@ def import_xgboost():
     data = xgboost.DMatrix((logits > 0).astype(np.float32), logits[:, 0] > 0)
     options = {"objective": "binary:logistic", "nthread": 4, "max_depth": 1}
     def compute():
-        model = xgboost.train(options, data, num_boost_round=1)
-        assert ((model.predict(data) > 0.5) == (logits[:, 0] > 0)).all()
+        from xent import boosting
+        for objective in (None, boosting.xgboost_logistic()):
+            model = xgboost.train(options, data, num_boost_round=1, obj=objective)
+            assert ((model.predict(data) > 0.5) == (logits[:, 0] > 0)).all()
+    return compute
+
+def import_lightgbm():
+    import lightgbm
+    options = {"num_threads": 4, "max_depth": 1, "verbose": -1}
+    features, labels = (logits[:, :50] > 0).astype(np.float32), (logits[:, 0] > 0).astype(int)
+    def compute():
+        from xent import boosting
+        for objective in ("binary", boosting.lightgbm_logistic()):
+            data = lightgbm.Dataset(features, labels, params={"verbose": -1})
+            model = lightgbm.train({**options, "objective": objective}, data, num_boost_round=1)
+            scores = model.predict(features, raw_score=True)
+            assert len(np.unique(scores)) == 2
+            assert ((scores > scores.mean()) == labels).all()
     return compute
 
 def compute_in_child(compute):

@@ -20,6 +20,8 @@ Array = NDArray[Any]
 
 # Boosters keep gradients in float32.
 F32 = np.dtype(np.float32)
+# Boosters divide by sums of the Hessian: no element is less, as in XGBoost's own objectives.
+LEAST_HESS = F32.type(1e-16)
 # Rows are differentiated so many bytes at a time: enough for all threads, and still in a cache when they are read again.
 BLOCK_BYTES = 8 << 20
 
@@ -200,6 +202,7 @@ class Objective:
                 np.abs(grad, out=hess)
             elif self.hess_factor != 1 or found[1] is not hess:
                 np.multiply(found[1], self.hess_factor, out=hess, casting="same_kind")
+            np.maximum(hess, LEAST_HESS, out=hess)
 
 
 def softmax_objective(

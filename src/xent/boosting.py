@@ -86,7 +86,8 @@ def xgboost_softmax(
 
     Gradients are those of `xent.cross_entropy` and `xent.focal_loss`. The Hessian of the focal loss is negative in places;
     without its part in the derivative of s it is not (the generalised Gauss-Newton matrix). Twice the diagonal bounds the
-    matrix, whose rows sum to zero: the trees of all classes are grown at once.
+    matrix, whose rows sum to zero: the trees of all classes are grown at once. No element is less than 1e-16, XGBoost's own
+    bound.
 
     References
     ----------
