@@ -21,8 +21,8 @@ PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob(
 WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 # A block whose first line is a file's name in a comment is that file.
 FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
-# Libraries that tests do without: a block that names one does not run where it is not installed.
-OPTIONAL = ("lightgbm", "xgboost")
+# Libraries that tests do without: a block that names one, or a file which does, does not run where it is not installed.
+OPTIONAL = ("keras", "lightgbm", "tensorflow", "xgboost")
 
 
 class Block(NamedTuple):
@@ -61,12 +61,13 @@ def run_examples(block: Block, page: str, names: dict[str, Any]) -> None:
 def test_code_blocks_run(page: str, tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     missing = [library for library in OPTIONAL if find_spec(library) is None]
-    left_out = set()
+    left_out: set[str] = set()
     for block in blocks(page):
         file = FILE.match(block.text)
-        needed = {library for library in missing if re.search(rf"\b{library}\b", block.text)}
-        if needed and block.language == "pycon":
-            left_out |= needed
+        named = {name for name in missing if re.search(rf"\b{re.escape(name)}\b", block.text)}
+        if named:
+            left_out |= named
+            missing += [file[1] or file[2]] if file else []
         elif file:
             (tmp_path / (file[1] or file[2])).write_text(block.text)
         elif block.language == "python":
