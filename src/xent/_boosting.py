@@ -187,13 +187,10 @@ class Objective:
             # the part of its Hessian that is never negative (generalised Gauss-Newton).
             slope = focal_slope(self.loss.nll(scores, index), self.gamma)
             weight = slope if weight is None else slope * weight
-        options: dict[str, Any] = {"return_grad": True}
-        if self.hess_factor is not None:
-            options["return_hess"] = True
+        with_hess = self.hess_factor is not None
+        options: dict[str, Any] = {"return_grad": True, "return_hess": with_hess}
         if scores.dtype == F32:
-            options["grad_out"] = grad
-            if self.hess_factor is not None:
-                options["hess_out"] = hess
+            options |= {"grad_out": grad, "hess_out": hess if with_hess else None}
         _, *found = self.loss(scores, index, weight, reduction="sum", **options)
         with np.errstate(all="ignore"):
             if found[0] is not grad:
