@@ -22,7 +22,7 @@ WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.enviro
 # A block whose first line is a file's name in a comment is that file.
 FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
 # Libraries that tests do without: a block that names one, or a file which does, does not run where it is not installed.
-OPTIONAL = ("jax", "keras", "lightgbm", "tensorflow", "torch", "xgboost")
+OPTIONAL = ("jax", "keras", "lightgbm", "onnxruntime", "tensorflow", "torch", "transformers", "xgboost")
 
 
 class Block(NamedTuple):
