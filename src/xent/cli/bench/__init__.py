@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -22,7 +21,7 @@ from xent.cli.bench.measure import (
     relate,
 )
 from xent.cli.bench.plot import draw
-from xent.cli.bench.rivals import RIVALS
+from xent.cli.bench.rivals import RIVALS, is_installed
 from xent.cli.bench.table import comparison_table, markdown, relation_table, setting, show, varying
 from xent.cli.bench.worker import Worker, WorkerError
 from xent.cli.bench.workloads import CASES, TITLES, select
@@ -194,7 +193,7 @@ def measure(
 def notes(measured: Sequence[Comparison | Relation], rivals: Sequence[str]) -> list[str]:
     """What to know before the figures are believed."""
     found = []
-    missing = [name for name in rivals if find_spec(name) is None]
+    missing = [name for name in rivals if not is_installed(name)]
     if missing:
         found.append(f"Not installed, so not compared with: {', '.join(missing)}.")
     noisy = []

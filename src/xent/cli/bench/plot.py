@@ -21,8 +21,11 @@ COLOURS = {
     "sklearn": "#41ab5d",
     "torch": "#cb181d",
     "jax": "#737373",
+    "chunked": "#fb6a4a",
+    "torchmetrics": "#fcbba1",
+    "numkong": "#8c6d31",
 }
-MARKERS = "osd^v"
+MARKERS = "osd^vP*X"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xent",

@@ -23,27 +23,38 @@ import numpy as np
 
 from xent.cli.bench.case import Case
 from xent.cli.bench.data import Data, widened
+from xent.cli.bench.rivals.chunked import Chunked
 from xent.cli.bench.rivals.jax import Jax
 from xent.cli.bench.rivals.library import Call, Library
+from xent.cli.bench.rivals.numkong import NumKong
 from xent.cli.bench.rivals.numpy import NumPy
 from xent.cli.bench.rivals.scipy import SciPy
 from xent.cli.bench.rivals.sklearn import ScikitLearn
 from xent.cli.bench.rivals.torch import Torch
+from xent.cli.bench.rivals.torchmetrics import TorchMetrics
 from xent.cli.bench.rivals.xent import Xent
 
-#: Library classes by the name of the module they need.
+#: Library classes by what they are called: the name of the module they need, unless they say another.
 RIVALS: dict[str, type[Library]] = {
     "numpy": NumPy,
     "scipy": SciPy,
     "sklearn": ScikitLearn,
     "torch": Torch,
     "jax": Jax,
+    "chunked": Chunked,
+    "torchmetrics": TorchMetrics,
+    "numkong": NumKong,
 }
 
 
 def available(case: Case, rivals: Sequence[str] = tuple(RIVALS)) -> list[str]:
     """Names of the installed rivals that have something for the case."""
-    return [name for name in rivals if RIVALS[name].knows(case) and find_spec(name) is not None]
+    return [name for name in rivals if RIVALS[name].knows(case) and is_installed(name)]
+
+
+def is_installed(rival: str) -> bool:
+    """Whether the module that a rival needs is there."""
+    return find_spec(RIVALS[rival].needs or rival) is not None
 
 
 def prepare(library: str, case: Case, data: Data, threads: int) -> Call:
@@ -88,7 +99,7 @@ def assert_equal(
         np.testing.assert_allclose(
             got.reshape(want.shape),
             want,
-            rtol=case.rtol,
+            rtol=case.rtol + (RIVALS[library].error if library in RIVALS else 0),
             atol=case.atol * scale,
             err_msg=f"{library} and xent disagree on {case.name}",
         )

@@ -68,6 +68,10 @@ def transformed(case: Case, logits: Any, tanh: Callable[[Any], Any]) -> Any:
 class Library:
     """A library: the method named like the task of a case computes that case."""
 
+    #: What it imports, if not what it is called by.
+    needs = ""
+    #: What its results are off by, relatively, where it computes something else than it is asked for.
+    error = 0.0
     #: Options that its methods know; None: all but the late ones.
     options: frozenset[str] | None = None
     #: The late ones that its methods know.
