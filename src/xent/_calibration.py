@@ -70,6 +70,8 @@ def slope(
     """
     options: dict[str, Any] = {"ignore_index": ignore_index, "temperature": temperature}
     sums = stages.reduce(logits, targets, entropy=True, **options)
+    if not sums.size:
+        return NOTHING
     row = stages.values(sums)
     w = np.where(sums["counts"], 1.0 if weight is None else weight, 0.0)
     # What the targets of a row sum to.
@@ -106,7 +108,9 @@ def best_temperature(slope_at: Callable[[float], Slope]) -> float:
             high = b
         else:
             return 1 / b
-        step = -found.first / found.second if found.second > 0 else np.copysign(np.inf, -found.first)
+        step = (
+            -found.first / found.second if found.second > 0 else np.copysign(np.inf, -found.first)
+        )
         new = float(np.clip(b + step, b / 8, b * 8))
         if not low < new < high:
             new = float(np.sqrt(low * high))

@@ -14,30 +14,37 @@ import numpy as np
 from xent import _arguments as arguments
 from xent._request import BLOCK_BYTES, bad_probability, bad_target
 from xent.binary import binary_cross_entropy
-from xent.probabilities import categorical_cross_entropy
+from xent.probabilities import categorical_cross_entropy, nll_loss
 
 Array = np.ndarray[Any, Any]
+
+# Have an epsilon of their own; numbers of all other dtypes become float64.
+FLOATS = (np.float16, np.float32, np.float64)
 
 
 class Predictions(NamedTuple):
     """Validated arguments of a metric."""
 
-    #: (N, C) probabilities, or (N,) of the positive class, in float32 or float64.
+    #: (N, C) probabilities, or (N,) of the positive class, of one of `FLOATS`.
     proba: Array
     #: The column of each row's label; of (N,) probabilities 1 for the positive class. None with an indicator.
     column: Array | None
     #: (N, C) rows of 0 and 1 in the place of labels.
-    indicator: Array | None
+    indicator: Any
     weight: Array | None
+
+    @property
+    def target(self) -> Array:
+        """The targets of a loss: column numbers or class probabilities."""
+        return self.indicator if self.column is None else self.column
 
     def log_losses(self) -> Array:
         """Return each row's negative log-likelihood, with probabilities clipped as scikit-learn does."""
-        y = self.column if self.indicator is None else self.indicator
         options: Any = {"eps": float(np.finfo(self.proba.dtype).eps), "reduction": "none"}
         if self.proba.ndim == 1:
-            losses: Array = binary_cross_entropy(self.proba, y, **options)
+            losses: Array = binary_cross_entropy(self.proba, self.target, **options)
             return losses
-        return categorical_cross_entropy(self.proba, y, ignore_index=None, **options)
+        return categorical_cross_entropy(self.proba, self.target, ignore_index=None, **options)
 
     def squared_distances(self) -> Array:
         """Return each row's squared distance from the indicator of its label."""
@@ -77,7 +84,9 @@ class Predictions(NamedTuple):
 
     def _label(self, rows: slice) -> Array:
         if self.column is None:
-            raise ValueError("y_true: expected one label a row; an indicator matrix is not accepted")
+            raise ValueError(
+                "y_true: expected one label a row; an indicator matrix is not accepted"
+            )
         return self.column[rows]
 
     def _blocks(self) -> Iterator[slice]:
@@ -108,14 +117,15 @@ def predictions(
     columns = 2 if proba.ndim == 1 else proba.shape[1]
     if y.ndim == 2:
         if labels is not None:
-            raise ValueError("labels: y_true is an indicator matrix, which has a column for each class")
+            raise ValueError(
+                "labels: y_true is an indicator matrix, which has a column for each class"
+            )
         classes, column, indicator = np.arange(y.shape[1]), None, y
     else:
         classes, column = _encoded(y) if labels is None else _declared(y, labels)
         indicator = None
-    warn_of_sums(proba)
     _as_columns(classes, columns, labels)
-    return Predictions(proba, column, indicator, weight)
+    return _warn_of_sums(Predictions(proba, column, indicator, weight))
 
 
 def binary_predictions(
@@ -131,8 +141,6 @@ def binary_predictions(
             f"The type of the target inferred from y_true is {kind} but should be binary according to the shape of y_prob."
         )
     if pos_label is not None:
-        if classes.dtype.kind in "OSUT" and pos_label not in classes and len(classes) == 2:
-            raise ValueError(f"pos_label: {pos_label!r} is not a label of y_true: {classes}")
         return Predictions(proba, (y == pos_label).astype(np.intp), None, weight)
     if classes.dtype.kind in "OSUT":
         raise ValueError(
@@ -156,8 +164,7 @@ def numbered_predictions(y_true: Any, y_proba: Any, sample_weight: Any) -> Predi
     bad = outside(y, columns)
     if bad >= 0:
         raise bad_target(y, bad, columns, None, "y_true", "label")
-    warn_of_sums(proba)
-    return Predictions(proba, y.astype(np.intp, copy=False), None, weight)
+    return _warn_of_sums(Predictions(proba, y.astype(np.intp, copy=False), None, weight))
 
 
 def outside(index: Array, classes: int, ignore_index: int | None = None) -> int:
@@ -169,7 +176,7 @@ def outside(index: Array, classes: int, ignore_index: int | None = None) -> int:
 
 
 def probabilities(value: Any, name: str) -> Array:
-    """Return float32 or float64 numbers in [0, 1], of one axis or two; a single column has one."""
+    """Return numbers in [0, 1], of one axis or two; a single column has one."""
     found = numbers(value, name)
     if found.ndim not in (1, 2) or not found.size:
         raise ValueError(
@@ -177,16 +184,14 @@ def probabilities(value: Any, name: str) -> Array:
         )
     # A NaN makes both comparisons false.
     if not (found.min() >= 0 and found.max() <= 1):
-        raise bad_probability(
-            found, None, name, int(np.argmin((found >= 0) & (found <= 1)))
-        )
+        raise bad_probability(found, None, name, int(np.argmin((found >= 0) & (found <= 1))))
     return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
 def numbers(value: Any, name: str) -> Array:
-    """Return real numbers as float32 or float64."""
+    """Return real numbers as float16, float32 or float64."""
     found = _array(value, name)
-    if found.dtype in (np.float32, np.float64) and found.dtype.isnative:
+    if found.dtype in FLOATS and found.dtype.isnative:
         return found
     if found.dtype.kind not in "biufO" and found.dtype.name != "bfloat16":
         raise ValueError(f"{name}: dtype {found.dtype} is not accepted; expected real numbers")
@@ -197,21 +202,24 @@ def numbers(value: Any, name: str) -> Array:
         raise ValueError(f"{name}: expected real numbers: {error}") from None
 
 
-def warn_of_sums(proba: Array) -> None:
-    """Warn of a row of (N, C) probabilities that do not sum to 1."""
+def _warn_of_sums(given: Predictions) -> Predictions:
+    """Warn of a row of (N, C) probabilities that does not sum to 1."""
+    proba = given.proba
     if proba.ndim == 1:
-        return
-    with np.errstate(all="ignore"):
-        sums = proba @ np.ones(proba.shape[1], proba.dtype)
-    off = np.abs(sums - 1) > 1e-8 + np.sqrt(np.finfo(proba.dtype).eps)
-    if off.any():
-        row = int(off.argmax())
+        return given
+    # Smoothed to the end, the negative log-likelihood is minus the mean of what is given for log-probabilities.
+    means = nll_loss(proba, given.target, ignore_index=None, label_smoothing=1.0, reduction="none")
+    tolerance = 1e-8 + float(np.sqrt(np.finfo(proba.dtype).eps))
+    low, high = (1 - tolerance) / proba.shape[1], (1 + tolerance) / proba.shape[1]
+    if not (-means.max() >= low and -means.min() <= high):
+        row = int(np.argmin((-means >= low) & (-means <= high)))
         warnings.warn(
             "The y_prob values do not sum to one. Make sure to pass probabilities: "
-            f"row {row} sums to {sums[row]}.",
+            f"row {row} sums to {proba[row].sum(dtype=np.float64):.9g}.",
             UserWarning,
             stacklevel=4,
         )
+    return given
 
 
 def _array(value: Any, name: str) -> Array:
@@ -242,7 +250,7 @@ def _alike(y_true: Any, proba: Array, sample_weight: Any) -> tuple[Array, Array 
         )
     if sample_weight is None:
         return y, None
-    weight = numbers(sample_weight, "sample_weight")
+    weight = arguments.real(sample_weight, "sample_weight").astype(np.float64, copy=False)
     if weight.shape != (len(proba),):
         raise ValueError(
             f"sample_weight: expected shape ({len(proba)},), one weight for each row; got {weight.shape}"
@@ -252,7 +260,7 @@ def _alike(y_true: Any, proba: Array, sample_weight: Any) -> tuple[Array, Array 
         raise ValueError(f"sample_weight: {weight[at]} at position {at} is not finite")
     if not weight.any():
         raise ValueError("sample_weight: expected at least one weight that is not zero")
-    return y, weight.astype(np.float64, copy=False)
+    return y, weight
 
 
 def _encoded(y: Array) -> tuple[Array, Array]:
@@ -261,19 +269,25 @@ def _encoded(y: Array) -> tuple[Array, Array]:
         whole = np.isfinite(y) & (y == np.trunc(y))
         if not whole.all():
             at = int(np.argmin(whole))
-            raise ValueError(f"y_true: {y[at]} at position {at} is not a label but a continuous value")
+            raise ValueError(
+                f"y_true: {y[at]} at position {at} is not a label but a continuous value"
+            )
     if y.dtype.kind in "iub":
         lowest, highest = int(y.min()), int(y.max())
         # A table is faster than sorting, where it is not much larger than what it is of.
         if highest - lowest <= 4 * y.size + 1024:
-            offset = (y if lowest == 0 else y - y.dtype.type(lowest)).astype(np.intp, copy=False)
+            # Modulo 2**64, which is right for the difference of any two integers of 64 bits.
+            low = np.uint64(lowest % 2**64)
+            offset = (y.astype(np.uint64) - low if lowest else y).astype(np.intp, copy=False)
             occurs = np.bincount(offset, minlength=highest - lowest + 1) > 0
-            classes = (np.flatnonzero(occurs) + lowest).astype(y.dtype)
+            classes = (np.flatnonzero(occurs).astype(np.uint64) + low).astype(y.dtype)
             return classes, offset if occurs.all() else (np.cumsum(occurs) - 1)[offset]
     try:
-        classes, column = np.unique(y, return_inverse=True)
+        # Faster than unique's inverse, which sorts positions.
+        classes = np.unique(y)
+        column = np.searchsorted(classes, y)
     except TypeError as error:
-        raise ValueError(f"y_true: labels of dtype {y.dtype} that have no order: {error}") from None
+        raise TypeError(f"y_true: labels of dtype {y.dtype} that have no order: {error}") from None
     return classes, column
 
 

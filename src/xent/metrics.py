@@ -15,7 +15,7 @@ from xent.stages import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import Any, ArrayLike, Literal
+    from xent._typing import ArrayLike, Literal
 
 __all__ = [
     "LogLoss",
@@ -72,8 +72,8 @@ def log_loss(
     -----
     .. math:: \frac{\sum_i w_i\, \ell_i}{\sum_i w_i}, \qquad \ell_i = -\log \min(\max(p_{i y_i}, \epsilon), 1 - \epsilon)
 
-    with the machine epsilon of the dtype of `y_proba`: float32, or float64, to which all others are converted. Labels become
-    numbers of columns, never rows of 0 and 1; of the rows' losses, sums are in float64.
+    with the machine epsilon of the dtype of `y_proba`: float16, float32, or float64, to which all others are
+    converted. Labels become numbers of columns, never rows of 0 and 1, and the rows' losses are summed in float64.
 
     References
     ----------
@@ -140,7 +140,7 @@ def brier_score(
     Examples
     --------
     >>> from xent.metrics import brier_score
-    >>> brier_score([0, 1, 1, 0], [0.1, 0.9, 0.8, 0.3])
+    >>> round(brier_score([0, 1, 1, 0], [0.1, 0.9, 0.8, 0.3]), 9)
     0.0375
     """
     auto = isinstance(scale_by_half, str) and scale_by_half == "auto"
