@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,9 +48,10 @@ class Slope(NamedTuple):
     first: float
     second: float
 
-    def plus(self, other: Slope) -> Slope:
-        """Return the sums of both."""
-        return Slope(*(a + b for a, b in zip(self, other, strict=True)))
+
+def sum_of(slopes: Iterable[Slope]) -> Slope:
+    """Return the sums over all blocks."""
+    return Slope(*np.sum([NOTHING, *slopes], axis=0))
 
 
 NOTHING = Slope(0.0, 0.0, 0.0)

@@ -15,7 +15,7 @@ from xent.stages import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from xent._typing import ArrayLike, Literal
+    from xent._typing import Any, ArrayLike, Literal
 
 __all__ = [
     "LogLoss",
@@ -343,12 +343,11 @@ def fit_temperature(
         weight = np.broadcast_to(weight, shape)
     rows = max(1, 4 * BLOCK_BYTES // max(1, z.shape[-1] * kind.compute.itemsize))
 
-    def slope_at(temperature: float) -> calibration.Slope:
-        total = calibration.NOTHING
-        for block in blocks(shape, rows):
-            part = numbers(z[block], kind).astype(kind.compute, copy=False)
-            w = None if weight is None else weight[block]
-            total = total.plus(calibration.slope(part, y[block], w, ignore_index, temperature))
-        return total
+    def of_block(block: Any, temperature: float) -> calibration.Slope:
+        part = numbers(z[block], kind).astype(kind.compute, copy=False)
+        w = None if weight is None else weight[block]
+        return calibration.slope(part, y[block], w, ignore_index, temperature)
 
-    return calibration.best_temperature(slope_at)
+    return calibration.best_temperature(
+        lambda t: calibration.sum_of(of_block(block, t) for block in blocks(shape, rows))
+    )

@@ -7,7 +7,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from xent._predictions import outside
-from xent.cli.score.arrays import Array, BadInput, Stored, blocks, rows_of_block
+from xent.cli.score.arrays import Array, BadInput, Stored, T, map_blocks, rows_of_block
 from xent.cli.score.evaluation import TOP, Evaluation, temperature
 from xent.cli.score.plot import draw
 from xent.cli.terminal import INSTALL, at_least, output_file, plot_file, progress
@@ -104,26 +105,31 @@ class Task:
         # Of (N, C) logits all rows are one sequence.
         self.length = max(1, shape[-2])
 
-    def blocks(self, name: str) -> Iterator[tuple[int, Array, Array]]:
-        """Yield the blocks of one pass, validated, under a progress bar."""
+    def passes(self, name: str, function: Callable[[int, Array, Array], T]) -> Iterator[T]:
+        """Yield what a function makes of every block, which is validated first, under a progress bar."""
+
+        def validated(start: int, logits: Array, targets: Array) -> T:
+            bad = outside(targets, logits.shape[1], self.ignore_index)
+            if bad >= 0:
+                where = ", ".join(map(str, np.unravel_index(start + bad, self.targets.shape)))
+                raise BadInput(
+                    f"{self.targets.path}: targets[{where}] = {targets[bad]} is not a class; expected "
+                    f"0 <= target < {logits.shape[1]} or the ignored {self.ignore_index}"
+                )
+            return function(start, logits.view(np.uint16) if self.dtype else logits, targets)
+
         total = -(-prod(self.targets.shape) // rows_of_block(self.logits))
         with progress(name, total) as advance:
-            for start, logits, targets in blocks(self.logits, self.targets):
-                bad = outside(targets, logits.shape[1], self.ignore_index)
-                if bad >= 0:
-                    where = ", ".join(map(str, np.unravel_index(start + bad, self.targets.shape)))
-                    raise BadInput(
-                        f"{self.targets.path}: targets[{where}] = {targets[bad]} is not a class; expected "
-                        f"0 <= target < {logits.shape[1]} or the ignored {self.ignore_index}"
-                    )
-                yield start, logits.view(np.uint16) if self.dtype else logits, targets
+            for found in map_blocks(validated, self.logits, self.targets):
+                yield found
                 advance()
 
     def evaluation(self, t: float = 1.0) -> Evaluation:
         """Read everything once, and return the metrics at a temperature."""
         found = Evaluation(self.length, self.ignore_index, t)
-        for start, logits, targets in self.blocks("scoring"):
-            found.add(start, logits, targets, self.dtype)
+        for rows in self.passes("scoring", partial(found.rows, dtype=self.dtype)):
+            found.add(rows)
+        found.settle()
         return found
 
 
@@ -135,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
         evaluations = [task.evaluation()]
         seconds = time.perf_counter() - began
         if options.fit_temperature:
-            t = temperature(task.blocks, task.ignore_index)
+            t = temperature(task.passes, task.ignore_index)
             if 0 < t < math.inf:
                 evaluations.append(task.evaluation(t))
             else:

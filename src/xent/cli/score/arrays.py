@@ -1,21 +1,25 @@
-"""Arrays in .npy files, larger than memory: read in blocks of rows, the next one while the last is computed."""
+"""Arrays in .npy files, larger than memory: read and computed in blocks of rows, one on each thread."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from threading import local
+from typing import Any, TypeVar
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+import xent
 
-#: Of a block of logits: large enough that all threads have work, small enough to stay in the cache.
+Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+
+#: Of a block of logits: large beside the cost of a call, small enough to stay in the cache.
 BLOCK_BYTES = 8 << 20
 
 
@@ -47,6 +51,17 @@ class File:
             )
         return cls(path, found.dtype, found.shape, int(found.offset))
 
+    def read(self, position: int, room: memoryview) -> None:
+        """Read bytes from a position among the numbers."""
+        # Without a buffer, which would copy everything once more.
+        with FileIO(self.path) as file:
+            file.seek(self.offset + position)
+            while room:
+                count = file.readinto(room)
+                if not count:
+                    raise BadInput(f"{self.path}: the file ends before its array does")
+                room = room[count:]
+
 
 class Stored:
     """One array on disk: a .npy file, or all those of a folder in the order of their names, joined along the first axis."""
@@ -74,59 +89,55 @@ class Stored:
         """The size of the numbers."""
         return prod(self.shape) * self.dtype.itemsize
 
-
-class Reader:
-    """Reads the numbers of some files in their order."""
-
-    def __init__(self, files: Sequence[File], stack: ExitStack) -> None:
-        self._stack, self._files, self._left = stack, iter(files), 0
-        self._file: FileIO
-
-    def fill(self, out: Array) -> Array:
-        """Read as many numbers as a contiguous array has."""
-        # Structured and two-byte types have no buffer that a file could read into.
+    def read(self, first: int, out: Array) -> Array:
+        """Read numbers, of which the first is the one at that flat position, into a contiguous array."""
         room = memoryview(out.reshape(-1).view(np.uint8))
-        while room:
-            if self._left == 0:
-                self._begin(next(self._files))
-                continue
-            count = self._file.readinto(room[: self._left])
-            if not count:
-                raise BadInput(f"{self._file.name}: the file ends before its array does")
-            room, self._left = room[count:], self._left - count
+        position = first * self.dtype.itemsize
+        for file in self.files:
+            size = prod(file.shape) * file.dtype.itemsize
+            if room and position < size:
+                count = min(size - position, len(room))
+                file.read(position, room[:count])
+                room, position = room[count:], size
+            position -= size
         return out
 
-    def _begin(self, file: File) -> None:
-        # Without a buffer, which would copy everything once more.
-        self._file = self._stack.enter_context(FileIO(file.path))
-        self._file.seek(file.offset)
-        self._left = prod(file.shape) * file.dtype.itemsize
 
+def map_blocks(
+    function: Callable[[int, Array, Array], T], logits: Stored, targets: Stored
+) -> Iterator[T]:
+    """Yield what a function makes of each block of logits (n, C), their targets (n,) and the number of the first row.
 
-def blocks(logits: Stored, targets: Stored) -> Iterator[tuple[int, Array, Array]]:
-    """Yield blocks of logits (n, C) and their targets (n,), with the number of the first row.
-
-    There are two blocks of memory: what is yielded is overwritten after the next one.
+    Every thread reads a block into memory of its own and computes it alone, while the others do the same: no block waits for
+    another, and none leaves the cache before it has been computed. The results come in the order of the rows.
     """
-    total, classes = prod(logits.shape[:-1]), logits.shape[-1]
+    total, classes = prod(targets.shape), logits.shape[-1]
     size = min(rows_of_block(logits), max(total, 1))
-    memory = [
-        (np.empty((size, classes), logits.dtype), np.empty(size, targets.dtype)) for _ in "ab"
-    ]
-    with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
-        readers = Reader(logits.files, stack), Reader(targets.files, stack)
+    own = local()
 
-        def read(start: int) -> tuple[Array, Array]:
-            count = min(size, total - start)
-            rows, labels = memory[start // size % 2]
-            return readers[0].fill(rows[:count]), readers[1].fill(labels[:count])
+    def allocate() -> None:
+        own.logits = np.empty((size, classes), logits.dtype)
+        own.targets = np.empty(size, targets.dtype)
 
-        coming = thread.submit(read, 0)
+    def block(start: int) -> T:
+        count = min(size, total - start)
+        rows = logits.read(start * classes, own.logits[:count])
+        labels = targets.read(start, own.targets[:count])
+        with xent.num_threads(1):
+            return function(start, rows, labels)
+
+    threads = xent.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=allocate)
+    try:
+        begun: deque[Future[T]] = deque()
         for start in range(0, total, size):
-            block = coming.result()
-            if start + size < total:
-                coming = thread.submit(read, start + size)
-            yield start, *block
+            if len(begun) == 2 * threads:
+                yield begun.popleft().result()
+            begun.append(pool.submit(block, start))
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def rows_of_block(logits: Stored) -> int:

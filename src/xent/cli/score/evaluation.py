@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import xent
-from xent._calibration import NOTHING, Reliability, Slope, best_temperature, slope
+from xent._calibration import Reliability, Slope, best_temperature, slope, sum_of
 from xent.cli.bench.data import widened
 from xent.metrics import Perplexity
 
@@ -17,6 +18,18 @@ BINS = 15
 TOP = 5
 #: Parts of a sequence, for the loss by position.
 PARTS = 100
+#: So many rows are summed at once: a block may have a few.
+ENOUGH = 1 << 14
+
+
+class Rows(NamedTuple):
+    """What the metrics need of the rows of a block that count."""
+
+    position: Array
+    log_prob: Array
+    confidence: Array
+    right: Array
+    in_top: Array
 
 
 class Evaluation:
@@ -37,9 +50,10 @@ class Evaluation:
         self.tokens, self.reliability = Perplexity(), Reliability(BINS)
         self.right, self.in_top = 0, 0
         self.losses, self.counts = np.zeros((2, max(1, min(PARTS, length))))
+        self._waiting: list[Rows] = []
 
-    def add(self, start: int, logits: Array, targets: Array, dtype: Any) -> None:
-        """Add rows, of which the first has the number `start`."""
+    def rows(self, start: int, logits: Array, targets: Array, dtype: Any) -> Rows:
+        """Compute a block, of which the first row has the number `start`; changes nothing, so that threads can share it."""
         found = xent.score(
             logits,
             targets,
@@ -47,19 +61,37 @@ class Evaluation:
             temperature=self.temperature,
             dtype=dtype,
         )
-        counts = targets != self.ignore_index
-        log_probs = found.log_prob[counts].astype(np.float64)
-        right = found.argmax[counts] == targets[counts]
+        counts = np.flatnonzero(targets != self.ignore_index)
         with np.errstate(under="ignore"):
-            confidence = np.exp(found.max_log_prob[counts].astype(np.float64))
-        self.tokens.update_log_probs(log_probs)
-        self.reliability.add(confidence, right)
-        self.right += int(right.sum())
-        self.in_top += int((found.rank[counts] < TOP).sum())
+            confidence = np.exp(found.max_log_prob[counts])
+        return Rows(
+            (start + counts) % self.length,
+            found.log_prob[counts],
+            confidence,
+            found.argmax[counts] == targets[counts],
+            found.rank[counts] < TOP,
+        )
+
+    def add(self, rows: Rows) -> None:
+        """Add the rows of a block."""
+        self._waiting.append(rows)
+        if sum(len(one.position) for one in self._waiting) >= ENOUGH:
+            self.settle()
+
+    def settle(self) -> None:
+        """Sum the rows that were added."""
+        if not self._waiting:
+            return
+        rows = Rows(*map(np.concatenate, zip(*self._waiting, strict=True)))
+        self._waiting = []
+        self.tokens.update_log_probs(rows.log_prob)
+        self.reliability.add(rows.confidence, rows.right)
+        self.right += int(rows.right.sum())
+        self.in_top += int(rows.in_top.sum())
         parts = len(self.losses)
-        position = (start + np.flatnonzero(counts)) % self.length * parts // self.length
-        self.losses += np.bincount(position, -log_probs, parts)
-        self.counts += np.bincount(position, minlength=parts)
+        part = rows.position * parts // self.length
+        self.losses -= np.bincount(part, rows.log_prob, parts)
+        self.counts += np.bincount(part, minlength=parts)
 
     def report(self, size: int | None) -> dict[str, Any]:
         """Return the metrics as plain numbers; `size` is that of the text in bytes."""
@@ -96,13 +128,16 @@ class Evaluation:
             }
 
 
-def temperature(passes: Any, ignore_index: int) -> float:
-    """Return the temperature of the smallest loss; `passes` is called for each pass over all blocks."""
+def temperature(
+    passes: Callable[[str, Callable[[int, Array, Array], Slope]], Iterable[Slope]],
+    ignore_index: int,
+) -> float:
+    """Return the temperature of the smallest loss; `passes` calls a function with every block."""
 
     def slope_at(t: float) -> Slope:
-        total = NOTHING
-        for _, logits, targets in passes(f"temperature {t:.4g}"):
-            total = total.plus(slope(widened(logits), targets, None, ignore_index, t))
-        return total
+        def of_block(_: int, logits: Array, targets: Array) -> Slope:
+            return slope(widened(logits), targets, None, ignore_index, t)
+
+        return sum_of(passes(f"temperature {t:.4g}", of_block))
 
     return best_temperature(slope_at)
