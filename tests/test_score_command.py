@@ -245,13 +245,18 @@ def cut_short(folder: Path) -> None:
         file.truncate(1000)
 
 
+def archive(folder: Path) -> None:
+    with (folder / "logits.npy").open("wb") as file:
+        np.savez(file, a=1)
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "absent": (lambda f: (f / "logits.npy").unlink(), r"logits.npy: .*No such file"),
     "cut short": (cut_short, r"logits.npy: mmap length is greater than file size"),
     "text": (lambda f: (f / "logits.npy").write_text("1 2 3"), r"logits.npy: "),
     "empty": (lambda f: (f / "logits.npy").write_text(""), r"logits.npy: "),
     "archive": (
-        lambda f: np.savez((f / "logits.npy").open("wb"), a=1),
+        archive,
         r"logits.npy: expected an array as numpy.save writes it",
     ),
     "objects": (

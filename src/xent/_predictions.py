@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import xent
 from xent import _arguments as arguments
 from xent._request import BLOCK_BYTES, bad_probability, bad_target
-from xent.binary import binary_cross_entropy
-from xent.probabilities import categorical_cross_entropy, nll_loss
 
 Array = np.ndarray[Any, Any]
 
@@ -36,20 +35,23 @@ class Predictions(NamedTuple):
     @property
     def target(self) -> Array:
         """The targets of a loss: column numbers or class probabilities."""
-        return self.indicator if self.column is None else self.column
+        found: Array = self.indicator if self.column is None else self.column
+        return found
 
     def log_losses(self) -> Array:
         """Return each row's negative log-likelihood, with probabilities clipped as scikit-learn does."""
-        options: Any = {"eps": float(np.finfo(self.proba.dtype).eps), "reduction": "none"}
+        eps = float(np.finfo(self.proba.dtype).eps)
         if self.proba.ndim == 1:
-            losses: Array = binary_cross_entropy(self.proba, self.target, **options)
-            return losses
-        return categorical_cross_entropy(self.proba, self.target, ignore_index=None, **options)
+            return xent.binary_cross_entropy(self.proba, self.target, eps=eps, reduction="none")
+        return xent.categorical_cross_entropy(
+            self.proba, self.target, eps=eps, ignore_index=None, reduction="none"
+        )
 
     def squared_distances(self) -> Array:
         """Return each row's squared distance from the indicator of its label."""
         if self.proba.ndim == 1:
-            return 2 * (self.proba - self.column) ** 2
+            d: Array = self.proba - self._label(slice(None))
+            return 2 * d**2
         found = np.empty(len(self.proba), self.proba.dtype)
         for rows in self._blocks():
             if self.indicator is not None:
@@ -208,7 +210,9 @@ def _warn_of_sums(given: Predictions) -> Predictions:
     if proba.ndim == 1:
         return given
     # Smoothed to the end, the negative log-likelihood is minus the mean of what is given for log-probabilities.
-    means = nll_loss(proba, given.target, ignore_index=None, label_smoothing=1.0, reduction="none")
+    means = xent.nll_loss(
+        proba, given.target, ignore_index=None, label_smoothing=1.0, reduction="none"
+    )
     tolerance = 1e-8 + float(np.sqrt(np.finfo(proba.dtype).eps))
     low, high = (1 - tolerance) / proba.shape[1], (1 + tolerance) / proba.shape[1]
     if not (-means.max() >= low and -means.min() <= high):

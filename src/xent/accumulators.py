@@ -30,7 +30,7 @@ class PerplexityResult(NamedTuple):
     perplexity: float
     bits_per_token: float
     bits_per_byte: float | None
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple has a method of this name
     stderr: float
 
 

@@ -9,7 +9,7 @@ from xent import _calibration as calibration
 from xent import _functions
 from xent import _predictions as validated
 from xent._blocks import blocks, numbers
-from xent._request import BLOCK_BYTES
+from xent._request import BLOCK_BYTES, bad_target
 from xent.accumulators import LogLoss, Perplexity, PerplexityResult
 from xent.stages import size
 
@@ -337,7 +337,7 @@ def fit_temperature(
     if request.soft is None:
         bad = validated.outside(y, z.shape[-1], ignore_index)
         if bad >= 0:
-            raise validated.bad_target(y, bad, z.shape[-1], ignore_index)
+            raise bad_target(y, bad, z.shape[-1], ignore_index)
     weight = arguments.broadcastable(sample_weight, "sample_weight", shape, np.dtype(np.float64))
     if weight is not None:
         weight = np.broadcast_to(weight, shape)

@@ -91,7 +91,7 @@ class Stored:
 
     def read(self, first: int, out: Array) -> Array:
         """Read numbers, of which the first is the one at that flat position, into a contiguous array."""
-        room = memoryview(out.reshape(-1).view(np.uint8))
+        room = out.reshape(-1).view(np.uint8).data
         position = first * self.dtype.itemsize
         for file in self.files:
             size = prod(file.shape) * file.dtype.itemsize
