@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import os
 import pickle
@@ -42,6 +43,13 @@ def rounding(dtype: Any) -> float:
 
 # scikit-learn.
 
+
+def sklearn_metrics() -> Any:
+    """Its metrics as they have been since 1.9."""
+    pytest.importorskip("sklearn", minversion="1.9")
+    return importlib.import_module("sklearn.metrics")
+
+
 PLUGIN = """
 import sklearn.metrics
 from xent import metrics
@@ -52,7 +60,7 @@ sklearn.metrics.log_loss, sklearn.metrics.brier_score_loss = metrics.log_loss, m
 
 def test_their_tests(tmp_path):
     """The tests of scikit-learn itself, of our functions in the place of its own."""
-    pytest.importorskip("sklearn", minversion="1.9")
+    sklearn_metrics()
     (tmp_path / "ours_for_theirs.py").write_text(PLUGIN)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     module = ["--pyargs", "sklearn.metrics.tests.test_classification"]
@@ -104,7 +112,7 @@ KINDS = (
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"normalize": False}, {"weighted": True}], ids=str)
 def test_log_loss_is_theirs(kind, classes, options, dtype):
-    theirs = pytest.importorskip("sklearn.metrics").log_loss
+    theirs = sklearn_metrics().log_loss
     column, p = rows(97, classes, dtype)
     p[:2] = np.eye(classes, dtype=dtype)[[0, 1]]  # certain, of which one may be wrong
     options = dict(options)
@@ -119,7 +127,7 @@ def test_log_loss_is_theirs(kind, classes, options, dtype):
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "indicator"])
 def test_log_loss_of_two_labels(kind, shape, dtype):
-    theirs = pytest.importorskip("sklearn.metrics").log_loss
+    theirs = sklearn_metrics().log_loss
     column, p = rows(50, 2, dtype)
     p[:4, 1] = 0, 1, 0, 1
     p = p[:, 1].reshape(-1, *shape)
@@ -138,7 +146,7 @@ def test_dtypes_of_probabilities(kind):
     picked = np.clip(p[[0, 1, 2], [0, 1, 1]].astype(float), float(eps), 1 - float(eps))
     found = metrics.log_loss([0, 1, 1], p)
     assert found == pytest.approx(-np.log(picked).mean(), rel=1e-6)
-    sklearn = pytest.importorskip("sklearn.metrics")
+    sklearn = sklearn_metrics()
     if kind not in (">f4", BFLOAT16):  # neither of which it reads
         close = 2.0**-9 if kind == "f2" else 1e-6  # its logarithms are of the dtype
         assert found == pytest.approx(sklearn.log_loss([0, 1, 1], p), rel=close)
@@ -147,7 +155,7 @@ def test_dtypes_of_probabilities(kind):
 @pytest.mark.parametrize("kind", ["columns", "strings", "apart"])
 def test_declared_labels(kind):
     """Labels that do not occur have columns nevertheless."""
-    sklearn = pytest.importorskip("sklearn.metrics")
+    sklearn = sklearn_metrics()
     column, p = rows(60, 7)
     y, labels = labels_of(kind, column), np.unique(labels_of(kind, np.arange(7)))
     some = column < 4
@@ -192,7 +200,7 @@ BAD: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_errors_are_theirs(case):
     """Of the same type, with a text that names the argument."""
-    theirs = pytest.importorskip("sklearn.metrics").log_loss
+    theirs = sklearn_metrics().log_loss
     y, p, options = BAD[case]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -232,7 +240,7 @@ def test_masked_and_sparse_arrays_are_refused():
 @pytest.mark.parametrize("off", [3e-8, 3e-4])
 def test_sums_are_compared_as_theirs(off, dtype):
     """Within the square root of the dtype's epsilon, as scikit-learn has it."""
-    theirs = pytest.importorskip("sklearn.metrics").log_loss
+    theirs = sklearn_metrics().log_loss
     p = np.full((3, 4), 0.25, dtype)
     p[1, 2] -= dtype.type(off)
     warned = []
@@ -257,7 +265,7 @@ def test_a_warning_points_at_the_caller():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_scorers(classes, weighted):
     """As `make_scorer` and `cross_val_score` call them."""
-    pytest.importorskip("sklearn")
+    sklearn_metrics()
     from sklearn.datasets import make_classification
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss, make_scorer
@@ -291,7 +299,7 @@ def test_scorers(classes, weighted):
 @pytest.mark.parametrize("kind", ["columns", "indicator"])
 @pytest.mark.parametrize("half", ["auto", True, False])
 def test_brier_score_is_theirs(classes, kind, half, dtype):
-    theirs = pytest.importorskip("sklearn.metrics").brier_score_loss
+    theirs = sklearn_metrics().brier_score_loss
     column, p = rows(2 * classes, classes, dtype)
     y, weight = labels_of(kind, column), np.linspace(1, 2, len(p))
     options = {"sample_weight": weight, "scale_by_half": half}
@@ -312,14 +320,14 @@ def test_brier_score_is_theirs(classes, kind, half, dtype):
     ],
 )
 def test_brier_score_of_two_labels(y, pos_label):
-    theirs = pytest.importorskip("sklearn.metrics").brier_score_loss
+    theirs = sklearn_metrics().brier_score_loss
     p = [0.1, 0.4, 1.0]
     found = metrics.brier_score(y, p, pos_label=pos_label)
     assert found == pytest.approx(theirs(y, p, pos_label=pos_label), rel=1e-15)
 
 
 def test_brier_score_needs_a_positive_label():
-    theirs = pytest.importorskip("sklearn.metrics").brier_score_loss
+    theirs = sklearn_metrics().brier_score_loss
     for function in (theirs, metrics.brier_score):
         with pytest.raises(ValueError, match="pos_label"):
             function(["a", "b"], [0.1, 0.4])
@@ -335,7 +343,7 @@ def test_brier_score_of_confident_rows_keeps_its_digits():
 @pytest.mark.parametrize("normalize", [False, True])
 def test_top_k_accuracy_is_theirs(k, normalize):
     """Of tied probabilities too, which it takes from the last column to the first."""
-    theirs = pytest.importorskip("sklearn.metrics").top_k_accuracy_score
+    theirs = sklearn_metrics().top_k_accuracy_score
     rng = np.random.default_rng(3)
     p = np.array([[0.25] * 4, [0.5, 0.5, 0, 0], [0, 0.5, 0, 0.5], [0.1, 0.2, 0.3, 0.4]])
     p = p[rng.integers(0, 4, 400)]
@@ -346,7 +354,7 @@ def test_top_k_accuracy_is_theirs(k, normalize):
 
 
 def test_top_k_accuracy_of_two_labels():
-    theirs = pytest.importorskip("sklearn.metrics").top_k_accuracy_score
+    theirs = sklearn_metrics().top_k_accuracy_score
     y, p = [0, 1, 1, 0, 0], [0.2, 0.7, 0.5, 0.5, 0.9]
     assert metrics.top_k_accuracy(y, p, k=1) == theirs(y, p, k=1) == 0.6
     assert metrics.top_k_accuracy(y, p, k=2) == 1

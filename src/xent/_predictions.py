@@ -74,7 +74,8 @@ class Predictions(NamedTuple):
         """Return how many columns come before the label's in descending order, equal ones from the last to the first."""
         if self.proba.ndim == 1:
             # As scikit-learn has it, a probability of exactly one half is that of the negative class.
-            return ((self.proba > 0.5) != (self._label(slice(None)) == 1)).astype(np.intp)
+            wrong: Array = (self.proba > 0.5) != (self._label(slice(None)) == 1)
+            return wrong.astype(np.intp)
         found = np.empty(len(self.proba), np.intp)
         for rows in self._blocks():
             p, column = self.proba[rows], self._label(rows)[:, None]

@@ -12,6 +12,7 @@ from xent.cli.bench.case import (
     CONTRASTIVE,
     ELEMENTWISE_RESULT,
     LABELLED,
+    METRICS,
     NORMALISED,
     OF_TWO_LOGITS,
     ROW_RESULT,
@@ -129,6 +130,9 @@ def _targets(case: Case, rng: np.random.Generator) -> np.ndarray:
         return _logits(case, rng)
     if case.function in LABELLED:
         return filled(rng.random(case.shape) < 0.5, case.shape, case.compute_dtype, _order(case))
+    if case.function in METRICS:
+        # Labels are told from the targets, so that each has to occur.
+        return rng.permutation(prod(case.row_shape)).reshape(case.row_shape) % case.classes
     if not case.soft:
         return rng.integers(case.classes, size=case.row_shape)
     weights = rng.standard_exponential(case.shape, dtype=np.dtype(case.compute_dtype))

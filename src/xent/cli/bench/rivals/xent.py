@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import partial
 
-from xent.cli.bench.case import OF_REGIONS, WITHOUT_TARGETS, Case
+from xent.cli.bench.case import METRICS, OF_REGIONS, WITHOUT_TARGETS, Case
 from xent.cli.bench.data import Data
 from xent.cli.bench.rivals.library import Call, Library
 
@@ -22,6 +22,9 @@ class Xent(Library):
         return True
 
     def call(self, case: Case, data: Data) -> Call:
+        if case.function in METRICS:
+            metric = getattr(importlib.import_module("xent.metrics"), case.function)
+            return partial(metric, data.targets, data.logits)
         function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
         arrays = [a for a in (logits, data.weight, targets) if a is not None]
         options = dict(case.options)
