@@ -2052,7 +2052,7 @@ MUTATIONS = (
         "src/xent/_calibration.py",
         'z = logits - sums["max"].astype(logits.dtype)[..., None]',
         "z = logits",
-        "tests/test_metrics.py -k layouts_and_blocks",
+        "tests/test_metrics.py -k shared_offset",
     ),
     Mutation(
         "a step of Newton's method stays in the interval that holds the minimum",

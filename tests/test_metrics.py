@@ -158,7 +158,7 @@ def test_declared_labels(kind):
     sklearn = sklearn_metrics()
     column, p = rows(60, 7)
     y, labels = labels_of(kind, column), np.unique(labels_of(kind, np.arange(7)))
-    some = column < 4
+    some = (column > 1) & (column < 6)
     for ours, theirs in (
         (metrics.log_loss, sklearn.log_loss),
         (metrics.brier_score, sklearn.brier_score_loss),
@@ -413,6 +413,9 @@ def test_expected_calibration_error_of_two_labels():
     y, p = [0, 1, 1, 1, 0], np.array([0.0, 0.1, 0.5, 1.0, 0.7])
     found = metrics.expected_calibration_error(y, p, n_bins=10)
     assert found == pytest.approx(float(error_by_definition(p, y, np.ones(5), 10)), rel=1e-14)
+    # A probability on an edge belongs to the bin below it: |0.4 - 0.5| + |0.9 - 1|.
+    found = metrics.expected_calibration_error([0, 1, 1], [0.4, 0.5, 0.9], n_bins=2)
+    assert found == pytest.approx(0.2 / 3, rel=1e-14)
     for n_bins, error in ((0, ValueError), (2.5, TypeError)):
         with pytest.raises(error, match="n_bins"):
             metrics.expected_calibration_error(y, p, n_bins=n_bins)
@@ -503,6 +506,15 @@ def test_fit_temperature_reads_the_logits_a_few_times(monkeypatch):
         calls.clear()
         metrics.fit_temperature(*logits_of(500, 10, np.float64, scale))
         assert 2 <= len(calls) <= 8
+
+
+def test_derivatives_do_not_depend_on_a_shared_offset():
+    """Of 2^20, of which float32 has the eighths: products with the logits themselves would cancel."""
+    z, y = logits_of(50, 10, np.float64, 1.0)
+    z = np.round(8 * z).astype(np.float32) / 8
+    for t in (0.5, 1.0, 3.0):
+        plain, shifted = (metrics.calibration.slope(x, y, None, -100, t) for x in (z, z + 2**20))
+        np.testing.assert_allclose(shifted, plain, rtol=1e-5)
 
 
 def test_fit_temperature_without_a_minimum():
@@ -608,7 +620,7 @@ def test_spread_of_equal_losses_is_zero():
     metric = metrics.Perplexity()
     x = 10 + np.array([0.0, 2.0**-45] * 500)
     metric.update_log_probs(-x)
-    assert metric.compute().stderr == pytest.approx(2.0**-46 / math.sqrt(999), rel=1e-9)
+    assert metric.compute().stderr == pytest.approx(2.0**-46 / math.sqrt(999), rel=1e-9, abs=0)
 
 
 def test_perplexity_of_nothing_and_of_infinities():
