@@ -5,11 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-import os
 import pickle
-import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -48,39 +44,6 @@ def sklearn_metrics() -> Any:
     """Its metrics as they have been since 1.9."""
     pytest.importorskip("sklearn", minversion="1.9")
     return importlib.import_module("sklearn.metrics")
-
-
-PLUGIN = """
-import sklearn.metrics
-from xent import metrics
-
-sklearn.metrics.log_loss, sklearn.metrics.brier_score_loss = metrics.log_loss, metrics.brier_score
-"""
-
-
-def test_their_tests(tmp_path):
-    """The tests of scikit-learn itself, of our functions in the place of its own."""
-    sklearn_metrics()
-    (tmp_path / "ours_for_theirs.py").write_text(PLUGIN)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    module = ["--pyargs", "sklearn.metrics.tests.test_classification"]
-    chosen = "(test_log_loss or test_brier_score_loss) and not deprecation"
-    command = [sys.executable, "-m", "pytest", "-q", "-c", str(tmp_path / "pytest.ini")]
-    command += ["-p", "ours_for_theirs", "-p", "no:cacheprovider", *module, "-k", chosen]
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed
-    assert int(passed[1]) >= 16, done.stdout
 
 
 def labels_of(kind: str, column: np.ndarray) -> Any:
@@ -259,40 +222,6 @@ def test_a_warning_points_at_the_caller():
     with pytest.warns(UserWarning, match="row 0 sums to 0.9") as found:
         metrics.log_loss([0, 1], [[0.2, 0.7], [0.5, 0.5]])
     assert found[0].filename == __file__
-
-
-@pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_scorers(classes, weighted):
-    """As `make_scorer` and `cross_val_score` call them."""
-    sklearn_metrics()
-    from sklearn.datasets import make_classification
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss, make_scorer
-    from sklearn.model_selection import cross_val_score
-
-    x, y = make_classification(120, n_informative=8, n_classes=classes, random_state=0)
-    y = np.array(["one", "two", "three", "four", "five"])[y]
-    options: dict[str, Any] = {"greater_is_better": False, "response_method": "predict_proba"}
-    found, expected = (
-        cross_val_score(
-            LogisticRegression(),
-            x,
-            y,
-            scoring=make_scorer(function, **options, labels=np.unique(y)),
-            error_score="raise",
-        )
-        for function in (metrics.log_loss, log_loss)
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    model, weight = LogisticRegression().fit(x, y), np.linspace(0, 1, len(y)) if weighted else None
-    for function in (metrics.expected_calibration_error, metrics.top_k_accuracy):
-        scorer = make_scorer(function, response_method="predict_proba", labels=np.unique(y))
-        score = scorer(model, x, y, sample_weight=weight)
-        # Of two classes scorers take the probability of the second.
-        p = model.predict_proba(x)[:, 1] if classes == 2 else model.predict_proba(x)
-        by_hand = function(y, p, sample_weight=weight, labels=np.unique(y))
-        assert score == pytest.approx(by_hand, rel=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 2000])

@@ -116,7 +116,7 @@ def predictions(
 ) -> Predictions:
     """Validate labels of any kind."""
     proba = probabilities(y_proba, "y_proba")
-    y, weight = _alike(y_true, proba, sample_weight)
+    y, weight = _of_equal_length(y_true, proba, sample_weight)
     columns = 2 if proba.ndim == 1 else proba.shape[1]
     if y.ndim == 2:
         if labels is not None:
@@ -127,7 +127,7 @@ def predictions(
     else:
         classes, column = _encoded(y) if labels is None else _declared(y, labels)
         indicator = None
-    _as_columns(classes, columns, labels)
+    _check_classes(classes, columns, labels)
     return _warn_of_sums(Predictions(proba, column, indicator, weight))
 
 
@@ -136,7 +136,7 @@ def binary_predictions(
 ) -> Predictions:
     """Validate labels of two kinds, one of them positive, and probabilities of the positive one."""
     proba = probabilities(y_proba, "y_proba")
-    y, weight = _alike(y_true, proba, sample_weight)
+    y, weight = _of_equal_length(y_true, proba, sample_weight)
     classes, column = _encoded(y) if y.ndim == 1 else (np.arange(y.shape[1]), y)
     if y.ndim == 2 or len(classes) > 2:
         kind = "multilabel-indicator" if y.ndim == 2 else "multiclass"
@@ -157,7 +157,7 @@ def binary_predictions(
 def numbered_predictions(y_true: Any, y_proba: Any, sample_weight: Any) -> Predictions:
     """Validate column numbers as labels, of which a batch need not have all."""
     proba = probabilities(y_proba, "y_proba")
-    y, weight = _alike(y_true, proba, sample_weight)
+    y, weight = _of_equal_length(y_true, proba, sample_weight)
     if y.ndim != 1 or y.dtype.kind not in "iub":
         raise TypeError(
             f"y_true: expected numbers of columns, of shape ({len(proba)},) and an integer dtype; "
@@ -238,7 +238,7 @@ def _array(value: Any, name: str) -> Array:
         raise
 
 
-def _alike(y_true: Any, proba: Array, sample_weight: Any) -> tuple[Array, Array | None]:
+def _of_equal_length(y_true: Any, proba: Array, sample_weight: Any) -> tuple[Array, Array | None]:
     """Return labels, or an indicator of them, and weights, of as many rows as the probabilities have."""
     y = _array(y_true, "y_true")
     if y.ndim == 2 and y.shape[1] == 1:
@@ -320,7 +320,7 @@ def _declared(y: Array, labels: Any) -> tuple[Array, Array]:
     return classes, np.searchsorted(classes, found)[column]
 
 
-def _as_columns(classes: Array, columns: int, labels: Any) -> None:
+def _check_classes(classes: Array, columns: int, labels: Any) -> None:
     """Raise unless there are two classes or more, as many as columns."""
     if len(classes) == 1:
         raise ValueError(

@@ -159,7 +159,7 @@ class Perplexity:
         TypeError
             `other` is something else.
         """
-        _check_alike(self, other)
+        _check_kind(self, other)
         self._losses.merge(other._losses)
         self._squares.merge(other._squares)
         self._count += other._count
@@ -269,7 +269,7 @@ class LogLoss:
         TypeError
             `other` is something else.
         """
-        _check_alike(self, other)
+        _check_kind(self, other)
         self._losses.merge(other._losses)
         self._weights.merge(other._weights)
 
@@ -284,6 +284,6 @@ class LogLoss:
         return self._losses.over(self._weights)
 
 
-def _check_alike(one: Any, other: Any) -> None:
+def _check_kind(one: Any, other: Any) -> None:
     if type(other) is not type(one):
         raise TypeError(f"other: expected a {type(one).__name__}, got {type(other).__name__}")

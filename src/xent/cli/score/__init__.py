@@ -129,7 +129,7 @@ class Task:
         found = Evaluation(self.length, self.ignore_index, t)
         for rows in self.passes("scoring", partial(found.rows, dtype=self.dtype)):
             found.add(rows)
-        found.settle()
+        found.flush()
         return found
 
 

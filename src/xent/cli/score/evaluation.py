@@ -19,7 +19,7 @@ TOP = 5
 #: Parts of a sequence, for the loss by position.
 PARTS = 100
 #: So many rows are summed at once: a block may have a few.
-ENOUGH = 1 << 14
+ROWS_AT_ONCE = 1 << 14
 
 
 class Rows(NamedTuple):
@@ -75,10 +75,10 @@ class Evaluation:
     def add(self, rows: Rows) -> None:
         """Add the rows of a block."""
         self._waiting.append(rows)
-        if sum(len(one.position) for one in self._waiting) >= ENOUGH:
-            self.settle()
+        if sum(len(one.position) for one in self._waiting) >= ROWS_AT_ONCE:
+            self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Sum the rows that were added."""
         if not self._waiting:
             return

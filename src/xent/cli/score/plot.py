@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from xent.cli.bench import plot as bench
 from xent.cli.score.evaluation import Evaluation
 
-BLUE, ORANGE, GREY = "#08519c", "#e08214", "#737373"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "xent",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-}
+#: Before and after the temperature, and what is ideal.
+BLUE, ORANGE, GREY = (bench.COLOURS[name] for name in ("xent", "numpy", "jax"))
+STYLE = bench.STYLE | {"axes.grid.axis": "both", "ytick.major.size": 3.5}
 
 
 def draw(evaluations: list[Evaluation], path: Path) -> None:
@@ -51,7 +43,5 @@ def draw(evaluations: list[Evaluation], path: Path) -> None:
         left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         right.set(xlabel="position", ylabel="loss, nats a token")
         left.legend()
-        for axes in (left, right):
-            axes.grid(True)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
         figure.savefig(path, dpi=150, metadata=metadata)
