@@ -82,13 +82,13 @@ def slope(
     grad = stages.apply(logits, sums, targets, entropy=coef, **options)
     with np.errstate(all="ignore"):
         first = temperature * (np.asarray(row.nll, np.float64) - mass * row.entropy)
-        # Relative to the maximum, so that a shared offset changes nothing; a masked class has the gradient 0.
+        # Relative to the maximum, so that a shared offset changes nothing; a masked class, whose gradient is 0, is finite.
         z = logits - sums["max"].astype(logits.dtype)[..., None]
-        along = np.multiply(grad, z, out=np.zeros_like(z), where=grad != 0)
+        np.maximum(z, np.finfo(z.dtype).min, out=z)
         return Slope(
             float(w.sum()),
             float(np.where(w != 0, w * first, 0.0).sum()),
-            -(temperature**2) * float(along.sum(dtype=np.float64)),
+            -(temperature**2) * float(np.vecdot(grad, z).sum(dtype=np.float64)),
         )
 
 
