@@ -1,4 +1,4 @@
-"""Draw the figures of theory.md: ``python docs/plots.py [FOLDER]``; FOLDER is docs/images by default.
+"""Draw the figures of theory.md and metrics.md: ``python docs/plots.py [FOLDER]``; FOLDER is docs/images by default.
 
 Needs matplotlib: ``pip install 'xent[cli]'``. The same versions write the same bytes.
 """
@@ -15,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import xent
+from xent import metrics
 
 BLUE, ORANGE, GOLD, GREEN, GREY = "#08519c", "#d94801", "#fdae6b", "#238b45", "#737373"
 SHADES = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
@@ -160,6 +161,24 @@ def options(smoothing_axes: Any, focal_axes: Any) -> None:
         axes.legend()
 
 
+def calibration(axes: Any) -> None:
+    """Confidence against accuracy of a model whose logits are too large, before and after its temperature."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 1.5, (20_000, 10))
+    targets = (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
+    logits = 2.5 * scores
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--")
+    for t, color in ((1.0, ORANGE), (metrics.fit_temperature(logits, targets), BLUE)):
+        p = xent.softmax(logits / t, axis=1)
+        confidence, right = p.max(axis=1), p.argmax(axis=1) == targets
+        bins = np.ceil(confidence * 10).astype(int)
+        points = [(confidence[bins == b].mean(), right[bins == b].mean()) for b in np.unique(bins)]
+        error = metrics.expected_calibration_error(targets, p, n_bins=10)
+        axes.plot(*np.transpose(points), "o-", color=color, label=f"T = {t:.2f}: ECE {error:.3f}")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+
+
 # Each with the number of its panels.
 FIGURES: dict[Callable[..., None], int] = {
     coin: 1,
@@ -168,6 +187,7 @@ FIGURES: dict[Callable[..., None], int] = {
     constant: 2,
     temperature: 1,
     options: 2,
+    calibration: 1,
 }
 
 

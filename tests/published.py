@@ -311,13 +311,32 @@ def gather_logprobs(logprobs: Array, num_logprobs: int, token_ids: Array) -> _Lo
     return _Logprobs(own[:, 0], (logprobs >= own).sum(-1), -np.sort(-logprobs)[:, :num_logprobs])
 
 
-# --- torchmetrics: functional/text/perplexity.py -----------------------------------------------
+# --- torchmetrics: functional/text/perplexity.py, functional/classification/calibration_error.py
 
 
 def Perplexity(ignore_index: int | None = None) -> Callable[[Array, Array], Array]:
     def call(preds: Array, target: Array) -> Array:
         rows = -np.take_along_axis(log_softmax(preds), target[..., None], -1)[..., 0]
         return np.exp(rows[target != ignore_index].mean())
+
+    return call
+
+
+def MulticlassCalibrationError(
+    num_classes: int, n_bins: int = 15
+) -> Callable[[Array, Array], Array]:
+    """The norm "l1", which is the default."""
+
+    def call(preds: Array, target: Array) -> Array:
+        confidences, predictions = preds.max(axis=1), preds.argmax(axis=1)
+        boundaries = np.linspace(0, 1, n_bins + 1)
+        bins = np.searchsorted(boundaries, confidences, side="right") - 1
+        error = 0.0
+        for b in np.unique(bins):
+            within = bins == b
+            gap = (predictions == target)[within].mean() - confidences[within].mean()
+            error += abs(gap) * within.mean()
+        return np.asarray(error)
 
     return call
 

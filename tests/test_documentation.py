@@ -22,7 +22,16 @@ WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.enviro
 # A block whose first line is a file's name in a comment is that file.
 FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
 # Libraries that tests do without: a block that names one, or a file which does, does not run where it is not installed.
-OPTIONAL = ("jax", "keras", "lightgbm", "onnxruntime", "tensorflow", "torch", "transformers", "xgboost")
+OPTIONAL = (
+    "jax",
+    "keras",
+    "lightgbm",
+    "onnxruntime",
+    "tensorflow",
+    "torch",
+    "transformers",
+    "xgboost",
+)
 
 
 class Block(NamedTuple):
@@ -119,7 +128,8 @@ def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["src/xent", "src/xent/cli/bench", "csrc", "csrc/call", "csrc/kernels"]
+    "folder",
+    ["src/xent", "src/xent/cli/bench", "src/xent/cli/score", "csrc", "csrc/call", "csrc/kernels"],
 )
 def test_architecture_lists_every_file(folder: str) -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")

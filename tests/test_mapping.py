@@ -24,6 +24,7 @@ import pytest
 
 import published
 import xent
+import xent.metrics
 from test_completeness import OPERATIONS
 
 PAGE = Path(__file__).parent.parent / "docs/mapping.md"
@@ -169,8 +170,9 @@ def _scipy() -> Library:
 
 def _sklearn() -> Library:
     # It refuses rows that do not sum to 1, and so cannot be differentiated.
-    log_loss = pytest.importorskip("sklearn.metrics").log_loss
-    return _numpy(log_loss=log_loss)._replace(gradient=None)
+    sklearn = pytest.importorskip("sklearn.metrics")
+    names = ("log_loss", "brier_score_loss", "top_k_accuracy_score")
+    return _numpy(**{name: getattr(sklearn, name) for name in names})._replace(gradient=None)
 
 
 def _keras() -> Library:
@@ -220,7 +222,10 @@ LIBRARIES: dict[str, Callable[[], Library]] = {
     "vLLM": lambda: _numpy(
         log_softmax=published.log_softmax, gather_logprobs=published.gather_logprobs
     ),
-    "torchmetrics": lambda: _numpy(Perplexity=published.Perplexity),
+    "torchmetrics": lambda: _numpy(
+        Perplexity=published.Perplexity,
+        MulticlassCalibrationError=published.MulticlassCalibrationError,
+    ),
     "MONAI": lambda: _numpy(
         DiceLoss=published.MonaiDiceLoss, TverskyLoss=published.MonaiTverskyLoss
     ),

@@ -1,4 +1,4 @@
-"""The figures of docs/theory.md can be drawn again, and are those that the page shows."""
+"""The figures of docs/theory.md and metrics.md can be drawn again, and are those that the pages show."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def words(figure: Path) -> list[str]:
     return [text for text in found if not re.fullmatch(r"[−\d. ×]+", text)]
 
 
-def test_the_page_shows_every_figure(drawn: Path) -> None:
-    shown = re.findall(r"\(images/(\S+)\)", (DOCS / "theory.md").read_text(encoding="utf-8"))
+def test_the_pages_show_every_figure(drawn: Path) -> None:
+    pages = ((DOCS / name).read_text(encoding="utf-8") for name in ("theory.md", "metrics.md"))
+    shown = re.findall(r"\(images/(\S+)\)", "\n".join(pages))
     assert sorted(shown) == sorted(IMAGES) == sorted(path.name for path in drawn.glob("once/*"))
 
 

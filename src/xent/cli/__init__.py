@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import xent
-from xent.cli import bench, check, demo, info
+from xent.cli import bench, check, demo, info, score
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"xent {xent.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (bench, check, demo, info):
+    for command in (bench, check, demo, info, score):
         command.add_parser(commands)
     return parser
 

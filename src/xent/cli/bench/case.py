@@ -36,7 +36,10 @@ NORMALISED = {
     "kl_div": "log_probs",
     "categorical_cross_entropy": "probs",
     "binary_cross_entropy": "sigmoid",
+    "log_loss": "probs",
 }
+#: Functions of `xent.metrics`, whose first argument are the targets.
+METRICS = frozenset({"log_loss"})
 #: Functions whose every element has a target of its own, 0 or 1.
 LABELLED = frozenset(
     {

@@ -13,6 +13,7 @@ from xent.cli.bench.case import (
     CONTRASTIVE,
     ELEMENTWISE_RESULT,
     LABELLED,
+    METRICS,
     NORMALISED,
     OF_TWO_LOGITS,
     ROW_RESULT,
@@ -136,6 +137,9 @@ def _targets(case: Case, rng: np.random.Generator) -> np.ndarray:
         return filled(rng.random(case.shape) < 0.5, case.shape, case.compute_dtype, _order(case))
     if "target_probs" in case.arrays:
         return rng.integers(case.classes, size=(*case.row_shape, SPARSE))
+    if case.function in METRICS:
+        # Labels are told from the targets, so that each has to occur.
+        return rng.permutation(prod(case.row_shape)).reshape(case.row_shape) % case.classes
     if not case.soft:
         return rng.integers(case.classes, size=case.row_shape)
     weights = rng.standard_exponential(case.shape, dtype=np.dtype(case.compute_dtype))

@@ -159,6 +159,7 @@ WORKLOADS = (
             for label, fields in VARIANTS.items()
             for case in loss_and_gradient((8192, 1000), label, **fields)
         ),
+        Case("log_loss-100000x1000", "log_loss", (100_000, 1000)),
     ),
     workload(
         "cifar",
@@ -168,6 +169,7 @@ WORKLOADS = (
         *loss_and_gradient((50_000, 10)),
         *loss_and_gradient((1_000_000, 10), "f64", dtype="float64"),
         *loss_and_gradient((200_000, 100)),
+        Case("log_loss-1000000x10", "log_loss", (1_000_000, 10)),
     ),
     workload(
         "segmentation",

@@ -190,6 +190,20 @@ class NumPy(Library):
     def nll_loss(self, case: Case, data: Data) -> Call:
         return self._of_probabilities(lambda log_probs: log_probs, case, data)
 
+    def log_loss(self, case: Case, data: Data) -> Call:
+        probs, at = data.logits, target_positions(case, data.targets)
+        eps = np.finfo(probs.dtype).eps
+
+        def log_loss() -> np.floating:
+            # What the others validate, too.
+            sums = probs.sum(axis=case.axis)
+            if probs.min() < 0 or probs.max() > 1 or not np.allclose(sums, 1, rtol=eps**0.5):
+                raise ValueError("these are not probabilities")
+            value: np.floating = -np.log(probs[at].clip(eps, 1 - eps)).mean()
+            return value
+
+        return log_loss
+
     def categorical_cross_entropy(self, case: Case, data: Data) -> Call:
         return self._of_probabilities(np.log, case, data)
 

@@ -1,8 +1,9 @@
-"""What scikit-learn's gradient boosting calls in each round."""
+"""What scikit-learn's gradient boosting calls in each round, and its metrics."""
 
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from xent.cli.bench.rivals.library import Call, Library
 
 
 class ScikitLearn(Library):
-    """Gradient and Hessian of every row, without the loss."""
+    """Gradient and Hessian of every row, without the loss; the log loss of probabilities."""
 
     options = frozenset({"reduction"})
 
     def __init__(self, threads: int) -> None:
         self.losses = importlib.import_module("sklearn._loss.loss")
+        self.metrics = importlib.import_module("sklearn.metrics")
         self.threads = threads
+
+    def log_loss(self, case: Case, data: Data) -> Call:
+        return partial(self.metrics.log_loss, data.targets, data.logits)
 
     def cross_entropy_hessian(self, case: Case, data: Data) -> Call:
         loss = self.losses.HalfMultinomialLoss(n_classes=case.classes)

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from xent.cli.bench.case import OBJECTIVES, OF_REGIONS, WITHOUT_TARGETS, Case
+from xent.cli.bench.case import METRICS, OBJECTIVES, OF_REGIONS, WITHOUT_TARGETS, Case
 from xent.cli.bench.data import Data
 from xent.cli.bench.rivals.library import Call, Library
 
@@ -26,6 +26,9 @@ class Xent(Library):
     def call(self, case: Case, data: Data) -> Call:
         if case.function in OBJECTIVES:
             return self._objective(case, data)
+        if case.function in METRICS:
+            metric = getattr(importlib.import_module("xent.metrics"), case.function)
+            return partial(metric, data.targets, data.logits)
         function, logits, targets = getattr(self.module, case.function), data.logits, data.targets
         arrays = [a for a in (logits, data.weight, targets) if a is not None]
         options = {**case.options, **data.arrays}
