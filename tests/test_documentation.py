@@ -18,6 +18,8 @@ from xent.cli.bench.workloads import select
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")))
 WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+# Libraries that a page is about: without one, the page is run up to the block that imports it.
+OPTIONAL = re.compile(r"^(?:>>> )?(?:import|from) (torch|transformers)\b", re.MULTILINE)
 # A block whose first line is a file's name in a comment is that file.
 FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
 
@@ -58,6 +60,9 @@ def run_examples(block: Block, page: str, names: dict[str, Any]) -> None:
 def test_code_blocks_run(page: str, tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     for block in blocks(page):
+        if block.language in ("python", "pycon"):
+            for library in OPTIONAL.findall(block.text):
+                pytest.importorskip(library)
         file = FILE.match(block.text)
         if file:
             (tmp_path / (file[1] or file[2])).write_text(block.text)
@@ -108,7 +113,8 @@ def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["src/xent", "src/xent/cli/bench", "csrc", "csrc/call", "csrc/kernels"]
+    "folder",
+    ["src/xent", "src/xent/torch", "src/xent/cli/bench", "csrc", "csrc/call", "csrc/kernels"],
 )
 def test_architecture_lists_every_file(folder: str) -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")

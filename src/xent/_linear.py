@@ -12,7 +12,7 @@ weight is therefore computed for a slice of classes at a time, and added while t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, prod
 from typing import Any
 
@@ -59,7 +59,10 @@ class Factor:
     values: Array
     kind: Precision
     grad: Array | None = None
-    grad_kind: Precision | None = None
+    grad_kind: Precision = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.grad_kind = self.kind
 
     def read(self, at: Any, dtype: np.dtype[Any]) -> Array:
         """Return a part in the compute dtype, in a layout that BLAS can read."""
@@ -69,7 +72,7 @@ class Factor:
     def write(self, at: Any, gradient: Array) -> None:
         """Store a part of the gradient, rounded to its result dtype."""
         assert self.grad is not None
-        self.grad[at] = rounded(gradient, self.grad_kind or self.kind)
+        self.grad[at] = rounded(gradient, self.grad_kind)
 
 
 def widest(precisions: Iterable[Precision]) -> Precision:
@@ -321,8 +324,9 @@ def linear_loss(
     if few and all_count and not with_grad and out is None:
         request.logits = product(factors, logits.shape, precision.compute)
         return request.results()
-    for factor in factors.values():
-        factor.grad_kind = factor.kind if wide_grads is None else precision
+    if wide_grads is not None:
+        for factor in factors.values():
+            factor.grad_kind = precision
     expected = {name: (f.values.shape, f.grad_kind.result_dtype) for name, f in factors.items()}
     grads = buffers(grad_out, expected)
     arguments.check_no_overlap(

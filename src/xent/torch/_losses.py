@@ -171,7 +171,7 @@ def _distillation_loss(
         beta=beta,
         axis=class_axis(input),
         reduction=reduction,
-        **({"return_teacher_grad": True} if with_target else {}),
+        return_teacher_grad=with_target,
     )
     if not with_target:
         return of_input(results, grad, input, dtype)

@@ -38,6 +38,7 @@ def is_direct(tensors: Iterable[Tensor | None]) -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
+        and not torch.jit.is_tracing()
         and all(t is None or (type(t) in PLAIN and t.is_cpu) for t in tensors)
     )
 
@@ -77,9 +78,10 @@ class Node(torch.autograd.Function):
         found: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # a derivative of this one may be asked for, which is an error
             return None, None, *operation.operator.gradients(*grads, wanted, tensors, ctx.options)
-        if ctx.grads is not None:
-            # Handed over, so that autograd can keep them without a copy. A second backward computes them again.
-            factor, kept, ctx.grads = grads[0].item(), ctx.grads, None
+        # Handed over, so that autograd can keep them without a copy. A second backward computes them again.
+        kept, ctx.grads = ctx.grads, None
+        if kept is not None:
+            factor = grads[0].item()
             found = [rescaled(g, factor, t.dtype) for g, t in zip(kept, tensors, strict=False)]
         else:
             found = operation.compute(upstream(*grads), wanted, *tensors, *ctx.options)[1]
@@ -119,7 +121,7 @@ class Operation:
         if not is_direct(tensors):
             return self.operator(*tensors, *options)
         if differs:
-            return Node.apply(self, options, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+            return Node.apply(self, options, *tensors)
         return self.compute(None, (), *tensors, *options)[0]
 
     def requires_grad(self, tensors: Sequence[Tensor | None]) -> bool:

@@ -63,7 +63,7 @@ class Transformed(torch.autograd.Function):
 def called(operator: Callable[..., Any], save: Any, derivative: Any, *arguments: Any) -> Any:
     """Call an operator with its derivative, in whichever way the caller's surroundings take it."""
     if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
-        return Transformed.apply(operator, save, derivative, *arguments)  # type: ignore[no-untyped-call]
+        return Transformed.apply(operator, save, derivative, *arguments)
     return operator(*arguments)
 
 

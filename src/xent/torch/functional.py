@@ -614,7 +614,7 @@ def _normalised(
         input = input.to(dtype)
     if dim is None or not input.is_floating_point() or not input.numel() or not is_direct((input,)):
         return theirs(input, dim, stacklevel + 2)
-    return Normalised.apply(input, dim, ours, derivative)  # type: ignore[no-any-return, no-untyped-call]
+    return Normalised.apply(input, dim, ours, derivative)
 
 
 class Normalised(torch.autograd.Function):
