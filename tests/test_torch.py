@@ -769,6 +769,16 @@ def test_meta_tensors(operation, reduction):
     assert (loss.device.type, loss.shape, loss.dtype) == ("meta", expected.shape, expected.dtype)
 
 
+def test_traced():
+    """By torch.jit.trace, which would take for a constant what no operator has computed."""
+    target = indices((8, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(lambda x: ours.cross_entropy(x, target), torch.zeros(8, 5))
+    input = logits((8, 5), torch.float32)
+    assert torch.equal(traced(input), ours.cross_entropy(input, target))
+
+
 def test_compiled_by_inductor():
     model = nn.Linear(6, 5)
     input, target = torch.randn(8, 6), indices((8, 5))
