@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import xent  # noqa: E402
 import xent.torch as ours  # noqa: E402
+from test_docstrings import CHECKS  # noqa: E402
 from xent.torch import _losses  # noqa: E402
 from xent.torch._operation import SMALL, Operation  # noqa: E402
 
@@ -570,6 +572,22 @@ def test_signature_begins_with_torchs(name):
     begin = [(p.name, p.default, p.kind) for p in mine][: len(theirs)]
     assert begin == [(p.name, p.default, p.kind) for p in theirs]
     assert all(p.kind is p.KEYWORD_ONLY for p in list(mine)[len(theirs) :])
+
+
+@pytest.mark.parametrize("name", ours.__all__)
+def test_examples_of_docstrings(name):
+    runner, report = doctest.DocTestRunner(), []
+    for test in doctest.DocTestFinder(recurse=False).find(getattr(ours, name), name, module=False):
+        runner.run(test, out=report.append)
+    assert not runner.failures, "".join(report)
+    assert runner.tries
+
+
+@pytest.mark.parametrize("name", [name for name in ours.__all__ if name.islower()])
+def test_sections_are_as_numpydoc_has_them(name):
+    validate = pytest.importorskip("numpydoc.validate").validate
+    found = validate(f"xent.torch.{name}")["errors"]
+    assert [message for code, message in found if code in CHECKS] == []
 
 
 MODULES = {

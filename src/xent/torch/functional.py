@@ -549,6 +549,8 @@ def softmax(
         Logits.
     dim : int, optional
         The axis. PyTorch chooses one, with a warning, if there is none.
+    _stacklevel : int, default 3
+        Of that warning, whose line is the caller's.
     dtype : torch.dtype, optional
         What `input` is converted to.
 
@@ -575,7 +577,7 @@ def log_softmax(
 
     Parameters
     ----------
-    input, dim, dtype
+    input, dim, _stacklevel, dtype
         As in `softmax`.
 
     Returns
