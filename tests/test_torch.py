@@ -504,20 +504,48 @@ def test_linear_cross_entropy_takes_torchs_options_and_other_dtypes():
 )
 def test_loss_scale_keeps_small_gradients_of_half_types(function):
     """A gradient below float16's range survives the scale that the loss is multiplied by: it is rounded after that."""
-    input = torch.zeros(4000, 8, dtype=torch.float16)
-    target = torch.zeros(4000, dtype=torch.int64)
+    rows = SMALL // 8
+    input = torch.tensor([0.0] + [-10.0] * 7, dtype=torch.float16).repeat(rows, 1)
+    target = torch.zeros(rows, dtype=torch.int64)
     weight = [torch.eye(8, dtype=torch.float16)] if function is ours.linear_cross_entropy else []
-    upstream = upstream_of(2.0**-14)
-
-    def loss(leaf):
-        return function(leaf, *weight, target)
-
     _, grads = differentiated(
-        lambda leaf: loss(leaf).float() * 2.0**14, {"leaf": input}, upstream=lambda l: l * 0 + 1
+        lambda leaf: function(leaf, *weight, target).float() * 2.0**14,
+        {"leaf": input},
+        upstream=torch.ones_like,
     )
-    assert grads["leaf"][0, 1].item() == pytest.approx(2.0**14 / 8 / 4000, rel=2.0**-10)
-    _, grads = differentiated(loss, {"leaf": input}, upstream=upstream)
-    assert grads["leaf"][0, 1].item() == 0
+    p = input[0].double().softmax(0)[1].item()
+    assert p / rows < 2.0**-22  # of whose eight multiples of 2**-24 none is as near as below
+    assert grads["leaf"][0, 1].item() == pytest.approx(2.0**14 * p / rows, rel=2.0**-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=id_of)
+def test_training_of_a_transformer_step_by_step(dtype):
+    """Loss and gradients of the last layer are PyTorch's for the same numbers at each step, and the model learns."""
+    tokens = torch.arange(8 * 12).reshape(8, 12) * 7 % 64
+    embedding = nn.Embedding(64, 16, dtype=dtype)
+    block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, dtype=dtype)
+    layer = ours.LinearCrossEntropyLoss(16, 64, dtype=dtype)
+    parameters = [*embedding.parameters(), *block.parameters(), *layer.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.2)
+    mask = nn.Transformer.generate_square_subsequent_mask(11, dtype=dtype)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        hidden = block(embedding(tokens[:, :-1]), src_mask=mask, is_causal=True).flatten(0, 1)
+        hidden.retain_grad()
+        loss = layer(hidden, tokens[:, 1:].flatten())
+        loss.backward()
+        leaves = {"hidden": hidden.double(), "weight": layer.linear.weight.double()}
+        expected, exact = differentiated(
+            F.linear_cross_entropy, leaves, tokens[:, 1:].flatten(), upstream=torch.ones_like
+        )
+        # Products of 16 features, of which each adds a rounding; a gradient is at most 4 times that of a logit.
+        close(loss.detach(), expected, reach=24, terms=16)
+        close(hidden.grad, exact["hidden"], reach=24, scale=4, terms=16)
+        close(layer.linear.weight.grad, exact["weight"], reach=24, scale=4, terms=16)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
 
 
 # Samples of PyTorch's own tests.
@@ -704,6 +732,29 @@ def test_opcheck(operation, reduction):
     wanted = [i < first for i in range(operation.count)]
     torch.library.opcheck(
         operation.operator.gradient, (wanted, torch.ones_like(loss), *arguments, torch.float64)
+    )
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x.T, lambda x: x[:, ::2], lambda x: x[:1].expand(4, -1), lambda x: x[:, 1:]]
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
+def test_opcheck_of_any_strides_and_dtype(dtype, view):
+    """Gradients have the dtypes and strides that the compiler has been promised."""
+    input = view(logits((4, 4), dtype))
+    target = torch.zeros(4, dtype=torch.int64)
+    options = (None, -100, "mean", 0.0, 0.0, None, 1.0, torch.float32)
+    grad, utils = torch.ones(()), ("test_schema", "test_faketensor")
+    torch.library.opcheck(
+        _losses.cross_entropy.operator.gradient,
+        ([True, False, False], grad, input, target, *options),
+        test_utils=utils,
+    )
+    weight = view(logits((4, 4), dtype))
+    torch.library.opcheck(
+        _losses.linear_cross_entropy.operator.gradient,
+        ([True, True, False, False, False], grad, input, weight, None, target, *options),
+        test_utils=utils,
     )
 
 
