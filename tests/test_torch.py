@@ -971,8 +971,10 @@ def test_errors_name_torchs_arguments():
         ours.linear_cross_entropy(Z, torch.zeros(5, 3), target * 0, weight=torch.zeros(2))
     with pytest.raises(ValueError, match=r"^targets: expected the shape of inputs"):
         ours.sigmoid_focal_loss(Z, Z[:1])
-    with pytest.raises(TypeError, match=r"^target: expected a torch\.Tensor, got list"):
-        ours.cross_entropy(Z, [0])
+    losses = (ours.cross_entropy, ours.binary_cross_entropy, ours.kl_div, ours.distillation_loss)
+    for function in losses:
+        with pytest.raises(TypeError, match=r"^target: expected a torch\.Tensor, got list"):
+            function(Z, [0])
 
 
 def test_sparse_tensors_are_refused():

@@ -364,12 +364,14 @@ binary_cross_entropy = Operation(
     "Tensor input, Tensor target, Tensor? weight, str reduction",
     _binary_cross_entropy,
     elements,
+    paired=True,
 )
 binary_cross_entropy_with_logits = Operation(
     "binary_cross_entropy_with_logits",
     "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, str reduction",
     _binary_cross_entropy_with_logits,
     elements,
+    paired=True,
 )
 kl_div = Operation(
     "kl_div", "Tensor input, Tensor target, str reduction, bool log_target", _kl_div, elements
@@ -380,6 +382,7 @@ sigmoid_focal_loss = Operation(
     _sigmoid_focal_loss,
     elements,
     differentiable=("inputs",),
+    paired=True,
 )
 linear_cross_entropy = Operation(
     "linear_cross_entropy",

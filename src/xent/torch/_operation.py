@@ -38,7 +38,7 @@ def is_direct(tensors: Iterable[Tensor | None]) -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
         and all(t is None or (type(t) in PLAIN and t.is_cpu) for t in tensors)
     )
 
@@ -92,7 +92,8 @@ class Operation:
     """A loss that is differentiable with respect to its first tensors.
 
     `parameters` are those of an operator's schema, tensors first, one of the others `reduction`. `shape` is a function
-    of the tensors and the reduction, of which the loss has the shape. `costly` is whether it takes as long as a gradient.
+    of the tensors and the reduction, of which the loss has the shape. `costly` is whether it takes as long as a gradient,
+    `paired` whether the second tensor has to have the shape of the first.
     """
 
     def __init__(
@@ -104,9 +105,11 @@ class Operation:
         *,
         differentiable: tuple[str, ...] = ("input",),
         costly: bool = False,
+        paired: bool = False,
     ) -> None:
         names = re.findall(r"(\w+)(?:,|$)", parameters)
-        self.name, self.compute, self.shape, self.costly = name, compute, shape, costly
+        self.name, self.compute, self.shape = name, compute, shape
+        self.costly, self.paired = costly, paired
         self.tensors = names[: parameters.count("Tensor")]
         self.count, self.differentiable = len(self.tensors), differentiable
         self.reduction = names.index("reduction") - self.count
@@ -116,6 +119,11 @@ class Operation:
         for t, name in zip(tensors, self.tensors, strict=True):
             if t is not None and not isinstance(t, Tensor):
                 raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+        if self.paired and tensors[1].shape != tensors[0].shape:
+            first, second = self.tensors[:2]
+            raise ValueError(
+                f"{second}: expected the shape of {first}, {tuple(tensors[0].shape)}; got {tuple(tensors[1].shape)}"
+            )
         differs = torch.is_grad_enabled() and self.requires_grad(tensors)
         options = (*options, result_dtype(*tensors[: len(self.differentiable)]))
         if not is_direct(tensors):

@@ -24,14 +24,6 @@ def _named(size_average: bool | None, reduce: bool | None, reduction: str) -> st
     return str(_reduction.legacy_get_string(size_average, reduce))
 
 
-def _same_shape(input: Tensor, target: Tensor, of: str = "input", name: str = "target") -> None:
-    """Refuse targets that would broadcast."""
-    if target.shape != input.shape:
-        raise ValueError(
-            f"{name}: expected the shape of {of}, {tuple(input.shape)}; got {tuple(target.shape)}"
-        )
-
-
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -264,7 +256,6 @@ def binary_cross_entropy(
     >>> round(loss.item(), 6)
     0.366985
     """
-    _same_shape(input, target)
     return _losses.binary_cross_entropy(
         (input, target, weight), _named(size_average, reduce, reduction)
     )
@@ -309,7 +300,6 @@ def binary_cross_entropy_with_logits(
     >>> round(loss.item(), 6)
     0.720095
     """
-    _same_shape(input, target)
     return _losses.binary_cross_entropy_with_logits(
         (input, target, weight, pos_weight), _named(size_average, reduce, reduction)
     )
@@ -399,7 +389,8 @@ def kl_div(
     0.130812
     """
     reduction = _named(size_average, reduce, reduction)
-    if input.shape != target.shape:
+    tensors = isinstance(input, Tensor) and isinstance(target, Tensor)
+    if tensors and input.shape != target.shape:
         batch = input.shape[:1]
         input, target = torch.broadcast_tensors(input, target)
         if reduction == "batchmean" and input.shape[:1] != batch:
@@ -445,7 +436,6 @@ def sigmoid_focal_loss(
     >>> round(xent.torch.sigmoid_focal_loss(torch.zeros(1), torch.ones(1)).item(), 6)
     0.043322
     """
-    _same_shape(inputs, targets, "inputs", "targets")
     return _losses.sigmoid_focal_loss((inputs, targets), reduction, float(alpha), float(gamma))
 
 
