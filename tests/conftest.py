@@ -22,7 +22,7 @@ FLOATS = (np.float32, np.float64)
 SLOW = re.compile(
     "test_(accuracy|benchmarks|binary|bits|check|cli|documentation|evidence|examples|fuzz|headers|"
     "huge|machines|memory|mutations|native|other_machines|package|plots|pool|process|rivals|runtimes|"
-    "sanitizers|score_command|sklearn|stack|team|threads|typing)"
+    "sanitizers|score_command|sklearn|stack|team|threads|torch_process|typing)"
 )
 FAST_CASES = 4
 IN_FULL = "test_docstrings"

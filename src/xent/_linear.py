@@ -12,7 +12,7 @@ weight is therefore computed for a slice of classes at a time, and added while t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, prod
 from typing import Any
 
@@ -54,11 +54,15 @@ def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
 
 @dataclass
 class Factor:
-    """Hidden, weight or bias, stored as the core would read it, and its gradient."""
+    """Hidden, weight or bias, stored as the core would read it, and its gradient, which may be of another dtype."""
 
     values: Array
     kind: Precision
     grad: Array | None = None
+    grad_kind: Precision = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.grad_kind = self.kind
 
     def read(self, at: Any, dtype: np.dtype[Any]) -> Array:
         """Return a part in the compute dtype, in a layout that BLAS can read."""
@@ -68,7 +72,7 @@ class Factor:
     def write(self, at: Any, gradient: Array) -> None:
         """Store a part of the gradient, rounded to its result dtype."""
         assert self.grad is not None
-        self.grad[at] = rounded(gradient, self.kind)
+        self.grad[at] = rounded(gradient, self.grad_kind)
 
 
 def widest(precisions: Iterable[Precision]) -> Precision:
@@ -183,7 +187,7 @@ class Linear(RowBlocks):
             return
         if self.weight.grad.dtype != self.dtype:
             self.sum = empty_array(self.weight.grad.shape, self.dtype) if parts > 1 else None
-        if self.bias is not None:
+        if self.bias is not None and self.bias.grad is not None:
             self.bias_sum = np.zeros(self.classes)  # float64: as many terms as rows
         widest = min(self.slices[0].stop, self.classes)
         self.term = empty_array((widest, self.features), self.dtype)
@@ -224,7 +228,8 @@ class Linear(RowBlocks):
             if self.bias is not None:
                 logits += self.bias.read(..., self.dtype)
         logits = logits.reshape(*shape, self.classes)
-        return logits, None if self.hidden.grad is None else logits, None
+        wanted = self.hidden.grad is not None or self.weight.grad is not None
+        return logits, logits if wanted else None, None
 
     def store(self, block: Block, out: Array | None, hess: Array | None) -> None:
         if out is None:
@@ -265,7 +270,8 @@ class Linear(RowBlocks):
 
     def store_hidden(self, block: Block, gradient: Array) -> None:
         """Compute and store the gradient of the hidden states of a block."""
-        assert self.hidden.grad is not None
+        if self.hidden.grad is None:
+            return
         place = None if isinstance(block[0], np.ndarray) else self.hidden.grad[block]
         if place is None or not (place.flags.carray and place.dtype == self.dtype):
             result = empty_array(self.states.shape, self.dtype)
@@ -288,9 +294,13 @@ def linear_loss(
     grad_out: Any,
     dtype: Any,
     ignore_index: Any,
+    wide_grads: tuple[str, ...] | None = None,
     **options: Any,
 ) -> Any:
-    """Return the loss, or the loss and the tuple of gradients, as `linear_cross_entropy` describes them."""
+    """Return the loss, or the loss and the tuple of gradients, as `linear_cross_entropy` describes them.
+
+    `wide_grads` names the arrays of which gradients are wanted, in the dtype of the computation; those of others are None.
+    """
     factors = layer(hidden, weight, bias, dtype)
     precision = widest(factor.kind for factor in factors.values())
     logits = unread(
@@ -314,7 +324,10 @@ def linear_loss(
     if few and all_count and not with_grad and out is None:
         request.logits = product(factors, logits.shape, precision.compute)
         return request.results()
-    expected = {name: (f.values.shape, f.kind.result_dtype) for name, f in factors.items()}
+    if wide_grads is not None:
+        for factor in factors.values():
+            factor.grad_kind = precision
+    expected = {name: (f.values.shape, f.grad_kind.result_dtype) for name, f in factors.items()}
     grads = buffers(grad_out, expected)
     arguments.check_no_overlap(
         {"out": loss} | {f"grad_out[{position}]": grad for position, grad in enumerate(grads)},
@@ -323,11 +336,15 @@ def linear_loss(
     )
     if with_grad:
         results = tuple(
-            empty_array(*form) if grad is None else grad
-            for grad, form in zip(grads, expected.values(), strict=True)
+            None
+            if wide_grads is not None and name not in wide_grads
+            else empty_array(*form)
+            if grad is None
+            else grad
+            for grad, (name, form) in zip(grads, expected.items(), strict=True)
         )
         for factor, grad in zip(factors.values(), results, strict=True):
-            factor.grad = stored(np.asarray(grad), factor.kind)
+            factor.grad = None if grad is None else stored(np.asarray(grad), factor.grad_kind)
 
     def run(request: Request) -> float:
         return Linear(request, factors["hidden"], factors["weight"], factors.get("bias")).run()

@@ -1,0 +1,61 @@
+"""xent's losses on PyTorch's CPU tensors, under the names and signatures of torch.nn.functional and torch.nn.
+
+Functions take torch's arguments in torch's order, xent's own options as keywords after them, and work with autograd,
+torch.compile, torch.func.vmap and autocast. Tensors are read and written where they lie. Modules are torch's own classes
+with another `forward`, so that they have the same options, parameters and state.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("xent.torch needs PyTorch: pip install 'xent[torch]'") from error
+
+from xent.torch.functional import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    distillation_loss,
+    focal_loss,
+    kl_div,
+    linear_cross_entropy,
+    log_softmax,
+    multilabel_soft_margin_loss,
+    nll_loss,
+    sigmoid_focal_loss,
+    softmax,
+)
+from xent.torch.modules import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    KLDivLoss,
+    LinearCrossEntropyLoss,
+    LogSoftmax,
+    MultiLabelSoftMarginLoss,
+    NLLLoss,
+    Softmax,
+)
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "KLDivLoss",
+    "LinearCrossEntropyLoss",
+    "LogSoftmax",
+    "MultiLabelSoftMarginLoss",
+    "NLLLoss",
+    "Softmax",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "distillation_loss",
+    "focal_loss",
+    "kl_div",
+    "linear_cross_entropy",
+    "log_softmax",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
+    "sigmoid_focal_loss",
+    "softmax",
+]
