@@ -7,10 +7,15 @@
 #include <Python.h>
 
 #include <stdio.h>
+#ifndef _WIN32
+#include <sys/mman.h>
+#endif
 
 #include "index.h"
 #include "xent_capi.h"
 #include "xla_ffi.h"
+
+#define HUGE_PAGE ((uintptr_t)1 << 21) /* of x86-64, and of aarch64 with pages of 4 KiB */
 
 enum { MOST_RANK = 64, MOST_ARRAYS = 12, MOST_TEXT = 512 };
 
@@ -237,6 +242,19 @@ static const char *find_shape(job *j) {
     return NULL;
 }
 
+/* XLA takes memory for each result from the system anew, whose pages are made where they are first written to. Of large
+ * results that takes several times as long as the call, unless the pages are huge. */
+static void expect_huge_pages(const XLA_FFI_Buffer *buffer, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t begin = ((uintptr_t)buffer->data + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+    const uintptr_t end = ((uintptr_t)buffer->data + (uintptr_t)bytes) & ~(HUGE_PAGE - 1);
+    if (begin < end)
+        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)buffer, (void)bytes;
+#endif
+}
+
 /* XLA may have no memory for a buffer without elements, which is not absent for that. */
 static const char *place(job *j, const role *role, const XLA_FFI_Buffer *buffer, int is_result) {
     static double no_elements;
@@ -260,6 +278,8 @@ static const char *place(job *j, const role *role, const XLA_FFI_Buffer *buffer,
             a->steps[k] = step;
         step *= size;
     }
+    if (is_result)
+        expect_huge_pages(buffer, step);
     if (role->field == FIELD(index))
         j->call.index_type = (xent_dtype)dtype_of(buffer->dtype);
     a->role = role;
