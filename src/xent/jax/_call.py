@@ -25,6 +25,7 @@ class Call(NamedTuple):
     parameters: tuple[str, ...]  # and by the names that the public function has for them
     shape: tuple[int, ...]  # of the loss before its reduction
     reduced: bool
+    donates: bool = False  # whether the gradient takes the memory of the logits
 
     def run(
         self, results: tuple[str, ...], arrays: tuple[Any, ...], upstream: tuple[str, ...] = ()
@@ -34,8 +35,13 @@ class Call(NamedTuple):
         number = compute_dtype(x.dtype)
         kinds = {"result": ((), number), "out": (x.shape, x.dtype)}
         kinds |= dict.fromkeys(("loss", "lse"), (self.shape, number))
+        in_place = self.donates and "out" in results
         call: Any = jax.ffi.ffi_call(
-            TARGET, [jax.ShapeDtypeStruct(*kinds[r]) for r in results], vmap_method="expand_dims"
+            TARGET,
+            [jax.ShapeDtypeStruct(*kinds[r]) for r in results],
+            # Arrays that vmap does not map are not copied, but the memory of logits for that of all gradients.
+            vmap_method="broadcast_all" if in_place else "expand_dims",
+            input_output_aliases={0: results.index("out")} if in_place else None,
         )
         found: list[Any] = call(
             *arrays,

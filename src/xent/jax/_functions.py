@@ -73,7 +73,7 @@ class Arrays:
         if value is not None:
             self.add(argument, parameter, given(value, validated, self.number, ndim))
 
-    def loss(self, *more: tuple[str, Any]) -> jax.Array:
+    def loss(self, donates: Any, *more: tuple[str, Any]) -> jax.Array:
         request = self.request
         call = Call(
             attributes(request) + more,
@@ -81,6 +81,7 @@ class Arrays:
             tuple(self.parameters),
             request.shape,
             request.reduction != "none",
+            _arguments.flag(donates, "donate_logits"),
         )
         result: jax.Array = loss_of(call, *self.arrays)
         return result
@@ -93,6 +94,7 @@ def softmax_loss(
     *,
     class_weight: Any = None,
     sample_weight: Any = None,
+    donate_logits: Any = False,
     **options: Any,
 ) -> jax.Array:
     """Return a loss over a softmax; of `distillation_loss` the targets are the teacher's logits."""
@@ -126,7 +128,7 @@ def softmax_loss(
     arrays.add_numbers(
         "sample_weight", "sample_weight", sample_weight, request.sample_weight, x.ndim - 1
     )
-    return arrays.loss(*more)
+    return arrays.loss(donate_logits, *more)
 
 
 def elementwise_loss(
@@ -136,6 +138,7 @@ def elementwise_loss(
     *,
     sample_weight: Any = None,
     pos_weight: Any = None,
+    donate_logits: Any = False,
     **options: Any,
 ) -> jax.Array:
     """Return a loss of which every element has its own."""
@@ -154,7 +157,7 @@ def elementwise_loss(
         "sample_weight", "sample_weight", sample_weight, request.sample_weight, x.ndim
     )
     arrays.add_numbers("pos_weight", "pos_weight", pos_weight, request.pos_weight, x.ndim)
-    return arrays.loss()
+    return arrays.loss(donate_logits)
 
 
 def softmax_family(

@@ -35,6 +35,7 @@ def cross_entropy(
     softcap: float | None = None,
     temperature: float = 1.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
+    donate_logits: bool = False,
     **unknown: Never,
 ) -> jax.Array:
     r"""Softmax cross-entropy of logits against class indices or class probabilities: `xent.cross_entropy` for JAX.
@@ -60,6 +61,10 @@ def cross_entropy(
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean over class indices divides by the sum of the weights (class times sample) of the rows that count; over class
         probabilities by the sum of the sample weights. The mean of nothing is NaN.
+    donate_logits : bool, default False
+        Whether the gradient is written over the logits, which takes half the memory and no time to find it. For logits that
+        nothing else uses, such as those of a model's last layer or an argument that jit is told to donate; XLA copies any
+        other first.
 
     Returns
     -------
@@ -108,6 +113,7 @@ def cross_entropy(
         softcap=softcap,
         temperature=temperature,
         reduction=reduction,
+        donate_logits=donate_logits,
     )
 
 
@@ -122,6 +128,7 @@ def nll_loss(
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
+    donate_logits: bool = False,
     **unknown: Never,
 ) -> jax.Array:
     r"""Negative log-likelihood of log-probabilities: `xent.nll_loss` for JAX.
@@ -130,7 +137,7 @@ def nll_loss(
     ----------
     log_probs : jax.Array, shape (..., C, ...)
         Logarithms of probabilities, taken as they are.
-    targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, reduction
+    targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, reduction, donate_logits
         As in `cross_entropy`.
 
     Returns
@@ -163,6 +170,7 @@ def nll_loss(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction=reduction,
+        donate_logits=donate_logits,
     )
 
 
@@ -175,6 +183,7 @@ def distillation_loss(
     axis: int = -1,
     sample_weight: ArrayLike | jax.Array | None = None,
     reduction: Literal["mean", "sum", "none"] = "mean",
+    donate_logits: bool = False,
     **unknown: Never,
 ) -> jax.Array:
     r"""Divergence of a student's softmax from its teacher's, both at a temperature: `xent.distillation_loss` for JAX.
@@ -189,7 +198,7 @@ def distillation_loss(
         The logits z'. If the dtypes differ, both are computed in the one that JAX promotes them to.
     temperature : float, default 1.0
         T > 0.
-    axis, sample_weight, reduction
+    axis, sample_weight, reduction, donate_logits
         As in `cross_entropy`; the mean divides by the number of rows, or by the sum of their weights.
 
     Returns
@@ -220,6 +229,7 @@ def distillation_loss(
         axis=axis,
         sample_weight=sample_weight,
         reduction=reduction,
+        donate_logits=donate_logits,
     )
 
 
@@ -232,6 +242,7 @@ def binary_cross_entropy_with_logits(
     label_smoothing: float = 0.0,
     sample_weight: ArrayLike | jax.Array | None = None,
     reduction: Literal["mean", "sum", "none"] = "mean",
+    donate_logits: bool = False,
     **unknown: Never,
 ) -> jax.Array:
     r"""Binary cross-entropy of logits, element by element: `xent.binary_cross_entropy_with_logits` for JAX.
@@ -248,6 +259,8 @@ def binary_cross_entropy_with_logits(
         e in [0, 1]: targets become t (1 - e) + e / 2.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the sample weights, or the number of elements.
+    donate_logits : bool, default False
+        As in `cross_entropy`.
 
     Returns
     -------
@@ -277,6 +290,7 @@ def binary_cross_entropy_with_logits(
         label_smoothing=label_smoothing,
         sample_weight=sample_weight,
         reduction=reduction,
+        donate_logits=donate_logits,
     )
 
 
@@ -289,13 +303,14 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     sample_weight: ArrayLike | jax.Array | None = None,
     reduction: Literal["mean", "sum", "none"] = "mean",
+    donate_logits: bool = False,
     **unknown: Never,
 ) -> jax.Array:
     r"""Focal loss of logits, element by element: `xent.sigmoid_focal_loss` for JAX.
 
     Parameters
     ----------
-    logits, targets, sample_weight, reduction
+    logits, targets, sample_weight, reduction, donate_logits
         As in `binary_cross_entropy_with_logits`.
     alpha : float or None, default 0.25
         Weight of positive elements; that of negative ones is 1 - alpha. None weights all alike.
@@ -330,4 +345,5 @@ def sigmoid_focal_loss(
         gamma=gamma,
         sample_weight=sample_weight,
         reduction=reduction,
+        donate_logits=donate_logits,
     )
