@@ -17,32 +17,31 @@ from xent._request import Request, first_argument, not_a_class
 from xent.jax._call import Call, attributes, compute_dtype, family_of, loss_of, placeholder
 
 
-def is_traced(value: Any) -> bool:
-    return isinstance(value, jax.core.Tracer)
-
-
 def described(value: Any) -> Any:
     """Return what validation sees of an argument: of JAX's arrays shape and dtype, but concrete class indices themselves."""
     if not isinstance(value, jax.Array):
         return value
-    if not is_traced(value) and value.dtype.kind in "iub":
-        return value
-    return placeholder(value)
+    is_known = not isinstance(value, jax.core.Tracer)
+    return value if is_known and value.dtype.kind in "iub" else placeholder(value)
 
 
-def floating(value: Any, name: str, integers: str = "iub") -> jax.Array:
-    """Return logits; integers and bools become JAX's default float."""
+def on_cpu(value: Any, name: str) -> jax.Array:
+    """Return logits as an array of JAX's."""
     if not isinstance(value, jax.Array):
-        value = jnp.asarray(_arguments.array(value, name))
-    elif not is_traced(value):
+        return jnp.asarray(_arguments.array(value, name))
+    if not isinstance(value, jax.core.Tracer):
         platforms = {device.platform for device in value.devices()} - {"cpu"}
         if platforms:
             raise ValueError(
                 f"{name}: expected an array on a CPU, got one on {', '.join(platforms)}; "
                 "move it with jax.device_put(x, jax.devices('cpu')[0])"
             )
-    is_number = value.dtype.kind in "iub" and (value.dtype != np.uint16 or name in "ax")
-    return value.astype(jnp.result_type(float)) if is_number else value
+    return value
+
+
+def floating(x: jax.Array) -> jax.Array:
+    """Return integers and bools in JAX's default float."""
+    return x.astype(jnp.result_type(float)) if x.dtype.kind in "iub" else x
 
 
 def given(value: Any, validated: Any, dtype: np.dtype[Any], ndim: int) -> jax.Array:
@@ -52,7 +51,7 @@ def given(value: Any, validated: Any, dtype: np.dtype[Any], ndim: int) -> jax.Ar
 
 
 class Arrays:
-    """The arrays of a call: their fields of xent_call, and the parameters of the public function."""
+    """The arrays of a loss: their fields of xent_call, and the parameters of the public function."""
 
     def __init__(self, request: Request, logits: jax.Array) -> None:
         self.request = request
@@ -66,21 +65,20 @@ class Arrays:
         self.parameters.append(parameter)
         self.arrays.append(array)
 
-    def add_numbers(
-        self, argument: str, parameter: str, value: Any, validated: Any, ndim: int
-    ) -> None:
+    def add_numbers(self, argument: str, parameter: str, value: Any, ndim: int) -> None:
         """Add numbers of the compute dtype, if they are given."""
         if value is not None:
-            self.add(argument, parameter, given(value, validated, self.number, ndim))
+            numbers = given(value, getattr(self.request, argument), self.number, ndim)
+            self.add(argument, parameter, numbers)
 
     def loss(self, donates: Any, *more: tuple[str, Any]) -> jax.Array:
-        request = self.request
+        """Return the loss; `more` are attributes besides the options of the request."""
         call = Call(
-            attributes(request) + more,
+            attributes(self.request) + more,
             tuple(self.arguments),
             tuple(self.parameters),
-            request.shape,
-            request.reduction != "none",
+            self.request.shape,
+            self.request.reduction != "none",
             _arguments.flag(donates, "donate_logits"),
         )
         result: jax.Array = loss_of(call, *self.arrays)
@@ -98,36 +96,37 @@ def softmax_loss(
     **options: Any,
 ) -> jax.Array:
     """Return a loss over a softmax; of `distillation_loss` the targets are the teacher's logits."""
-    x = floating(logits, first_argument(operation))
-    teacher = operation == "distillation_loss"
-    if teacher:
-        targets = floating(targets, "teacher_logits")
-        common = jnp.promote_types(x.dtype, targets.dtype)
-        x, targets = x.astype(common), targets.astype(common)
+    logits = on_cpu(logits, first_argument(operation))
+    has_teacher = operation == "distillation_loss"
+    if has_teacher:
+        targets = on_cpu(targets, "teacher_logits")
     request = _functions.softmax_request(
         operation,
-        described(x),
+        described(logits),
         described(targets),
         class_weight=described(class_weight),
         sample_weight=described(sample_weight),
         **options,
     )
-    arrays = Arrays(request, x)
+    x = floating(logits)
     more: tuple[tuple[str, Any], ...] = ()
+    if has_teacher:
+        teacher = floating(targets)
+        common = jnp.promote_types(x.dtype, teacher.dtype)
+        arrays = Arrays(request, x.astype(common))
+        arrays.add("soft", "teacher_logits", teacher.astype(common))
+    else:
+        arrays = Arrays(request, x)
     if request.index is not None:
-        if not is_traced(targets):
+        if not isinstance(targets, jax.core.Tracer):
             request.validate_targets()
         index = targets if isinstance(targets, jax.Array) else jnp.asarray(request.index)
         arrays.add("index", "targets", index)
         more = (("not_a_class", not_a_class(request.num_classes, request.ignore_index)),)
-    elif teacher:
-        arrays.add("soft", "teacher_logits", targets)
-    else:
-        arrays.add_numbers("soft", "targets", targets, request.soft, x.ndim)
-    arrays.add_numbers("class_weight", "class_weight", class_weight, request.class_weight, 1)
-    arrays.add_numbers(
-        "sample_weight", "sample_weight", sample_weight, request.sample_weight, x.ndim - 1
-    )
+    elif not has_teacher:
+        arrays.add_numbers("soft", "targets", targets, x.ndim)
+    arrays.add_numbers("class_weight", "class_weight", class_weight, 1)
+    arrays.add_numbers("sample_weight", "sample_weight", sample_weight, x.ndim - 1)
     return arrays.loss(donate_logits, *more)
 
 
@@ -142,21 +141,19 @@ def elementwise_loss(
     **options: Any,
 ) -> jax.Array:
     """Return a loss of which every element has its own."""
-    x = floating(logits, first_argument(operation))
+    logits = on_cpu(logits, first_argument(operation))
     request = _functions.elementwise_request(
         operation,
-        described(x),
+        described(logits),
         described(targets),
         sample_weight=described(sample_weight),
         pos_weight=described(pos_weight),
         **options,
     )
-    arrays = Arrays(request, x)
-    arrays.add_numbers("soft", "targets", targets, request.soft, x.ndim)
-    arrays.add_numbers(
-        "sample_weight", "sample_weight", sample_weight, request.sample_weight, x.ndim
-    )
-    arrays.add_numbers("pos_weight", "pos_weight", pos_weight, request.pos_weight, x.ndim)
+    arrays = Arrays(request, floating(logits))
+    arrays.add_numbers("soft", "targets", targets, logits.ndim)
+    arrays.add_numbers("sample_weight", "sample_weight", sample_weight, logits.ndim)
+    arrays.add_numbers("pos_weight", "pos_weight", pos_weight, logits.ndim)
     return arrays.loss(donate_logits)
 
 
@@ -164,17 +161,18 @@ def softmax_family(
     operation: str, value: Any, name: str, axis: Any, keepdims: bool = False
 ) -> jax.Array:
     """Return `logsumexp`, `softmax` or `log_softmax` over one axis or several, which None stands for all of."""
-    x = floating(value, name)
-    axes = _functions.axes_of(axis, x.ndim, name)
-    kept = tuple(d for d in range(x.ndim) if d not in axes)
-    one = len(axes) == 1
-    rows = x if one else x.transpose(kept + axes).reshape([x.shape[d] for d in kept] + [-1])
-    result: jax.Array = family_of(operation, axes[0] if one else len(kept), rows)
-    if operation == "logsumexp":
-        result = result.astype(x.dtype)
-        return jnp.expand_dims(result, axes) if keepdims else result
-    if one:
+    x = floating(on_cpu(value, name))
+    axes = tuple(sorted(_functions.axes_of(axis, x.ndim, name)))
+    if len(axes) == 1:
+        result: jax.Array = family_of(operation, axes[0], x)
+    else:
+        order = tuple(d for d in range(x.ndim) if d not in axes) + axes
+        shape = tuple(x.shape[d] for d in order)
+        kept = shape[: x.ndim - len(axes)]
+        result = family_of(operation, len(kept), x.transpose(order).reshape(*kept, -1))
+        if operation != "logsumexp":
+            result = result.reshape(shape).transpose(np.argsort(order))
+    if operation != "logsumexp":
         return result
-    order = kept + axes
-    merged = result.reshape([x.shape[d] for d in order])
-    return merged.transpose(np.argsort(order))
+    result = result.astype(x.dtype)
+    return jnp.expand_dims(result, axes) if keepdims else result
