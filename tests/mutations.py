@@ -2004,6 +2004,70 @@ MUTATIONS = (
 """,
         "tests/test_scaling.py -k refused_state",
     ),
+    # xent.jax.
+    Mutation(
+        "in xent.jax each loss that vmap maps has a mean of its own",
+        "src/xent/_ffi.c",
+        "        return j->batch_ndim == 0;",
+        "        return 1;",
+        "tests/test_jax.py -k vmap_is_a_loop",
+    ),
+    Mutation(
+        "in xent.jax class weights that vmap maps are those of their own rows",
+        "src/xent/_ffi.c",
+        "            if (j->arrays[i].role->axes == CLASSES && j->arrays[i].steps[d])\n                return 0;",
+        "",
+        "tests/test_jax.py -k vmap_is_a_loop",
+    ),
+    Mutation(
+        "in xent.jax a bad target of a compiled program is named with its position and value",
+        "src/xent/_ffi.c",
+        "        target += where[d] * index->steps[d];",
+        "",
+        "tests/test_jax.py -k test_bad_target",
+    ),
+    Mutation(
+        "the handler of xent.jax refuses buffers of another shape",
+        "src/xent/_ffi.c",
+        "if (d == class_axis ? size != j->call.classes : size != 1 && size != j->shape[k])",
+        "if (0)",
+        "tests/test_jax.py -k test_handler_refuses",
+    ),
+    Mutation(
+        "xent.jax refuses derivatives that it does not have",
+        "src/xent/jax/_call.py",
+        "        if primal.perturbed:",
+        "        if False:",
+        "tests/test_jax.py -k other_derivatives",
+    ),
+    Mutation(
+        "xent.jax rounds the gradient of a half type once, after a loss scale",
+        "src/xent/jax/_call.py",
+        "        return self.reduced and dtype == compute_dtype(dtype)",
+        "        return self.reduced",
+        "tests/test_jax.py -k 'bits_are_those and float16'",
+    ),
+    Mutation(
+        "in xent.jax the gradient takes the memory of donated logits",
+        "src/xent/jax/_call.py",
+        'input_output_aliases={0: results.index("out")} if in_place else None,',
+        "",
+        "tests/test_jax.py -k donated_logits",
+    ),
+    Mutation(
+        "xent.jax validates class indices before JAX makes them smaller",
+        "src/xent/jax/_functions.py",
+        "            request.validate_targets()",
+        "            pass",
+        "tests/test_jax.py -k makes_them_smaller",
+    ),
+    Mutation(
+        "xent.jax refuses arrays on other devices",
+        "src/xent/jax/_functions.py",
+        '{device.platform for device in value.devices()} - {"cpu"}',
+        "set()",
+        "tests/test_jax.py -k other_devices",
+    ),
 )
 
 

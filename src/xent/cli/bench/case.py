@@ -90,6 +90,8 @@ class Case:
         logits; 0: the logits are given.
     fresh : bool
         Results go to new arrays, not to buffers that the caller reuses.
+    bridge : {"", "jax"}
+        The library in whose programs `xent` is called, by its functions for that.
     options : mapping
         Further keyword arguments of the function.
     tier : {"all", "usual", "quick"}
@@ -110,6 +112,7 @@ class Case:
     soft: bool = False
     features: int = 0
     fresh: bool = False
+    bridge: Literal["", "jax"] = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     tier: str = "all"
     workload: str = ""
