@@ -727,3 +727,23 @@ def test_without_jax():
         except ModuleNotFoundError as error:
             print(error)"""
     assert run(script) == "xent.jax needs JAX: pip install 'xent[jax]'\n"
+
+
+def test_with_an_old_jax():
+    script = """if True:
+        import sys, types
+        sys.modules["jax"] = types.SimpleNamespace(__version__="0.4.38")
+        try:
+            import xent.jax
+        except ImportError as error:
+            print(error)"""
+    assert "needs JAX 0.5 or later, for its foreign function interface; this is 0.4.38" in run(
+        script
+    )
+
+
+def test_logits_that_may_be_bits():
+    """As in NumPy, losses do not guess whether uint16 are integers; softmax and its kin take them as such."""
+    with pytest.raises(TypeError, match="logits: dtype uint16 is not accepted"):
+        xj.cross_entropy(jnp.zeros((2, 3), jnp.uint16), Y)
+    np.testing.assert_array_equal(xj.softmax(jnp.zeros(4, jnp.uint16)), np.full(4, 0.25))

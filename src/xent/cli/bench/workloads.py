@@ -97,7 +97,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     },
 }
 
-WORKLOADS = (
+WORKLOADS: tuple[Workload, ...] = (
     workload(
         "llm",
         "Language models: vocabularies of GPT-2 and Llama 3",
