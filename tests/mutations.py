@@ -2022,9 +2022,23 @@ MUTATIONS = (
     Mutation(
         "in xent.jax a bad target of a compiled program is named with its position and value",
         "src/xent/_ffi.c",
-        "        target += where[d] * index->steps[d];",
-        "",
+        "element_of(j, find(j, FIELD(index)), position, j->ndim);",
+        "element_of(j, find(j, FIELD(index)), 0, j->ndim);",
         "tests/test_jax.py -k test_bad_target",
+    ),
+    Mutation(
+        "in xent.jax the mean of one row that does not count is NaN under vmap, too",
+        "src/xent/_ffi.c",
+        "    j->ignored_are_nan = is_mean && j->call.has_ignore;",
+        "",
+        "tests/test_jax.py -k vmap_of_single_rows",
+    ),
+    Mutation(
+        "the handler of xent.jax refuses buffers of another dtype",
+        "src/xent/_ffi.c",
+        "    return dtype == numbers;",
+        "    return 1;",
+        "tests/test_jax.py -k refuses_dtypes",
     ),
     Mutation(
         "the handler of xent.jax refuses buffers of another shape",

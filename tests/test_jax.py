@@ -344,7 +344,30 @@ def test_vmap_of_vmap_and_of_another_axis(reduction):
         np.testing.assert_array_equal(found[i, j], expected)
 
 
-def test_vmap_of_elements_and_of_single_rows():
+@pytest.mark.parametrize("weights", ["none", "class", "sample", "scale"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_vmap_of_single_rows(dtype, reduction, weights):
+    """They are computed as one loss, a mean of a row that does not count among them."""
+    arrays = data(dtype)
+    z, y, v = (jnp.asarray(arrays[name]) for name in ("logits", "targets", "sample_weight"))
+    w = jnp.asarray(arrays["class_weight"])
+    assert (y == -100).any()
+
+    def one(z, y, v):
+        options = {"class": {"class_weight": w}, "sample": {"sample_weight": v}}.get(weights, {})
+        value, pull = jax.vjp(lambda z: xj.cross_entropy(z, y, reduction=reduction, **options), z)
+        return value, pull((v if weights == "scale" else jnp.ones(())).astype(value.dtype))[0]
+
+    found = jax.jit(jax.vmap(jax.vmap(one)))(*(a.reshape(3, 4, *a.shape[1:]) for a in (z, y, v)))
+    for i in range(ROWS):
+        for part, expected in zip(found, one(z[i], y[i], v[i]), strict=True):
+            np.testing.assert_array_equal(
+                bits(part.reshape(ROWS, *part.shape[2:])[i]), bits(expected)
+            )
+
+
+def test_vmap_of_elements_and_of_rows():
     arrays = data("float32")
     z, t, y = (jnp.asarray(arrays[name]) for name in ("logits", "t", "targets"))
     t = t.astype(jnp.float32)
@@ -649,6 +672,22 @@ def test_handler_refuses(change):
     )
     with pytest.raises(Exception, match="xent: "):
         jax.jit(lambda: call(z, y, **(PLAIN | change)))().block_until_ready()
+
+
+@pytest.mark.parametrize(
+    ("names", "dtypes"),
+    [("logits soft", (np.float32, np.float16)), ("logits index", (np.float32, np.float32)),
+     ("logits index", (np.int32, np.int32)), ("logits index", (np.complex64, np.int32)),
+     ("logits index sample_weight", (np.float16, np.int32, np.float16))],
+)  # fmt: skip
+def test_handler_refuses_dtypes(names, dtypes):
+    from xent.jax import _call
+
+    shapes = {"logits": (2, 3), "soft": (2, 3)}
+    arrays = [jnp.zeros(shapes.get(n, (2,)), d) for n, d in zip(names.split(), dtypes, strict=True)]
+    call = jax.ffi.ffi_call(_call.TARGET, jax.ShapeDtypeStruct((), np.float32))
+    with pytest.raises(Exception, match="xent: a buffer of another rank or dtype"):
+        jax.jit(lambda: call(*arrays, **(PLAIN | {"arguments": names})))().block_until_ready()
 
 
 # Processes and threads.

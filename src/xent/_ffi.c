@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <math.h>
 #include <stdio.h>
 #ifndef _WIN32
 #include <sys/mman.h>
@@ -98,6 +99,7 @@ typedef struct {
     array arrays[MOST_ARRAYS];
     int count;
     int64_t shape[MOST_RANK]; /* of the axes of vmap, then of the loss: */
+    int ignored_are_nan;      /* of class indices: the loss of rows that do not count */
     int batch_ndim, ndim;     /* how many the former are, and both */
 } job;
 
@@ -105,6 +107,8 @@ static XLA_FFI_Error *error(const XLA_FFI_CallFrame *frame, int code, const char
     XLA_FFI_Error_Create_Args args = {.struct_size = sizeof args, .message = message, .errc = code};
     return frame->api->XLA_FFI_Error_Create(&args);
 }
+
+#define SPAN(TEXT) ((XLA_FFI_ByteSpan){TEXT, sizeof TEXT - 1})
 
 static int same(XLA_FFI_ByteSpan span, const char *text) {
     return span.len == strlen(text) && memcmp(span.ptr, text, span.len) == 0;
@@ -255,14 +259,25 @@ static void expect_huge_pages(const XLA_FFI_Buffer *buffer, int64_t bytes) {
 #endif
 }
 
+static int may_have(const job *j, const role *role, int dtype) {
+    const int logits = j->call.dtype, numbers = logits == XENT_F64 ? XENT_F64 : XENT_F32;
+    const int is_teacher = role->field == FIELD(soft) && j->call.operation == XENT_DISTILLATION_LOSS;
+    if (role->field == FIELD(index))
+        return xent_index_bytes(dtype) > 0;
+    if (role->field == FIELD(logits) || role->field == FIELD(out) || is_teacher)
+        return dtype == logits && dtype >= 0 && xent_index_bytes(dtype) == 0;
+    return dtype == numbers;
+}
+
 /* XLA may have no memory for a buffer without elements, which is not absent for that. */
 static const char *place(job *j, const role *role, const XLA_FFI_Buffer *buffer, int is_result) {
     static double no_elements;
     array *const a = &j->arrays[j->count];
     const int rows = j->ndim - j->batch_ndim;
     const int own[] = {[LOGITS] = (int)j->rank, [ROWS] = rows, [CLASSES] = 1, [NUMBER] = 0};
-    int64_t step = bytes_of(dtype_of(buffer->dtype));
-    if (!role || j->count == MOST_ARRAYS || step == 0 || buffer->rank != j->batch_ndim + own[role->axes])
+    const int dtype = dtype_of(buffer->dtype);
+    int64_t step = bytes_of(dtype);
+    if (!role || j->count == MOST_ARRAYS || !may_have(j, role, dtype) || buffer->rank != j->batch_ndim + own[role->axes])
         return "xent: a buffer of another rank or dtype, or without a name";
     const int64_t class_axis = role->axes == CLASSES                  ? j->batch_ndim
                                : role->axes == LOGITS && j->axis >= 0 ? j->batch_ndim + j->axis
@@ -281,7 +296,7 @@ static const char *place(job *j, const role *role, const XLA_FFI_Buffer *buffer,
     if (is_result)
         expect_huge_pages(buffer, step);
     if (role->field == FIELD(index))
-        j->call.index_type = (xent_dtype)dtype_of(buffer->dtype);
+        j->call.index_type = (xent_dtype)dtype;
     a->role = role;
     a->is_result = is_result;
     a->data = buffer->data ? buffer->data : (char *)&no_elements;
@@ -296,6 +311,29 @@ static const char *place_all(job *j, const XLA_FFI_Buffers *buffers, XLA_FFI_Byt
     return wrong;
 }
 
+static array *find(job *j, size_t field) {
+    for (int i = 0; i < j->count; ++i)
+        if (j->arrays[i].role->field == field)
+            return &j->arrays[i];
+    return NULL;
+}
+
+/* Losses of single rows that vmap maps one by one are the rows of one loss that is not reduced, unless a mean divides by
+ * weights. Only the mean of a row that does not count is not its loss, which is 0: it is NaN. */
+static void join_single_rows(job *j) {
+    const int is_mean = j->call.reduction == XENT_MEAN;
+    if (j->call.reduction == XENT_NONE || j->batch_ndim == 0 || j->ndim > j->batch_ndim ||
+        (is_mean && (find(j, FIELD(class_weight)) || find(j, FIELD(sample_weight)))))
+        return;
+    array *const result = find(j, FIELD(result)), *const upstream = find(j, FIELD(grad_scale));
+    if (result)
+        result->role = role_of(SPAN("loss"));
+    if (upstream)
+        upstream->role = role_of(SPAN("grad_output"));
+    j->call.reduction = XENT_NONE;
+    j->ignored_are_nan = is_mean && j->call.has_ignore;
+}
+
 /* Whether the axes of vmap are further axes of the loss. Otherwise each of their elements is a call of its own: with a
  * divisor or a sum of its own, or with its own class weights. */
 static int is_one_call(const job *j) {
@@ -308,17 +346,23 @@ static int is_one_call(const job *j) {
     return 1;
 }
 
+/* Where the element of an array is, whose position along the first axes is given in C order. */
+static char *element_of(const job *j, const array *a, int64_t position, int axes) {
+    char *data = a->data;
+    for (int d = axes - 1; d >= 0; --d) {
+        data += position % j->shape[d] * a->steps[d];
+        position /= j->shape[d];
+    }
+    return data;
+}
+
 /* "targets[1, 2] = 7 is not a class; ...", the first of whose numbers are those of the axes of vmap. */
-static void describe_bad_target(const job *j, int64_t position, char *text) {
-    const array *index = j->arrays;
+static void describe_bad_target(job *j, int64_t position, char *text) {
+    const char *const target = element_of(j, find(j, FIELD(index)), position, j->ndim);
     int64_t where[MOST_RANK];
-    while (index->role->field != FIELD(index))
-        ++index;
-    const char *target = index->data;
     for (int d = j->ndim - 1; d >= 0; --d) {
         where[d] = position % j->shape[d];
         position /= j->shape[d];
-        target += where[d] * index->steps[d];
     }
     size_t n = (size_t)snprintf(text, MOST_TEXT, "targets[");
     for (int d = 0; d < j->ndim && n < MOST_TEXT; ++d)
@@ -346,12 +390,7 @@ static xent_status run_one(job *j, int64_t element, int batch) {
     xent_call *const call = &j->call;
     char *data[MOST_ARRAYS];
     for (int i = 0; i < j->count; ++i)
-        data[i] = j->arrays[i].data;
-    for (int d = batch - 1; d >= 0; --d) {
-        for (int i = 0; i < j->count; ++i)
-            data[i] += element % j->shape[d] * j->arrays[i].steps[d];
-        element /= j->shape[d];
-    }
+        data[i] = element_of(j, &j->arrays[i], element, batch);
     call->ndim = j->ndim - batch;
     call->shape = j->shape + batch;
     for (int i = 0; i < j->count; ++i) {
@@ -373,8 +412,16 @@ static xent_status run_one(job *j, int64_t element, int batch) {
     return status;
 }
 
+static void set_ignored_to_nan(job *j, int64_t rows) {
+    const array *const index = find(j, FIELD(index)), *const loss = find(j, FIELD(loss));
+    for (int64_t i = 0; i < rows; ++i)
+        if (xent_load_index(element_of(j, index, i, j->ndim), j->call.index_type) == j->call.ignore_index)
+            store(element_of(j, loss, i, j->ndim), NAN, j->call.dtype);
+}
+
 static XLA_FFI_Error *run_all(job *j) {
     char text[MOST_TEXT];
+    join_single_rows(j);
     const int batch = is_one_call(j) ? 0 : j->batch_ndim;
     int64_t calls = 1, rows = 1;
     for (int d = 0; d < j->ndim; ++d)
@@ -393,6 +440,8 @@ static XLA_FFI_Error *run_all(job *j) {
                      is_named ? j->call.bad_argument : "");
         return error(j->frame, code, text);
     }
+    if (j->ignored_are_nan)
+        set_ignored_to_nan(j, rows);
     return NULL;
 }
 
@@ -400,7 +449,7 @@ static XLA_FFI_Error *execute(const XLA_FFI_CallFrame *frame) {
     job j;
     j.frame = frame;
     j.call = XENT_CALL_DEFAULTS;
-    j.rank = 0, j.axis = -1, j.count = 0;
+    j.rank = 0, j.axis = -1, j.count = 0, j.ignored_are_nan = 0;
     j.arguments = j.results = j.not_a_class = (XLA_FFI_ByteSpan){"", 0};
     const char *wrong = frame->args.struct_size == sizeof frame->args && frame->rets.struct_size == sizeof frame->rets
                             ? read_attributes(&j)
