@@ -690,6 +690,22 @@ def test_handler_refuses_dtypes(names, dtypes):
         jax.jit(lambda: call(*arrays, **(PLAIN | {"arguments": names})))().block_until_ready()
 
 
+def test_softmax_of_nothing():
+    with pytest.raises(ValueError, match=r"x: shape \(2, 0\) has no elements"):
+        xj.softmax(jnp.zeros((2, 0)), axis=1)
+    with pytest.raises(TypeError, match="a: dtype complex"):
+        xj.logsumexp(jnp.zeros(3, complex))
+    for axis in (1, (1, 2), None):
+        for name in ("softmax", "log_softmax", "logsumexp"):
+            x = np.zeros((0, 3, 4))
+            if axis is None and name != "logsumexp":
+                continue
+            expected = getattr(xent, name)(x, axis=axis)
+            found = getattr(xj, name)(jnp.asarray(x), axis=axis)
+            assert found.shape == expected.shape
+            np.testing.assert_array_equal(found, expected)
+
+
 # Processes and threads.
 
 

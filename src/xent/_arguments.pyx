@@ -127,8 +127,8 @@ cpdef cnp.ndarray array(object value, str name):
         # NumPy has no bfloat16 dtype of its own, so it cannot read a tensor of that dtype.
         if type(value).__module__.startswith("jax") and "Tracer" in type(value).__name__:
             raise TypeError(
-                f"{name}: a JAX tracer has no numbers yet; call this function outside of jit, grad and vmap, or by way of "
-                "jax.pure_callback"
+                f"{name}: a JAX tracer has no numbers yet; call this function outside of jit, grad and vmap; inside them, that "
+                "of xent.jax, or by way of jax.pure_callback"
             ) from error
         bits = "; give its bits, .view(torch.uint16), with dtype='bfloat16'"
         remedy = bits if str(getattr(value, "dtype", None)) == "torch.bfloat16" else ""

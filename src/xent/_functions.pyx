@@ -242,9 +242,7 @@ def softmax_family(str operation, value, axis, out):
     if out is not None:
         out = arguments.buffer(out, "out", shape_of(x), precision.result_dtype)
         arguments.check_no_overlap({"out": out}, {"x": x}, ("out", "x"))
-    for d in axes:
-        if cnp.PyArray_DIM(x, d) == 0:
-            raise ValueError(f"x: shape {shape_of(x)} has no elements along the axis of the classes")
+    check_classes(shape_of(x), axes)
     result = empty_like(x, precision.result_dtype) if out is None else out
     if cnp.PyArray_SIZE(x) > 0:
         request = merged(operation, x, precision, axes)
@@ -358,6 +356,14 @@ cpdef tuple axes_of(object axis, int ndim, str name):
     if len(set(found)) != len(found):
         raise ValueError(f"axis: an axis is named twice: {axis}")
     return found
+
+
+cpdef int check_classes(tuple shape, tuple axes) except -1:
+    """Refuse the softmax of nothing."""
+    for d in axes:
+        if shape[d] == 0:
+            raise ValueError(f"x: shape {shape} has no elements along the axis of the classes")
+    return 0
 
 
 cdef tuple classes_last(tuple axes, int ndim):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from xent import _arguments, _ffi
-from xent._request import Request
+from xent._request import Request, first_argument
 
 # XLA quotes the name where it refuses a program for another platform.
 TARGET = "xent_for_cpu_only"
@@ -113,6 +113,7 @@ def _backward(call: Call, residuals: Any, upstream: Any) -> tuple[Any, ...]:
         return (None, *others)
     if isinstance(residuals, tuple):
         name = "grad_scale" if call.reduced else "grad_output"
+        # Row losses are computed again with their gradient, and have to have a place.
         grad = call.run((call.loss, "out"), (*residuals, upstream), (name,))[1]
         return (grad, *others)
     return (residuals * upstream, *others)
@@ -125,8 +126,9 @@ loss_of.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _family(operation: str, axis: int, x: jax.Array) -> jax.Array:
-    request = Request(operation, *_arguments.logits(placeholder(x), "x"), axis)
-    call = Call(attributes(request), ("logits",), ("x",), request.shape, False)
+    name = first_argument(operation)
+    request = Request(operation, *_arguments.logits(placeholder(x), name), axis)
+    call = Call(attributes(request), ("logits",), (name,), request.shape, False)
     return call.run(("lse" if operation == "logsumexp" else "out",), (x,))[0]
 
 

@@ -6,6 +6,7 @@ of the same shapes and of no memory.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import jax
@@ -157,22 +158,24 @@ def elementwise_loss(
     return arrays.loss(donate_logits)
 
 
-def softmax_family(
-    operation: str, value: Any, name: str, axis: Any, keepdims: bool = False
-) -> jax.Array:
+def softmax_family(operation: str, value: Any, axis: Any, keepdims: bool = False) -> jax.Array:
     """Return `logsumexp`, `softmax` or `log_softmax` over one axis or several, which None stands for all of."""
+    name = first_argument(operation)
     x = floating(on_cpu(value, name))
     axes = tuple(sorted(_functions.axes_of(axis, x.ndim, name)))
+    is_sum = operation == "logsumexp"
+    if not is_sum:
+        _functions.check_classes(x.shape, axes)
     if len(axes) == 1:
         result: jax.Array = family_of(operation, axes[0], x)
     else:
         order = tuple(d for d in range(x.ndim) if d not in axes) + axes
         shape = tuple(x.shape[d] for d in order)
-        kept = shape[: x.ndim - len(axes)]
-        result = family_of(operation, len(kept), x.transpose(order).reshape(*kept, -1))
-        if operation != "logsumexp":
+        kept, merged = shape[: x.ndim - len(axes)], shape[x.ndim - len(axes) :]
+        result = family_of(operation, len(kept), x.transpose(order).reshape(*kept, prod(merged)))
+        if not is_sum:
             result = result.reshape(shape).transpose(np.argsort(order))
-    if operation != "logsumexp":
+    if not is_sum:
         return result
     result = result.astype(x.dtype)
-    return jnp.expand_dims(result, axes) if keepdims else result
+    return jnp.expand_dims(result, axes) if _arguments.flag(keepdims, "keepdims") else result

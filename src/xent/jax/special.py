@@ -53,7 +53,7 @@ def logsumexp(
     """
     if unknown:
         raise unknown_keyword(logsumexp, unknown)
-    return softmax_family("logsumexp", a, "a", axis, keepdims)
+    return softmax_family("logsumexp", a, axis, keepdims)
 
 
 @named
@@ -90,7 +90,7 @@ def softmax(
     """
     if unknown:
         raise unknown_keyword(softmax, unknown)
-    return softmax_family("softmax", x, "x", axis)
+    return softmax_family("softmax", x, axis)
 
 
 @named
@@ -127,4 +127,4 @@ def log_softmax(
     """
     if unknown:
         raise unknown_keyword(log_softmax, unknown)
-    return softmax_family("log_softmax", x, "x", axis)
+    return softmax_family("log_softmax", x, axis)
