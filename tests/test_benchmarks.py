@@ -63,7 +63,7 @@ def test_names_are_unique():
     assert len(BY_NAME) == len(CASES)
 
 
-@pytest.mark.parametrize("case", CASES, ids=BY_NAME)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.bridge], ids=lambda c: c.name)
 def test_answers_agree(case: Case):
     with np.errstate(all="ignore"):
         calls, left_out = contenders(small(case), INSTALLED, xent.get_num_threads())
@@ -79,7 +79,7 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.tier != "all" or case.half or case.features],
+    [case for case in CASES if case.tier != "all" or case.half or case.features or case.bridge],
     ids=lambda case: case.name,
 )
 def test_answers_of_frameworks_agree(case: Case, worker: Worker):

@@ -136,8 +136,8 @@ cpdef cnp.ndarray array(object value, str name):
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
         if type(value).__module__.startswith("jax") and "Tracer" in type(value).__name__:
             raise TypeError(
-                f"{name}: a JAX tracer has no numbers yet; call this function outside of jit, grad and vmap, or by way of "
-                "jax.pure_callback"
+                f"{name}: a JAX tracer has no numbers yet; call this function outside of jit, grad and vmap; inside them, that "
+                "of xent.jax, or by way of jax.pure_callback"
             ) from error
         remedy = "; the functions of xent.torch are differentiated by PyTorch" if getattr(value, "requires_grad", False) is True else ""
         raise TypeError(f"{name}: cannot be read as an array: {error}{remedy}") from error

@@ -91,16 +91,11 @@ cdef int set_row_options(
     return 0
 
 
-def softmax_loss(
+cpdef Request softmax_request(
         str operation, logits, targets, axis=-1, class_weight=None, sample_weight=None, ignore_index=None, label_smoothing=0.0,
-        z_loss=0.0, softcap=None, temperature=1.0, reduction="mean", return_grad=False, return_hess=False, return_lse=False,
-        grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, gamma=0.0, epsilon=0.0, eps=None,
-        bint teacher_grad=False, class_bias=None):
-    """Return the loss, or the tuple of the requested results, as the public functions describe them.
-
-    The first arguments are those of `cross_entropy`, in its order: CPython collects more than 15 keywords in a dict, which
-    takes longer than a small call. The targets of `distillation_loss` are the logits of a teacher.
-    """
+        z_loss=0.0, softcap=None, temperature=1.0, reduction="mean", grad_output=None, dtype=None, gamma=0.0, epsilon=0.0,
+        eps=None, class_bias=None):
+    """Return the request of a loss over a softmax, validated but for its results."""
     cdef Request request = rows(operation, logits, axis, dtype)
     cdef xent_operation which = request.call.operation
     if which == XENT_DISTILLATION_LOSS:
@@ -115,11 +110,26 @@ def softmax_loss(
     elif which == XENT_POLY1_LOSS:
         request.call.strength = arguments.poly_epsilon(epsilon)
     request.call.eps = arguments.eps(eps)
+    request.class_bias = arguments.class_bias(class_bias, request.classes(), request.precision.compute)
+    return request
+
+
+def softmax_loss(
+        str operation, logits, targets, axis=-1, class_weight=None, sample_weight=None, ignore_index=None, label_smoothing=0.0,
+        z_loss=0.0, softcap=None, temperature=1.0, reduction="mean", return_grad=False, return_hess=False, return_lse=False,
+        grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, gamma=0.0, epsilon=0.0, eps=None,
+        bint teacher_grad=False, class_bias=None):
+    """Return the loss, or the tuple of the requested results, as the public functions describe them.
+
+    The first arguments are those of `cross_entropy`, in its order: CPython collects more than 15 keywords in a dict, which
+    takes longer than a small call. The targets of `distillation_loss` are the logits of a teacher.
+    """
+    cdef Request request = softmax_request(
+        operation, logits, targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap,
+        temperature, reduction, grad_output, dtype, gamma, epsilon, eps, class_bias)
     request.call.teacher_grad = teacher_grad
-    if class_bias is not None:
-        request.class_bias = arguments.class_bias(class_bias, request.classes(), request.precision.compute)
     request.set_outputs(return_grad, return_hess, return_lse, grad_output, out, grad_out, hess_out)
-    if which == XENT_CATEGORICAL_CROSS_ENTROPY and not request.reads_targets_alone:
+    if request.call.operation == XENT_CATEGORICAL_CROSS_ENTROPY and not request.reads_targets_alone:
         validate_probabilities(request)
     return request.results(request.given)
 
@@ -183,11 +193,10 @@ cpdef double exponential(double x) except? -1:
     return ldexp(float(total), <int>halvings - 96)
 
 
-def elementwise_loss(
-        str operation, values, targets, sample_weight=None, reduction="mean", return_grad=False, return_hess=False,
-        grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, pos_weight=None, label_smoothing=0.0, eps=None,
-        alpha=None, gamma=0.0, log_target=False, gamma_neg=0.0, clip=0.0):
-    """Return the loss, or the tuple of the requested results, as the public functions describe them."""
+cpdef Request elementwise_request(
+        str operation, values, targets, sample_weight=None, reduction="mean", grad_output=None, dtype=None, pos_weight=None,
+        label_smoothing=0.0, eps=None, alpha=None, gamma=0.0, log_target=False, gamma_neg=0.0, clip=0.0):
+    """Return the request of an elementwise loss, validated but for its results."""
     cdef str name = first_argument(operation)
     cdef cnp.ndarray x = arguments.array(values, name)
     cdef Precision precision = arguments.precision_of(x, name, dtype)
@@ -212,6 +221,17 @@ def elementwise_loss(
         request.call.negative_strength = arguments.focal_gamma(gamma_neg, "gamma_neg")
         request.call.clip = arguments.clip(clip)
     request.call.log_target = arguments.flag(log_target, "log_target")
+    return request
+
+
+def elementwise_loss(
+        str operation, values, targets, sample_weight=None, reduction="mean", return_grad=False, return_hess=False,
+        grad_output=None, out=None, grad_out=None, hess_out=None, dtype=None, pos_weight=None, label_smoothing=0.0, eps=None,
+        alpha=None, gamma=0.0, log_target=False, gamma_neg=0.0, clip=0.0):
+    """Return the loss, or the tuple of the requested results, as the public functions describe them."""
+    cdef Request request = elementwise_request(
+        operation, values, targets, sample_weight, reduction, grad_output, dtype, pos_weight, label_smoothing, eps, alpha,
+        gamma, log_target, gamma_neg, clip)
     request.set_outputs(return_grad, return_hess, False, grad_output, out, grad_out, hess_out)
     return request.results(request.given)
 
@@ -225,9 +245,7 @@ def softmax_family(str operation, value, axis, out):
     if out is not None:
         out = arguments.buffer(out, "out", shape_of(x), precision.result_dtype)
         arguments.check_no_overlap({"out": out}, {"x": x}, ("out", "x"))
-    for d in axes:
-        if cnp.PyArray_DIM(x, d) == 0:
-            raise ValueError(f"x: shape {shape_of(x)} has no elements along the axis of the classes")
+    check_classes(shape_of(x), axes)
     result = empty_like(x, precision.result_dtype) if out is None else out
     if cnp.PyArray_SIZE(x) > 0:
         request = merged(operation, x, precision, axes)
@@ -329,7 +347,7 @@ def logsumexp(value, axis, b, keepdims, return_sign, out):
     return (result, sign.reshape(shape).astype(dtype)[()]) if return_sign else result
 
 
-cdef tuple axes_of(object axis, int ndim, str name):
+cpdef tuple axes_of(object axis, int ndim, str name):
     """The axes to reduce, counted from the front and without repetition; None means all."""
     cdef tuple found
     if axis is None:
@@ -341,6 +359,14 @@ cdef tuple axes_of(object axis, int ndim, str name):
     if len(set(found)) != len(found):
         raise ValueError(f"axis: an axis is named twice: {axis}")
     return found
+
+
+cpdef int check_classes(tuple shape, tuple axes) except -1:
+    """Refuse the softmax of nothing."""
+    for d in axes:
+        if shape[d] == 0:
+            raise ValueError(f"x: shape {shape} has no elements along the axis of the classes")
+    return 0
 
 
 cdef tuple classes_last(tuple axes, int ndim):

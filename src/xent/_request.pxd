@@ -53,7 +53,7 @@ cdef class Request:
     cpdef bint layout_supported(self)
 
 
-cdef str first_argument(str operation)
+cpdef str first_argument(str operation)
 cdef Request new_request(str operation, cnp.ndarray logits, Precision precision, int axis)
 cdef cnp.ndarray empty(tuple shape, object dtype)
 cdef cnp.ndarray empty_like(cnp.ndarray a, object dtype)

@@ -459,6 +459,10 @@ cdef class Request:
         return not self.repeated and xent_layout_supported(&self.call)
 
     @property
+    def num_classes(self):
+        return self.classes()
+
+    @property
     def class_axis(self):
         return self.axis
 
@@ -512,6 +516,31 @@ cdef class Request:
         """Whether a target can equal `ignore_index`."""
         return bool(self.call.has_ignore)
 
+    @property
+    def options(self):
+        """The fields of the call that are options rather than arrays, by name."""
+        return {
+            "operation": <int>self.call.operation,
+            "reduction": <int>self.call.reduction,
+            "has_ignore": self.call.has_ignore,
+            "ignore_index": self.call.ignore_index,
+            "log_target": self.call.log_target,
+            "label_smoothing": self.call.label_smoothing,
+            "strength": self.call.strength,
+            "eps": self.call.eps,
+            "z_loss": self.call.z_loss,
+            "softcap": self.call.softcap,
+            "temperature": self.call.temperature,
+            "alpha": self.call.alpha,
+            "negative_strength": self.call.negative_strength,
+            "clip": self.call.clip,
+        }
+
+    def validate_targets(self):
+        """Raise the exception for the first class index that is no class. The logits are not read."""
+        self.describe()
+        self.refuse(self.prepare())
+
     def prepare(self):
         """Check the class indices or probabilities: the row of the first bad one, or -1. Find the divisor."""
         cdef xent_status status
@@ -534,7 +563,7 @@ cdef class Request:
         return self.call.result
 
 
-cdef str first_argument(str operation):
+cpdef str first_argument(str operation):
     """What the public function of this name calls its logits."""
     return (<tuple>OPERATIONS[operation])[1]
 
@@ -562,8 +591,13 @@ def bad_target(cnp.ndarray index, int64_t row, int64_t classes, ignore_index, st
     position = np.unravel_index(row, shape_of(index))
     value = int(index[position])
     where = ", ".join(str(int(i)) for i in position)
+    return IndexError(f"{name}[{where}] = {value}{not_a_class(classes, ignore_index, one)}")
+
+
+def not_a_class(int64_t classes, ignore_index, str one="target"):
+    """Return what the message of a bad class index says after its value."""
     but = "" if ignore_index is None else f" or ignore_index={ignore_index}"
-    return IndexError(f"{name}[{where}] = {value} is not a class; expected 0 <= {one} < {classes}{but}")
+    return f" is not a class; expected 0 <= {one} < {classes}{but}"
 
 
 def bad_probability(cnp.ndarray a, Precision precision, str name, int64_t position):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from typing import Any
 
 from xent.cli.bench.case import Case
@@ -98,7 +99,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     },
 }
 
-WORKLOADS = (
+WORKLOADS: tuple[Workload, ...] = (
     workload(
         "llm",
         "Language models: vocabularies of GPT-2 and Llama 3",
@@ -339,6 +340,19 @@ WORKLOADS = (
         on_request=True,
     ),
 )
+
+if find_spec("jax"):
+    WORKLOADS += (
+        workload(
+            "jax",
+            "In JAX: xent.jax and optax's formulas, both under jit",
+            *loss_and_gradient((512, 50257), "in-jax", bridge="jax"),
+            *loss_and_gradient((512, 50257), "in-jax-bf16", bridge="jax", dtype="bfloat16"),
+            *loss_and_gradient((8192, 1000), "in-jax", bridge="jax"),
+            *loss_and_gradient((32, 10), "in-jax", bridge="jax"),
+            on_request=True,
+        ),
+    )
 
 CASES: tuple[Case, ...] = tuple(case for group in WORKLOADS for case in group.cases)
 TITLES = {group.name: group.title for group in WORKLOADS}

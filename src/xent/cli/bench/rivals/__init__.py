@@ -24,7 +24,7 @@ import numpy as np
 from xent.cli.bench.case import Case
 from xent.cli.bench.data import Data, widened
 from xent.cli.bench.rivals.chunked import Chunked
-from xent.cli.bench.rivals.jax import Jax
+from xent.cli.bench.rivals.jax import Jax, XentInJax
 from xent.cli.bench.rivals.library import Call, Library
 from xent.cli.bench.rivals.numkong import NumKong
 from xent.cli.bench.rivals.numpy import NumPy
@@ -46,6 +46,9 @@ RIVALS: dict[str, type[Library]] = {
     "numkong": NumKong,
 }
 
+#: `xent` itself, by the bridge of a case.
+BRIDGES: dict[str, type[Library]] = {"": Xent, "jax": XentInJax}
+
 
 def available(case: Case, rivals: Sequence[str] = tuple(RIVALS)) -> list[str]:
     """Names of the installed rivals that have something for the case."""
@@ -59,7 +62,7 @@ def is_installed(rival: str) -> bool:
 
 def prepare(library: str, case: Case, data: Data, threads: int) -> Call:
     """Return the library's call for the case, on as many threads as it can be told to use."""
-    return RIVALS.get(library, Xent)(threads).call(case, data)
+    return RIVALS.get(library, BRIDGES[case.bridge])(threads).call(case, data)
 
 
 def results(result: Any) -> tuple[np.ndarray | None, ...]:

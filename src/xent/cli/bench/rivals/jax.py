@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -225,3 +226,16 @@ class Jax(Library):
         targets = data.targets if case.paired else data.targets.astype(np.int32)
         weight = () if data.weight is None else (self.jax.device_put(data.weight),)
         return logits, *weight, self.jax.device_put(targets)
+
+
+class XentInJax(Jax):
+    """`xent.jax`, compiled and called as the formulas are."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        importlib.import_module("xent").set_num_threads(threads)
+        self.module = importlib.import_module("xent.jax")
+
+    def call(self, case: Case, data: Data) -> Call:
+        function = partial(getattr(self.module, case.function), axis=case.axis, **case.options)
+        return self._loss(function, case, data)

@@ -1,0 +1,5 @@
+"""Types of the compiled module."""
+
+from typing import Any
+
+handler: Any  # a capsule
