@@ -34,6 +34,19 @@ def region_pass(
     slope: NDArray[Any] | None,
     out: NDArray[Any] | None,
 ) -> int | None: ...
+def jensen_shannon_pass(
+    of_student: Precision,
+    of_teacher: Precision,
+    classes: int,
+    temperature: float,
+    beta: float,
+    student: tuple[NDArray[Any], int],
+    teacher: tuple[NDArray[Any], int],
+    slope: NDArray[Any],
+    loss: NDArray[Any],
+    grad: tuple[NDArray[Any], int] | None,
+    teacher_grad: tuple[NDArray[Any], int] | None,
+) -> None: ...
 
 SUMS_BYTES: int
 
