@@ -5,18 +5,19 @@
 
 #include "../xent.h"
 
-/* Rows whose classes are contiguous, `step` bytes apart. */
+/* Rows of contiguous logits, and their gradient, which may be the same memory or NULL; the bytes between rows. */
 typedef struct {
-    char *data; /* NULL: absent */
-    int64_t step;
-} xent_divergence_rows;
+    xent_dtype dtype;
+    const char *logits;
+    char *grad;
+    int64_t step, grad_step;
+} xent_divergence_of;
 
 typedef struct {
-    xent_dtype dtype, teacher_dtype; /* of the logits and of their gradients, as stored */
+    xent_divergence_of of[2]; /* the student, the teacher */
     int64_t rows, classes;
     double temperature, beta;
-    xent_divergence_rows logits, teacher, grad, teacher_grad; /* a gradient may be the memory of its logits */
-    double *loss;                                             /* of each row */
+    double *loss; /* of each row */
     const double
         *slope; /* of each row, the derivative of the result with respect to its loss: where it is 0, gradients are */
     int threads;

@@ -52,7 +52,7 @@ const xent_kernels XENT_TABLE(XENT_ISA, P) = {
     .elements = all_elements,
     .region = region_piece,
 #if !XENT_HALF_TYPES
-    .divergence = divergence_of_rows,
+    .divergence = divergence_rows,
 #endif
     .check = check_indices,
     .unscale = unscale,

@@ -140,8 +140,6 @@ static inline f64_vec f32_widen_half(__m256 a) {
 }
 static inline f64_vec f32_widen_first(f32_vec a) { return f32_widen_half(a.lo); }
 static inline f64_vec f32_widen_last(f32_vec a) { return f32_widen_half(a.hi); }
-static inline __m256 f32_narrow_half(f64_vec a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.hi), _mm256_cvtpd_ps(a.lo)); }
-static inline f32_vec f32_narrow(f64_vec a, f64_vec b) { return (f32_vec){f32_narrow_half(a), f32_narrow_half(b)}; }
 
 static inline float f32_get(f32_vec a) { return _mm256_cvtss_f32(a.lo); }
 static inline double f64_get(f64_vec a) { return _mm256_cvtsd_f64(a.lo); }

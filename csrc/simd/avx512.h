@@ -70,9 +70,6 @@ XENT_VECTOR(f64, double, __m512d, __mmask8, 8, pd, epi64, i, 52, 0x3ff0000000000
 
 static inline f64_vec f32_widen_first(f32_vec a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 static inline f64_vec f32_widen_last(f32_vec a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
-static inline f32_vec f32_narrow(f64_vec a, f64_vec b) {
-    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a)), _mm512_cvtpd_ps(b), 1);
-}
 
 static inline float f32_get(f32_vec a) { return _mm512_cvtss_f32(a); }
 static inline double f64_get(f64_vec a) { return _mm512_cvtsd_f64(a); }

@@ -186,10 +186,6 @@ static inline f64_vec f32_widen_half(float32x4_t a, float32x4_t b) {
 }
 static inline f64_vec f32_widen_first(f32_vec a) { return f32_widen_half(a.at[0], a.at[1]); }
 static inline f64_vec f32_widen_last(f32_vec a) { return f32_widen_half(a.at[2], a.at[3]); }
-static inline f32_vec f32_narrow(f64_vec a, f64_vec b) {
-    return (f32_vec){{vcvt_high_f32_f64(vcvt_f32_f64(a.at[0]), a.at[1]), vcvt_high_f32_f64(vcvt_f32_f64(a.at[2]), a.at[3]),
-                      vcvt_high_f32_f64(vcvt_f32_f64(b.at[0]), b.at[1]), vcvt_high_f32_f64(vcvt_f32_f64(b.at[2]), b.at[3])}};
-}
 
 static inline float f32_sum_tree(const f32_vec a[4]) {
     return f32_sum_lanes(f32_pair_sums(f32_pair_sums(a[0], a[1]), f32_pair_sums(a[2], a[3])));

@@ -226,13 +226,6 @@ static inline f64_vec f32_widen_last(f32_vec a) {
     XENT_EACH(8) r.at[i] = (double)a.at[i + 8];
     return r;
 }
-/* Back again, to the nearest float. */
-static inline f32_vec f32_narrow(f64_vec a, f64_vec b) {
-    f32_vec r;
-    XENT_EACH(8) r.at[i] = (float)a.at[i];
-    XENT_EACH(8) r.at[i + 8] = (float)b.at[i];
-    return r;
-}
 
 /* float16 and bfloat16, 16 numbers: read exactly, subnormals included; written rounded to nearest even, beyond the
  * largest number as infinity. `first`: lanes 0..n-1 only, the others from `fill`. */

@@ -35,17 +35,14 @@ def region_pass(
     out: NDArray[Any] | None,
 ) -> int | None: ...
 def jensen_shannon_pass(
-    of_student: Precision,
-    of_teacher: Precision,
+    precisions: tuple[Precision, Precision],
     classes: int,
     temperature: float,
     beta: float,
-    student: tuple[NDArray[Any], int],
-    teacher: tuple[NDArray[Any], int],
+    logits: list[tuple[NDArray[Any], int]],
+    grads: list[tuple[NDArray[Any], int] | None],
     slope: NDArray[Any],
     loss: NDArray[Any],
-    grad: tuple[NDArray[Any], int] | None,
-    teacher_grad: tuple[NDArray[Any], int] | None,
 ) -> None: ...
 
 SUMS_BYTES: int

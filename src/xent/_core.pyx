@@ -51,21 +51,19 @@ cdef extern from "call/regions.h" nogil:
     xent_status xent_region_gradient(xent_region_call *call)
 
 cdef extern from "call/divergence.h" nogil:
-    ctypedef struct xent_divergence_rows:
-        char *data
+    ctypedef struct xent_divergence_of:
+        xent_dtype dtype
+        const char *logits
+        char *grad
         int64_t step
+        int64_t grad_step
 
     ctypedef struct xent_divergence:
-        xent_dtype dtype
-        xent_dtype teacher_dtype
+        xent_divergence_of of[2]
         int64_t rows
         int64_t classes
         double temperature
         double beta
-        xent_divergence_rows logits
-        xent_divergence_rows teacher
-        xent_divergence_rows grad
-        xent_divergence_rows teacher_grad
         double *loss
         const double *slope
         int threads
@@ -277,33 +275,28 @@ def region_pass(
     return call.bad_position if status == XENT_BAD_TARGET else -1
 
 
-cdef int rows_at(xent_divergence_rows *to, tuple rows) except -1:
-    cdef cnp.ndarray a
-    if rows is not None:
-        a, to.step = rows
-        to.data = <char *>cnp.PyArray_DATA(a)
-    return 0
-
-
 def jensen_shannon_pass(
-        Precision of_student not None, Precision of_teacher not None, int64_t classes, double temperature, double beta,
-        tuple student not None, tuple teacher not None, cnp.ndarray slope not None, cnp.ndarray loss not None,
-        tuple grad, tuple teacher_grad):
+        tuple precisions not None, int64_t classes, double temperature, double beta, list logits not None, list grads not None,
+        cnp.ndarray slope not None, cnp.ndarray loss not None):
     """Write the divergence of each row, and the gradients that are not None, from the derivative by each row's loss.
 
-    `slope` and `loss` are contiguous float64 arrays with an element for each row. The others are pairs of an array, whose
-    classes are contiguous, and the bytes from row to row.
+    `slope` and `loss` are contiguous float64 arrays with an element for each row. Precisions, logits and gradients are those
+    of the student and of the teacher: pairs of an array, whose classes are contiguous, and the bytes from row to row.
     """
     cdef xent_divergence call
     cdef xent_status status
+    cdef cnp.ndarray a
+    cdef int k
     memset(&call, 0, sizeof(call))
-    call.dtype, call.teacher_dtype = of_student.dtype, of_teacher.dtype
+    for k in range(2):
+        call.of[k].dtype = (<Precision>precisions[k]).dtype
+        a, call.of[k].step = logits[k]
+        call.of[k].logits = <const char *>cnp.PyArray_DATA(a)
+        if grads[k] is not None:
+            a, call.of[k].grad_step = grads[k]
+            call.of[k].grad = <char *>cnp.PyArray_DATA(a)
     call.rows, call.classes = cnp.PyArray_SIZE(loss), classes
     call.temperature, call.beta = temperature, beta
-    rows_at(&call.logits, student)
-    rows_at(&call.teacher, teacher)
-    rows_at(&call.grad, grad)
-    rows_at(&call.teacher_grad, teacher_grad)
     call.loss = <double *>cnp.PyArray_DATA(loss)
     call.slope = <const double *>cnp.PyArray_DATA(slope)
     call.threads = get_value(context_threads)

@@ -210,65 +210,51 @@ class JensenShannon:
     def rows(self, slope: Array, grad: Array | None, of_teacher: Array | None) -> Array:
         """Return the divergence of each row, float64; write the gradients."""
         found = np.full(self.shape, np.nan)
+        classes = self.student.shape[-1]
         if self.student.size == 0:
             return found
         kinds = self.of_student, self.of_teacher
-        inputs = tuple(zip((self.student, self.teacher), kinds, strict=True))
-        results = tuple(
-            None if a is None else (stored(a, kind), kind)
+        logits = self.student, self.teacher
+        grads = [
+            None if a is None else stored(a, kind)
             for a, kind in zip((grad, of_teacher), kinds, strict=True)
+        ]
+        in_place = all(
+            a is None or row_step(a, kind) is not None
+            for a, kind in zip((*logits, *grads), kinds * 2, strict=True)
         )
-        in_place = all(part is None or row_step(*part) is not None for part in (*inputs, *results))
-        row_bytes = 8 * self.student.shape[-1]
-        for block in [(...,)] if in_place else blocks(self.shape, max(1, BLOCK_BYTES // row_bytes)):
-            read = [readable(a[block], kind) for a, kind in inputs]
+        for block in (
+            [(...,)] if in_place else blocks(self.shape, max(1, BLOCK_BYTES // (8 * classes)))
+        ):
+            read = [rows_of(a[block], kind, True) for a, kind in zip(logits, kinds, strict=True)]
             written = [
-                None if part is None else writable(part[0][block], part[1]) for part in results
+                None if a is None else rows_of(a[block], kind, False)
+                for a, kind in zip(grads, kinds, strict=True)
             ]
-            loss = np.empty(slope[block].shape)
+            loss = np.empty(found[block].shape)
+            part = np.ascontiguousarray(slope[block])
             jensen_shannon_pass(
-                *kinds,
-                self.student.shape[-1],
-                self.temperature,
-                self.beta,
-                *read,
-                np.ascontiguousarray(slope[block]),
-                loss,
-                *written,
+                kinds, classes, self.temperature, self.beta, read, written, part, loss
             )
             found[block] = loss
-            for part, result in zip(results, written, strict=True):
-                if (
-                    part is not None
-                    and result is not None
-                    and row_step(part[0][block], part[1]) is None
-                ):
-                    part[0][block] = result[0]
+            for a, rows in zip(grads, written, strict=True):
+                if a is not None and rows is not None and not in_place:
+                    a[block] = rows[0]
         return found
 
 
 def row_step(a: Array, precision: Precision) -> int | None:
-    """Return the bytes from row to row, or None if the kernel cannot read or write the array as it lies."""
+    """Return the bytes from row to row, or None if the kernel cannot read or write the rows as they lie."""
     found = steps(a[None], a.ndim)
     if found is None or a.dtype != precision.storage or not a.flags.aligned:
         return None
-    contiguous = found[1] == a.itemsize or a.shape[-1] == 1
-    return found[2] if contiguous else None
+    return found[2] if found[1] == a.itemsize or a.shape[-1] == 1 else None
 
 
-def readable(a: Array, precision: Precision) -> tuple[Array, int]:
+def rows_of(a: Array, precision: Precision, read: bool) -> tuple[Array, int]:
+    """Return rows as the kernel reads or writes them, those of the array or of a new one, and the bytes between them."""
     step = row_step(a, precision)
-    return (
-        (copied(a, precision.storage), a.shape[-1] * precision.storage.itemsize)
-        if step is None
-        else (a, step)
-    )
-
-
-def writable(a: Array, precision: Precision) -> tuple[Array, int]:
-    step = row_step(a, precision)
-    return (
-        (empty_array(a.shape, precision.storage), a.shape[-1] * precision.storage.itemsize)
-        if step is None
-        else (a, step)
-    )
+    if step is not None:
+        return a, step
+    copy = copied(a, precision.storage) if read else empty_array(a.shape, precision.storage)
+    return copy, a.shape[-1] * copy.itemsize

@@ -228,12 +228,5 @@ int main(void) {
         digest = digested_numbers(digest, f64_format, out, 16);
     }
     print("f32", "widen_first, widen_last", digest);
-    digest = 0;
-    for (uint64_t i = 0; i < ROUNDS; ++i) {
-        float out[16];
-        f32_store(out, f32_narrow(f64_operands(15, i), f64_operands(16, i)));
-        digest = digested_numbers(digest, f32_format, out, 16);
-    }
-    print("f32", "narrow", digest);
     return 0;
 }
