@@ -19,7 +19,8 @@ xent_status xent_jensen_shannon(const xent_divergence *call) {
     divergence_work w = {call, xent_kernels_for(XENT_F64), workspaces};
     /* What it takes to divide the work of any call; that of a row is as its numbers are in f64. */
     const xent_call shared = {.threads = call->threads, .poll = call->poll};
-    division d = divide(&shared, call->rows, 2 * (call->classes + 1) * (int64_t)sizeof(double), 1);
+    const int64_t row_bytes = 2 * (call->classes + 1) * (int64_t)sizeof(double);
+    division d = divide(&shared, call->rows, row_bytes, call->classes <= XENT_NARROW_DIVERGENCE ? XENT_MOST_LANES : 1);
     if (!w.kernels)
         return XENT_BAD_ARGUMENT;
     d.threads = xent_take_workspaces(workspaces, d.threads, w.kernels->workspace_bytes);

@@ -8,8 +8,9 @@
  *
  *   l (w (1 + e) d - (1 + w e) log(1 + w e)) >= 0.
  *
- * No class cancels another, and two exponentials and one logarithm are all that it takes. Lanes are classes; in blocks of
- * XENT_BLOCK each adds its own from left to right, and then the blocks are added. */
+ * No class cancels another, and two exponentials and one logarithm are all that it takes. Narrow rows have a lane each; of
+ * others, the lanes are classes. Which it is, and so the order of summation, follows from the number of classes alone: in
+ * blocks of XENT_BLOCK, every lane adds its classes from left to right. */
 
 /* Numbers of smaller types as f64, and back: rounded to f32, and from there to a half type. Vectors of the workspace. */
 #define XENT_DEFINE(H)                                                                                                      \
@@ -38,20 +39,23 @@ XENT_DEFINE(f16)
 XENT_DEFINE(bf16)
 #undef XENT_DEFINE
 
-/* The student's distribution, or the teacher's: what is known of the row at hand. */
+/* The student's distribution, or the teacher's. */
 typedef struct {
     const xent_divergence_of *given;
     const storage *stored;
-    vec share;               /* in the mixture */
-    vec least;               /* the smallest normal number of the gradient */
-    vec *numbers;            /* a block of logits, in the workspace; then their gradient */
-    vec max, log_sum;        /* the largest logit, the logarithm of the sum of the exponentials */
-    double_double log_ratio; /* sum p a */
-    vec center, scale;       /* the same, and what p (a - sum p a) is multiplied by */
+    vec share;    /* in the mixture */
+    vec least;    /* the smallest normal number of the gradient */
+    vec *numbers; /* a block of logits, in the workspace; then their gradient */
+    /* Of the row in each lane: the largest logit, what joins the sum of the exponentials (sums.h), its logarithm, sum p a,
+     * and what p (a - sum p a) is multiplied by. */
+    vec max, sum_exp, max_count, log_sum, center, scale;
 } distribution;
 
 typedef struct {
+    const xent_divergence *call;
     const transform_plan *transform;
+    real *staging;
+    int narrow;
     distribution of[2];
 } mixture;
 
@@ -60,14 +64,14 @@ typedef struct {
     vec prob[2], log_ratio[2], divergence;
 } class_terms;
 
-static INLINE vec exponent_at(const mixture *c, int k, int64_t i) {
-    return exponent_of(v(sub)(c->of[k].numbers[i], c->of[k].max), c->transform, XENT_TEMPERATURE);
+static INLINE vec exponent_at(const mixture *c, const distribution *of, int64_t i) {
+    return exponent_of(v(sub)(of->numbers[i], of->max), c->transform, XENT_TEMPERATURE);
 }
 
 static INLINE class_terms terms_at(const mixture *c, int64_t i) {
     const distribution *p = &c->of[0], *q = &c->of[1];
     const vec zero = v(set)(0), one = v(set)(1), least = v(set)(c(EXP_LEAST));
-    const vec x = exponent_at(c, 0, i), y = exponent_at(c, 1, i);
+    const vec x = exponent_at(c, p, i), y = exponent_at(c, q, i);
     const vec apart = v(sub)(v(sub)(x, y), v(sub)(p->log_sum, q->log_sum));
     const mask ahead = v(lt)(zero, apart); /* p is the larger */
     const vec w = v(select)(ahead, q->share, p->share), rest = v(select)(ahead, p->share, q->share);
@@ -89,42 +93,61 @@ static INLINE class_terms terms_at(const mixture *c, int64_t i) {
                          v(mul)(larger, v(max)(zero, term))};
 }
 
-static INLINE double over_lanes(vec a) {
+/* Of what the lanes have summed, the row's in each. */
+static vec over_row(const mixture *c, vec a) {
     const lane_values s = lanes_of(a);
-    return ((s.at[0] + s.at[1]) + (s.at[2] + s.at[3])) + ((s.at[4] + s.at[5]) + (s.at[6] + s.at[7]));
+    if (c->narrow)
+        return a;
+    return v(set)(((s.at[0] + s.at[1]) + (s.at[2] + s.at[3])) + ((s.at[4] + s.at[5]) + (s.at[6] + s.at[7])));
 }
 
-/* The sums of the exponentials of a block join those of the row. */
-static NOINLINE void add_exponentials(xent_sums *s, const mixture *c, int k, int64_t n) {
-    vec sum_exp = v(set)(0), max_count = sum_exp;
-    for (int64_t i = 0; i * LANES < n; ++i) {
-        const vec t = exponent_at(c, k, i);
-        const mask below = v(ne)(t, v(set)(0));
+/* The exponentials of a block join those of the row. */
+static NOINLINE void add_exponentials(const mixture *c, distribution *of, int64_t vectors) {
+    const vec zero = v(set)(0), before = of->max;
+    vec max = before, sum_exp = zero, max_count = zero;
+    for (int64_t i = 0; i < vectors; ++i)
+        max = v(max)(of->numbers[i], max);
+    of->max = max = c->narrow ? max : v(set)(v(max_of)(max));
+    const mask same = v(eq)(max, before);
+    const vec shrunk = v(exp)(exponent_of(v(sub)(before, max), c->transform, XENT_TEMPERATURE));
+    of->sum_exp = v(select)(same, of->sum_exp, v(mul)(v(add)(of->sum_exp, of->max_count), shrunk));
+    of->max_count = v(keep)(same, of->max_count);
+    for (int64_t i = 0; i < vectors; ++i) {
+        const vec t = exponent_at(c, of, i);
+        const mask below = v(ne)(t, zero);
         sum_exp = v(add_where)(below, sum_exp, v(exp)(t));
-        max_count = v(add)(max_count, v(select)(below, v(set)(0), v(set)(1)));
+        max_count = v(add)(max_count, v(select)(below, zero, v(set)(1)));
     }
-    s->sum_exp += over_lanes(sum_exp);
-    s->max_count += over_lanes(max_count);
+    of->sum_exp = v(add)(of->sum_exp, over_row(c, sum_exp));
+    of->max_count = v(add)(of->max_count, over_row(c, max_count));
 }
 
-static INLINE void sum_terms(mixture *c, int64_t n, double_double *divergence, int with_gradient) {
-    vec sum = v(set)(0), log_ratio[2] = {sum, sum};
-    for (int64_t i = 0; i * LANES < n; ++i) {
+/* Sums of the divergence, of p a and of q b, compensated as in double_double.h. */
+typedef struct {
+    vec high[3], low[3];
+} term_sums;
+
+static INLINE void sum_terms(const mixture *c, int64_t vectors, term_sums *s, int with_gradient) {
+    const vec zero = v(set)(0);
+    vec block[3] = {zero, zero, zero};
+    for (int64_t i = 0; i < vectors; ++i) {
         const class_terms term = terms_at(c, i);
-        sum = v(add)(sum, term.divergence);
+        block[0] = v(add)(block[0], term.divergence);
         for (int k = 0; with_gradient && k < 2; ++k)
-            log_ratio[k] = v(fma)(term.prob[k], term.log_ratio[k], log_ratio[k]);
+            block[1 + k] = v(fma)(term.prob[k], term.log_ratio[k], block[1 + k]);
     }
-    dd_add(divergence, over_lanes(sum));
-    for (int k = 0; with_gradient && k < 2; ++k)
-        dd_add(&c->of[k].log_ratio, over_lanes(log_ratio[k]));
+    for (int k = 0; k < (with_gradient ? 3 : 1); ++k) {
+        const vec x = over_row(c, block[k]), high = s->high[k], sum = v(add)(high, x), part = v(sub)(sum, high);
+        s->low[k] = v(add)(s->low[k], v(add)(v(sub)(high, v(sub)(sum, part)), v(sub)(x, part)));
+        s->high[k] = sum;
+    }
 }
 
-static NOINLINE void add_terms(mixture *c, int64_t n, double_double *divergence) { sum_terms(c, n, divergence, 0); }
-static NOINLINE void add_all_terms(mixture *c, int64_t n, double_double *divergence) { sum_terms(c, n, divergence, 1); }
+static NOINLINE void add_terms(const mixture *c, int64_t vectors, term_sums *s) { sum_terms(c, vectors, s, 0); }
+static NOINLINE void add_all_terms(const mixture *c, int64_t vectors, term_sums *s) { sum_terms(c, vectors, s, 1); }
 
-static NOINLINE void apply_terms(const mixture *c, int64_t n) {
-    for (int64_t i = 0; i * LANES < n; ++i) {
+static NOINLINE void apply_terms(const mixture *c, int64_t vectors) {
+    for (int64_t i = 0; i < vectors; ++i) {
         const class_terms term = terms_at(c, i);
         for (int k = 0; k < 2; ++k) {
             const distribution *of = &c->of[k];
@@ -134,59 +157,74 @@ static NOINLINE void apply_terms(const mixture *c, int64_t n) {
     }
 }
 
-/* n classes of row r from class k on, and past the last of them such as have no probability. */
-static void gather_classes(const distribution *of, int64_t r, int64_t k, int64_t n) {
-    real *const to = (real *)of->numbers;
-    of->stored->gather_run(to, of->given->logits + r * of->given->step + k * of->stored->bytes, n);
-    for (; n % LANES; ++n)
-        to[n] = -(real)INFINITY;
+static int64_t block_size(const mixture *c, int64_t at) {
+    return c->call->classes - at < XENT_BLOCK ? c->call->classes - at : XENT_BLOCK;
 }
 
-static void divergence_row(mixture *c, const xent_divergence *call, int64_t r) {
-    const double temperature = call->temperature;
+/* The block of narrow rows r..r+rows-1, or of row r, that begins with class `at`: in how many vectors. Past the last class
+ * there are such as have no probability. */
+static int64_t gather_block(const mixture *c, const distribution *of, int64_t r, int rows, int64_t at) {
+    const char *from = of->given->logits + r * of->given->step + at * of->stored->bytes;
+    const int64_t n = block_size(c, at), vectors = (n + LANES - 1) / LANES;
+    if (c->narrow) {
+        if (rows < LANES)
+            memset(c->staging, 0, (size_t)n * sizeof(vec));
+        gather_rows(of->numbers, c->staging, from, of->given->step, rows, c->call->rows - r, n, of->stored);
+        return n;
+    }
+    vec *const last = &of->numbers[vectors - 1];
+    of->stored->gather_run((real *)of->numbers, from, n);
+    *last = v(select)(v(first)(lanes_left(n - (vectors - 1) * LANES)), *last, v(set)(-(real)INFINITY));
+    return vectors;
+}
+
+static void scatter_block(const mixture *c, const distribution *of, int64_t r, int rows, int64_t at) {
+    char *const to = of->given->grad ? of->given->grad + r * of->given->grad_step + at * of->stored->bytes : NULL;
+    if (to && c->narrow)
+        scatter_rows(to, of->given->grad_step, c->staging, of->numbers, rows, block_size(c, at), of->stored, 0);
+    else if (to)
+        of->stored->scatter_run(to, (const real *)of->numbers, block_size(c, at), 0);
+}
+
+/* Narrow rows r..r+rows-1, or row r. What is one block is gathered once. */
+static void mixture_of_rows(mixture *c, int64_t r, int rows) {
+    const xent_divergence *call = c->call;
     const int64_t classes = call->classes;
     const int writes = call->of[0].grad || call->of[1].grad;
-    const int64_t most = XENT_BLOCK;
-    double_double divergence = {0, 0};
+    const vec zero = v(set)(0), one = v(set)(1);
+    term_sums s = {{zero, zero, zero}, {zero, zero, zero}};
+    int64_t vectors = 0;
     for (int k = 0; k < 2; ++k) {
         distribution *of = &c->of[k];
-        xent_sums s;
-        clear_sums(&s, XENT_TEMPERATURE);
-        for (int64_t at = 0; at < classes; at += most) {
-            const int64_t n = classes - at < most ? classes - at : most;
-            gather_classes(of, r, at, n);
-            raise_maximum(&s, (double)block_max((const char *)of->numbers, n), 0, temperature, XENT_NO_STREAM);
-            of->max = v(set)(s.max);
-            add_exponentials(&s, c, k, n);
-        }
-        of->log_sum = s.sum_exp + s.max_count == 0 ? v(set)((real)NAN) : v(log1p)(v(set)(s.sum_exp + (s.max_count - 1)));
-        of->log_ratio = divergence;
+        of->max = v(set)(-c(LARGEST));
+        of->sum_exp = of->max_count = zero;
+        for (int64_t at = 0; at < classes; at += XENT_BLOCK)
+            add_exponentials(c, of, vectors = gather_block(c, of, r, rows, at));
+        const mask masked = v(eq)(v(add)(of->sum_exp, of->max_count), zero);
+        const vec log_sum = v(log1p)(v(add)(of->sum_exp, v(sub)(of->max_count, one)));
+        of->log_sum = v(select)(masked, v(set)((real)NAN), log_sum);
     }
-    for (int64_t at = 0; at < classes; at += most) {
-        const int64_t n = classes - at < most ? classes - at : most;
-        for (int k = 0; k < 2 && classes > most; ++k)
-            gather_classes(&c->of[k], r, at, n);
-        if (writes)
-            add_all_terms(c, n, &divergence);
-        else
-            add_terms(c, n, &divergence);
+    for (int64_t at = 0; at < classes; at += XENT_BLOCK) {
+        for (int k = 0; k < 2 && classes > XENT_BLOCK; ++k)
+            vectors = gather_block(c, &c->of[k], r, rows, at);
+        (writes ? add_all_terms : add_terms)(c, vectors, &s);
     }
-    call->loss[r] = temperature * temperature * dd_value(divergence);
+    real lanes[LANES];
+    const double temperature = call->temperature;
+    v(store)(lanes, v(mul)(v(set)(temperature * temperature), v(add)(s.high[0], s.low[0])));
+    memcpy(call->loss + r, lanes, (size_t)rows * sizeof *lanes);
+    for (int i = 0; i < LANES; ++i)
+        lanes[i] = call->slope[r + (i < rows ? i : 0)] * temperature;
     for (int k = 0; k < 2; ++k) {
-        c->of[k].center = v(set)(dd_value(c->of[k].log_ratio));
-        c->of[k].scale = v(mul)(c->of[k].share, v(set)(call->slope[r] * temperature));
+        c->of[k].center = v(add)(s.high[1 + k], s.low[1 + k]);
+        c->of[k].scale = v(mul)(c->of[k].share, v(load)(lanes));
     }
-    for (int64_t at = 0; at < classes && writes; at += most) {
-        const int64_t n = classes - at < most ? classes - at : most;
-        for (int k = 0; k < 2 && classes > most; ++k)
-            gather_classes(&c->of[k], r, at, n);
-        apply_terms(c, n);
-        for (int k = 0; k < 2; ++k) {
-            const distribution *of = &c->of[k];
-            if (of->given->grad)
-                of->stored->scatter_run(of->given->grad + r * of->given->grad_step + at * of->stored->bytes,
-                                        (const real *)of->numbers, n, 0);
-        }
+    for (int64_t at = 0; writes && at < classes; at += XENT_BLOCK) {
+        for (int k = 0; k < 2 && classes > XENT_BLOCK; ++k)
+            vectors = gather_block(c, &c->of[k], r, rows, at);
+        apply_terms(c, vectors);
+        for (int k = 0; k < 2; ++k)
+            scatter_block(c, &c->of[k], r, rows, at);
     }
 }
 
@@ -195,15 +233,17 @@ static void divergence_rows(const xent_divergence *call, int64_t begin, int64_t 
         [XENT_F32] = &f32_as_f64, [XENT_F64] = &v(storage), [XENT_F16] = &f16_as_f64, [XENT_BF16] = &bf16_as_f64};
     workspace *const space = memory;
     space->transform = prepare_transform(&(xent_plan){.temperature = call->temperature});
-    mixture c = {.transform = &space->transform};
-    for (int k = 0; k < 2; ++k) {
-        const xent_dtype dtype = call->of[k].dtype;
+    mixture c = {.call = call,
+                 .transform = &space->transform,
+                 .staging = (real *)space->staging,
+                 .narrow = call->classes <= XENT_NARROW_DIVERGENCE};
+    for (int k = 0; k < 2; ++k)
         c.of[k] = (distribution){.given = &call->of[k],
-                                 .stored = stored[dtype],
+                                 .stored = stored[call->of[k].dtype],
                                  .share = v(set)(k == 0 ? 1 - call->beta : call->beta),
-                                 .least = v(set)(dtype == XENT_F64 ? c(TINY) : 0x1p-126),
+                                 .least = v(set)(call->of[k].dtype == XENT_F64 ? c(TINY) : 0x1p-126),
                                  .numbers = k == 0 ? space->x : space->second};
-    }
-    for (int64_t r = begin; r < end; ++r)
-        divergence_row(&c, call, r);
+    const int step = c.narrow ? LANES : 1;
+    for (int64_t r = begin; r < end; r += step)
+        mixture_of_rows(&c, r, end - r < step ? (int)(end - r) : step);
 }

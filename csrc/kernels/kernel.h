@@ -30,6 +30,8 @@ enum { MOST_TOP = 128 };
 /* Rows of so many classes are computed in tiles: measured, it is there that long vectors win; with a gradient, later where
  * rows end inside a vector, sooner of doubles. */
 enum { XENT_NARROW_LOSS = 352, XENT_NARROW_GRADIENT = 112, XENT_NARROW_ODD_GRADIENT = 152, XENT_NARROW_F64_GRADIENT = 88 };
+/* The most classes of rows that have a lane each where the Jensen-Shannon divergence is computed. */
+enum { XENT_NARROW_DIVERGENCE = 128 };
 /* Classes that a vector of floats can number, for lanes that are rows. */
 enum { XENT_MOST_IN_LANES = 1 << 24 };
 
