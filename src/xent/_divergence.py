@@ -183,20 +183,22 @@ class JensenShannon:
 
     def run(self, grad: Array | None, of_teacher: Array | None, grad_output: Any) -> Any:
         """Write the gradients that are not None; return the loss."""
-        weight = (
-            np.ones(self.shape)
-            if self.weight is None
-            else np.broadcast_to(self.weight, self.shape).astype(float)
-        )
         upstream, scale = arguments.grad_output(
             grad_output, self.reduction != "none", self.shape, self.compute
         )
-        divisor = float(np.sum(weight, dtype=np.longdouble)) if self.reduction == "mean" else 1.0
+        slope = np.full(self.shape, scale) if upstream is None else upstream.astype(float)
+        divisor, weight = 1.0, self.weight
+        if weight is not None:
+            weight = np.broadcast_to(weight, self.shape).astype(float)
+        if self.reduction == "mean":
+            divisor = float(slope.size if weight is None else np.sum(weight, dtype=np.longdouble))
         with np.errstate(all="ignore"):
-            slope = weight * scale * (1.0 if upstream is None else upstream)
+            if weight is not None:
+                slope *= weight
             slope = slope / divisor if divisor else np.zeros_like(slope)
             rows = self.rows(np.ascontiguousarray(slope), grad, of_teacher)
-            rows = np.where(weight == 0, 0.0, weight * rows)
+            if weight is not None:
+                rows = np.where(weight == 0, 0.0, weight * rows)
             if self.reduction == "none":
                 loss: Any = rows.astype(self.compute)[()]
             else:
