@@ -166,6 +166,12 @@ WORKLOADS = (
         *loss_and_gradient((50_000, 10)),
         *loss_and_gradient((1_000_000, 10), "f64", dtype="float64"),
         *loss_and_gradient((200_000, 100)),
+        *loss_and_gradient(
+            (100_000, 10),
+            "jsd",
+            function="distillation_loss",
+            options={"temperature": 2.0, "divergence": "jsd"},
+        ),
     ),
     workload(
         "segmentation",
