@@ -110,7 +110,8 @@ def distillation(
             reduction,
             arguments.sample_weight(sample_weight, shape, compute, code),
         ).run(
-            *(None if a is None else np.moveaxis(a, class_axis, -1) for a in (grad, of_other)),
+            None if grad is None else np.moveaxis(grad, class_axis, -1),
+            None if of_other is None else np.moveaxis(of_other, class_axis, -1),
             grad_output,
         )
     else:
