@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../call/divergence.h"
 #include "../double_double.h"
 #include "../xent.h"
 
@@ -29,6 +30,8 @@ enum { MOST_TOP = 128 };
 /* Rows of so many classes are computed in tiles: measured, it is there that long vectors win; with a gradient, later where
  * rows end inside a vector, sooner of doubles. */
 enum { XENT_NARROW_LOSS = 352, XENT_NARROW_GRADIENT = 112, XENT_NARROW_ODD_GRADIENT = 152, XENT_NARROW_F64_GRADIENT = 88 };
+/* The most classes of rows that have a lane each where the Jensen-Shannon divergence is computed. */
+enum { XENT_NARROW_DIVERGENCE = 128 };
 /* Classes that a vector of floats can number, for lanes that are rows. */
 enum { XENT_MOST_IN_LANES = 1 << 24 };
 
@@ -287,6 +290,8 @@ typedef struct {
     xent_sums (*merge)(const xent_sums *parts, int64_t count, double temperature, xent_stream stream);
     void (*elements)(const xent_element_plan *plan, const xent_elements *elements);
     int64_t (*region)(const xent_region *piece);
+    /* Rows begin..end-1 of a call; NULL but of float64. */
+    void (*divergence)(const xent_divergence *call, int64_t begin, int64_t end, void *workspace);
     /* How many rows are not ignored; in *bad the first whose index is neither a class nor ignored, if there is one, and in
      * *outside the first before it whose probability is outside [0, 1]. */
     int64_t (*check)(const xent_indices *indices, int64_t *bad, int64_t *outside);

@@ -32,6 +32,9 @@ enum { LANES = v(lanes) };
 #include "elementwise.h"
 #include "unscale.h"
 #include "regions.h"
+#if !XENT_HALF_TYPES
+#include "divergence.h"
+#endif
 #include "probe.h"
 
 #define XENT_TABLE_(isa, compute) xent_kernels_##isa##_##compute
@@ -48,6 +51,9 @@ const xent_kernels XENT_TABLE(XENT_ISA, P) = {
     .merge = merge_sums,
     .elements = all_elements,
     .region = region_piece,
+#if !XENT_HALF_TYPES
+    .divergence = divergence_rows,
+#endif
     .check = check_indices,
     .unscale = unscale,
     .read = memory_read,

@@ -34,6 +34,16 @@ def region_pass(
     slope: NDArray[Any] | None,
     out: NDArray[Any] | None,
 ) -> int | None: ...
+def jensen_shannon_pass(
+    precisions: tuple[Precision, Precision],
+    classes: int,
+    temperature: float,
+    beta: float,
+    logits: list[tuple[NDArray[Any], int]],
+    grads: list[tuple[NDArray[Any], int] | None],
+    slope: NDArray[Any],
+    loss: NDArray[Any],
+) -> None: ...
 
 SUMS_BYTES: int
 

@@ -50,6 +50,27 @@ cdef extern from "call/regions.h" nogil:
     xent_status xent_region_sums(xent_region_call *call)
     xent_status xent_region_gradient(xent_region_call *call)
 
+cdef extern from "call/divergence.h" nogil:
+    ctypedef struct xent_divergence_of:
+        xent_dtype dtype
+        const char *logits
+        char *grad
+        int64_t step
+        int64_t grad_step
+
+    ctypedef struct xent_divergence:
+        xent_divergence_of of[2]
+        int64_t rows
+        int64_t classes
+        double temperature
+        double beta
+        double *loss
+        const double *slope
+        int threads
+        int (*poll)(void *)
+
+    xent_status xent_jensen_shannon(const xent_divergence *call)
+
 cdef extern from "Python.h":
     # Declared without exceptions: the one it sets stays pending until `pending` raises it.
     int PyErr_CheckSignals() noexcept
@@ -187,7 +208,7 @@ def merge_sums(list shards not None, int64_t rows):
 SUMS_BYTES = sizeof(xent_sums)
 
 
-# Losses of regions. They have no xent_call: `_regions` says what lies where.
+# Passes that have no xent_call: their modules say what lies where.
 
 cdef int poll(void *data) noexcept with gil:
     return PyErr_CheckSignals()
@@ -196,6 +217,17 @@ cdef int poll(void *data) noexcept with gil:
 cdef int pending() except -1:
     """Raises the exception that a signal's handler left behind."""
     return -1
+
+
+cdef int refuse(xent_status status) except -1:
+    """Raises what a pass returned, unless it is about a target."""
+    if status == XENT_INTERRUPTED:
+        pending()
+    if status == XENT_BAD_ARGUMENT:
+        raise ValueError(f"xent: {xent_status_text(status).decode()}: dtype")
+    if status == XENT_NO_MEMORY:
+        raise MemoryError(f"xent: {xent_status_text(status).decode()}")
+    return 0
 
 
 cdef int lie_at(xent_region_array *to, cnp.ndarray a, tuple steps) except -1:
@@ -239,13 +271,39 @@ def region_pass(
         call.slope = <const double *>cnp.PyArray_DATA(slope)
         with nogil:
             status = xent_region_gradient(&call)
-    if status == XENT_INTERRUPTED:
-        pending()
-    if status == XENT_BAD_ARGUMENT:
-        raise ValueError(f"xent: {xent_status_text(status).decode()}: dtype")
-    if status == XENT_NO_MEMORY:
-        raise MemoryError(f"xent: {xent_status_text(status).decode()}")
+    refuse(status)
     return call.bad_position if status == XENT_BAD_TARGET else -1
+
+
+def jensen_shannon_pass(
+        tuple precisions not None, int64_t classes, double temperature, double beta, list logits not None, list grads not None,
+        cnp.ndarray slope not None, cnp.ndarray loss not None):
+    """Write the divergence of each row, and the gradients that are not None, from the derivative by each row's loss.
+
+    `slope` and `loss` are contiguous float64 arrays with an element for each row. Precisions, logits and gradients are those
+    of the student and of the teacher: pairs of an array, whose classes are contiguous, and the bytes from row to row.
+    """
+    cdef xent_divergence call
+    cdef xent_status status
+    cdef cnp.ndarray a
+    cdef int k
+    memset(&call, 0, sizeof(call))
+    for k in range(2):
+        call.of[k].dtype = (<Precision>precisions[k]).dtype
+        a, call.of[k].step = logits[k]
+        call.of[k].logits = <const char *>cnp.PyArray_DATA(a)
+        if grads[k] is not None:
+            a, call.of[k].grad_step = grads[k]
+            call.of[k].grad = <char *>cnp.PyArray_DATA(a)
+    call.rows, call.classes = cnp.PyArray_SIZE(loss), classes
+    call.temperature, call.beta = temperature, beta
+    call.loss = <double *>cnp.PyArray_DATA(loss)
+    call.slope = <const double *>cnp.PyArray_DATA(slope)
+    call.threads = get_value(context_threads)
+    call.poll = poll
+    with nogil:
+        status = xent_jensen_shannon(&call)
+    refuse(status)
 
 
 cdef const char *wrong = xent_start()

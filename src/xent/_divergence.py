@@ -1,7 +1,7 @@
 """Divergences of a student from its teacher other than the plain one, and gradients for the teacher.
 
 KL(student || teacher) is the plain divergence with the two exchanged, so that its gradients are the kernels' too. The
-Jensen-Shannon divergence is computed in float64, a block of rows at a time.
+Jensen-Shannon divergence has a kernel of its own, which computes rows of any two dtypes in float64.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import numpy as np
 
 from xent import _arguments as arguments
 from xent import _functions
-from xent._blocks import Array, blocks, numbers, rounded, stored
-from xent._head import kernel, row_sums
-from xent._pool import empty_array
+from xent._arguments import Precision
+from xent._blocks import Array, blocks, copied, rounded, stored
+from xent._core import jensen_shannon_pass
+from xent._pool import count_call, empty_array
+from xent._regions import steps
 from xent._request import BLOCK_BYTES
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
@@ -89,7 +91,15 @@ def distillation(
             ("grad_out", "student_logits"),
         )
     if divergence == "jsd":
-        loss, grad, of_other = JensenShannon(
+        count_call()
+        grad = of_other = None
+        if with_grad:
+            grad = (
+                empty_array(first.shape, of_student.result_dtype) if grad_out is None else grad_out
+            )
+        if with_teacher:
+            of_other = empty_array(first.shape, of_teacher.result_dtype)
+        loss = JensenShannon(
             np.moveaxis(first, class_axis, -1),
             of_student,
             np.moveaxis(second, class_axis, -1),
@@ -99,10 +109,10 @@ def distillation(
             arguments.temperature(temperature),
             reduction,
             arguments.sample_weight(sample_weight, shape, compute, code),
-        ).run(with_grad, with_teacher, grad_output)
-        grad, of_other = (
-            None if a is None else np.ascontiguousarray(np.moveaxis(a, -1, class_axis))
-            for a in (grad, of_other)
+        ).run(
+            None if grad is None else np.moveaxis(grad, class_axis, -1),
+            None if of_other is None else np.moveaxis(of_other, class_axis, -1),
+            grad_output,
         )
     else:
         exchanged = divergence == "reverse_kl"
@@ -135,7 +145,7 @@ def distillation(
     found = [loss]
     if with_grad:
         grad = _in_its_dtype(grad, of_student)
-        if grad_out is not None:
+        if grad_out is not None and grad is not grad_out:
             grad_out[...] = grad
             grad = grad_out
         found.append(grad)
@@ -148,55 +158,48 @@ def distillation(
 
 
 class JensenShannon:
-    """T² (beta KL(q || m) + (1 - beta) KL(p || m)) with m = beta q + (1 - beta) p.
+    """T² (beta KL(q || m) + (1 - beta) KL(p || m)) with m = beta q + (1 - beta) p, and its gradients.
 
-    With d = log p - log q, b = log(q / m) is -log1p((1 - beta) expm1(d)) and a = log(p / m) is -log1p(beta expm1(-d)). What
-    sums to 0, m - q and m - p, is added to q b and p a, whose terms then are positive: no rounding of one is larger than it
-    where the two nearly agree. The functions are those of the kernels, so that no bit depends on NumPy's.
+    The arrays have the class axis last. The kernel computes rows whose classes are contiguous, one after the other at one
+    distance, and writes them likewise; a block of others is copied.
     """
 
     def __init__(
         self,
         student: Array,
-        of_student: Any,
+        of_student: Precision,
         teacher: Array,
-        of_teacher: Any,
+        of_teacher: Precision,
         compute: Any,
         beta: float,
         temperature: float,
         reduction: str,
         weight: Array | None,
     ):
-        self.z, self.of_student, self.other, self.of_teacher = (
-            student,
-            of_student,
-            teacher,
-            of_teacher,
-        )
+        self.student, self.teacher = student, teacher
+        self.of_student, self.of_teacher = of_student, of_teacher
         self.shape = student.shape[:-1]
-        self.compute, self.beta, self.heat = compute, beta, temperature
+        self.compute, self.beta, self.temperature = compute, beta, temperature
         self.reduction, self.weight = reduction, weight
 
-    def run(self, with_grad: bool, with_teacher: bool, grad_output: Any) -> Any:
-        weight = (
-            np.ones(self.shape)
-            if self.weight is None
-            else np.broadcast_to(self.weight, self.shape).astype(float)
-        )
+    def run(self, grad: Array | None, of_teacher: Array | None, grad_output: Any) -> Any:
+        """Write the gradients that are not None; return the loss."""
         upstream, scale = arguments.grad_output(
             grad_output, self.reduction != "none", self.shape, self.compute
         )
-        divisor = float(np.sum(weight, dtype=np.longdouble)) if self.reduction == "mean" else 1.0
-        slope = weight * scale * (1.0 if upstream is None else upstream)
-        slope = slope / divisor if divisor else np.zeros_like(slope)
-        rows = np.zeros(self.shape)
-        grad = empty_array(self.z.shape, self.compute) if with_grad else None
-        of_other = empty_array(self.z.shape, self.compute) if with_teacher else None
-        for block in blocks(self.shape, max(1, BLOCK_BYTES // (8 * max(1, self.z.shape[-1])))):
-            with np.errstate(all="ignore"):
-                rows[block] = self.block(block, slope[block], grad, of_other)
+        slope = np.full(self.shape, scale) if upstream is None else upstream.astype(float)
+        divisor, weight = 1.0, self.weight
+        if weight is not None:
+            weight = np.broadcast_to(weight, self.shape).astype(float)
+        if self.reduction == "mean":
+            divisor = float(slope.size if weight is None else np.sum(weight, dtype=np.longdouble))
         with np.errstate(all="ignore"):
-            rows = np.where(weight == 0, 0.0, weight * rows)
+            if weight is not None:
+                slope *= weight
+            slope = slope / divisor if divisor else np.zeros_like(slope)
+            rows = self.rows(np.ascontiguousarray(slope), grad, of_teacher)
+            if weight is not None:
+                rows = np.where(weight == 0, 0.0, weight * rows)
             if self.reduction == "none":
                 loss: Any = rows.astype(self.compute)[()]
             else:
@@ -205,40 +208,56 @@ class JensenShannon:
                 loss = self.compute.type(
                     total if not mean else total / divisor if divisor else np.nan
                 )
-        return loss, grad, of_other
+        return loss
 
-    def block(self, block: Any, slope: Array, grad: Any, of_other: Any) -> Array:
-        if not self.z.shape[-1]:
-            return np.full(slope.shape, np.nan)
-        heat, beta = self.heat, self.beta
-        z = numbers(self.z[block], self.of_student).astype(float) / heat
-        other = numbers(self.other[block], self.of_teacher).astype(float) / heat
-        log_p, log_q = (_functions.softmax_family("log_softmax", a, -1, None) for a in (z, other))
-        p, q = kernel("exp", log_p), kernel("exp", log_q)
-        d = np.where((p == 0) & (q == 0), 0.0, log_p - log_q)
-        # e = expm1(-|d|); with w the share of the smaller of p and q in m, m is the larger one times 1 + (1 - w) e.
-        size, falls = np.minimum(np.abs(d), 1e4), d <= 0
-        t = kernel("tanh", size * -0.5)
-        e = 2 * t / (1 - t)
-        w, rest = np.where(falls, 1 - beta, beta), np.where(falls, beta, 1 - beta)
-        near = w * e > -0.5
-        log_m = np.where(
-            near,
-            kernel("log1p", np.where(near, w * e, 0.0)),
-            kernel("log", np.where(near, 1.0, rest + w * kernel("exp", -size))),
+    def rows(self, slope: Array, grad: Array | None, of_teacher: Array | None) -> Array:
+        """Return the divergence of each row, float64; write the gradients."""
+        found = np.full(self.shape, np.nan)
+        classes = self.student.shape[-1]
+        if self.student.size == 0:
+            return found
+        kinds = self.of_student, self.of_teacher
+        logits = self.student, self.teacher
+        grads = [
+            None if a is None else stored(a, kind)
+            for a, kind in zip((grad, of_teacher), kinds, strict=True)
+        ]
+        in_place = all(
+            a is None or row_step(a, kind) is not None
+            for a, kind in zip((*logits, *grads), kinds * 2, strict=True)
         )
-        b = np.where(falls, -log_m, -d - log_m)
-        a = np.where(falls, d - log_m, -log_m)
-        ahead = np.where(falls, q, -p) * e  # p - q
-        of_q = row_sums(np.where(q > 0, q * b, 0.0) + (1 - beta) * ahead)
-        of_p = row_sums(np.where(p > 0, p * a, 0.0) - beta * ahead)
-        factor = (slope * heat)[..., None]
-        if grad is not None:
-            part = np.where(p > 0, p * (a - row_sums(np.where(p > 0, p * a, 0.0))[..., None]), 0.0)
-            grad[block] = np.where(factor == 0, 0.0, (1 - beta) * factor * part)
-        if of_other is not None:
-            part = np.where(q > 0, q * (b - row_sums(np.where(q > 0, q * b, 0.0))[..., None]), 0.0)
-            of_other[block] = np.where(factor == 0, 0.0, beta * factor * part)
-        rows: Array = heat**2 * (beta * of_q + (1 - beta) * of_p)
-        spoilt: Array = np.isnan(log_p).any(-1) | np.isnan(log_q).any(-1)
-        return np.where(spoilt, np.nan, rows)
+        for block in (
+            [(...,)] if in_place else blocks(self.shape, max(1, BLOCK_BYTES // (8 * classes)))
+        ):
+            read = [rows_of(a[block], kind, True) for a, kind in zip(logits, kinds, strict=True)]
+            written = [
+                None if a is None else rows_of(a[block], kind, False)
+                for a, kind in zip(grads, kinds, strict=True)
+            ]
+            loss = np.empty(found[block].shape)
+            part = np.ascontiguousarray(slope[block])
+            jensen_shannon_pass(
+                kinds, classes, self.temperature, self.beta, read, written, part, loss
+            )
+            found[block] = loss
+            for a, rows in zip(grads, written, strict=True):
+                if a is not None and rows is not None and not in_place:
+                    a[block] = rows[0]
+        return found
+
+
+def row_step(a: Array, precision: Precision) -> int | None:
+    """Return the bytes from row to row, or None if the kernel cannot read or write the rows as they lie."""
+    found = steps(a[None], a.ndim)
+    if found is None or a.dtype != precision.storage or not a.flags.aligned:
+        return None
+    return found[2] if found[1] == a.itemsize or a.shape[-1] == 1 else None
+
+
+def rows_of(a: Array, precision: Precision, read: bool) -> tuple[Array, int]:
+    """Return rows as the kernel reads or writes them, those of the array or of a new one, and the bytes between them."""
+    step = row_step(a, precision)
+    if step is not None:
+        return a, step
+    copy = copied(a, precision.storage) if read else empty_array(a.shape, precision.storage)
+    return copy, a.shape[-1] * copy.itemsize

@@ -114,7 +114,7 @@ def distillation_loss(
         q = \mathrm{softmax}(z'/T),\quad p = \mathrm{softmax}(z/T)
 
     or another divergence of the two, with the factor :math:`T^2` that keeps gradients of the same size at every temperature.
-    Of the KL divergences neither softmax is stored.
+    Neither softmax is stored.
 
     Parameters
     ----------

@@ -171,6 +171,12 @@ WORKLOADS: tuple[Workload, ...] = (
         *loss_and_gradient((1_000_000, 10), "f64", dtype="float64"),
         *loss_and_gradient((200_000, 100)),
         Case("log_loss-1000000x10", "log_loss", (1_000_000, 10)),
+        *loss_and_gradient(
+            (100_000, 10),
+            "jsd",
+            function="distillation_loss",
+            options={"temperature": 2.0, "divergence": "jsd"},
+        ),
     ),
     workload(
         "segmentation",
