@@ -77,7 +77,7 @@ def test_code_blocks_run(page: str, tmp_path: Path) -> None:
         named = {name for name in missing if re.search(rf"\b{re.escape(name)}\b", block.text)}
         if named:
             left_out |= named
-            missing += [file[1] or file[2]] if file else []
+            missing += [file[1] or file[2], Path(file[1] or file[2]).stem] if file else []
         elif file:
             (tmp_path / (file[1] or file[2])).write_text(block.text)
         elif block.language == "python":

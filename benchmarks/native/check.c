@@ -88,8 +88,10 @@ static int is_table(role which) { return which == X || which == SECOND || which 
 /* Gives an array random strides, where kernels take any, and a random address: against either guard page, or near the end of
  * its region. */
 static void place_array(array *a, const task *t, role which, generator *g) {
-    const int in_rows = t->operation->family == ROWS || t->operation->family == REGION;
-    const int fixed = which == CLASS_WEIGHT || which == CHUNKS || which == SUMS || (!in_rows && which != INDEX);
+    const int in_rows = t->operation->family <= DIVERGENCE && t->operation->family != ELEMENTS;
+    const int aligned = which == CLASS_WEIGHT || which == CHUNKS || which == SUMS ||
+                        (t->operation->family == DIVERGENCE && (which == WEIGHT || which == LOSS));
+    const int fixed = aligned || (!in_rows && which != INDEX);
     const int is_column = is_table(which) && t->layout == COLUMNS;
     const int64_t gap = fixed || pick(g, 2) ? 0 : pick(g, 3) ? a->size * pick(g, 20) : pick(g, 40);
     const int64_t sign = fixed || pick(g, 4) ? 1 : -1;
@@ -101,7 +103,7 @@ static void place_array(array *a, const task *t, role which, generator *g) {
         a->class_step = a->size;
     }
     const extent e = extent_of(a);
-    const int64_t least = which == CLASS_WEIGHT || which == CHUNKS || which == SUMS ? 8 : 1;
+    const int64_t least = aligned ? 8 : 1;
     const int64_t from_end = pick(g, 2) ? 0 : 1 + pick(g, MARGIN - 1);
     const int64_t at = pick(g, 4) ? REGION_BYTES - e.end - from_end / least * least : -e.first;
     a->at = regions[which] + at;

@@ -117,6 +117,8 @@ static domain domain_of(const task *t, role which) {
         return FACTOR;
     if (t->operation->family == REGION)
         return which == SECOND ? PROBABILITY : LOGIT;
+    if (t->operation->family == DIVERGENCE)
+        return LOGIT;
     if (rows)
         return which == SECOND         ? (t->plan.stream == XENT_SOFT ? PROBABILITY : LOGIT)
                : !given                ? LOGIT

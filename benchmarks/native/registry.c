@@ -42,6 +42,10 @@ int list_operations(operation to[MOST_OPERATIONS]) {
         for (int output = LOSS_ALONE; output <= GRADIENT; ++output)
             add_operation(to, &n, (operation){.family = REGION, .layout = layout, .output = output}, "%s%s%s%s", "region",
                           "");
+    for (int layout = WIDE; layout < COLUMNS; ++layout)
+        for (int output = LOSS_ALONE; output <= GRADIENT; ++output)
+            add_operation(to, &n, (operation){.family = DIVERGENCE, .layout = layout, .output = output}, "%s%s%s%s",
+                          "jensen_shannon", "");
 #define ELEMENT_KERNEL(E, D)                                                                                                \
     add_operation(to, &n, (operation){.family = ELEMENTS, .layout = FLAT, .output = D, .first = E, .second = D},            \
                   "%s%s%s%s", WITHOUT_PREFIX(E), "");
@@ -64,6 +68,7 @@ int list_operations(operation to[MOST_OPERATIONS]) {
 
 int64_t most_classes(const operation *o) {
     return o->family == REGION || o->layout != NARROW ? INT64_MAX
+           : o->family == DIVERGENCE                  ? XENT_NARROW_DIVERGENCE
            : o->output == LOSS_ALONE                  ? XENT_NARROW_LOSS
                                                       : XENT_NARROW_ODD_GRADIENT;
 }

@@ -7,14 +7,15 @@
 
 #include "call/dispatch.h"
 
-typedef enum { ROWS, ELEMENTS, REGION, INDICES, MATH, UNSCALE, READ, COPY } family; /* the functions of xent_kernels */
+/* The functions of xent_kernels. */
+typedef enum { ROWS, ELEMENTS, REGION, DIVERGENCE, INDICES, MATH, UNSCALE, READ, COPY } family;
 typedef enum { WIDE, NARROW, COLUMNS, FLAT } layout;
 typedef enum { LOSS_ALONE, GRADIENT, HESSIAN, LOG_SOFTMAX } output;
 
 typedef struct {
     char name[64];
     family family;
-    layout layout; /* FLAT for families other than ROWS and REGION */
+    layout layout; /* FLAT for families other than ROWS, REGION and DIVERGENCE */
     output output;
     int first, second; /* stream and transform, element and derivatives, or function */
 } operation;

@@ -116,6 +116,20 @@ static void make_region(task *t, generator *g) {
     add_array(t, LOSS, XENT_I64, 1, 1); /* the first bad target */
 }
 
+/* The Jensen-Shannon divergence, and both gradients. */
+static void make_divergence(task *t, generator *g) {
+    t->plan.temperature = PICK(g, 2, 1, 0.7);
+    t->plan.mix_keep = PICK(g, 0.5, 0.1, 0.9);
+    add_array(t, X, t->dtype, t->rows, t->classes);
+    add_array(t, SECOND, t->dtype, t->rows, t->classes);
+    add_array(t, WEIGHT, XENT_F64, t->rows, 1); /* the slopes */
+    add_array(t, LOSS, XENT_F64, t->rows, 1);
+    if (t->operation->output == GRADIENT) {
+        add_array(t, OUT, t->dtype, t->rows, t->classes);
+        add_array(t, HESS, t->dtype, t->rows, t->classes);
+    }
+}
+
 static void make_elements(task *t, generator *g) {
     const operation *o = t->operation;
     const xent_element element = (xent_element)o->first;
@@ -172,6 +186,9 @@ task make_task(const operation *operation, xent_dtype dtype, int64_t rows, int64
         break;
     case REGION:
         make_region(&t, g);
+        break;
+    case DIVERGENCE:
+        make_divergence(&t, g);
         break;
     case INDICES:
         t.plan.classes = (int64_t)PICK(g, 1000, 1, 1e6, 0x1p40);
@@ -299,6 +316,22 @@ static void run_region(const task *t, const xent_kernels *kernels) {
     memcpy(a[LOSS].at, &bad, sizeof bad);
 }
 
+/* Of any dtype, computed in f64. */
+static void run_divergence(const task *t, const xent_kernels *kernels) {
+    const array *a = t->arrays;
+    const xent_divergence call = {
+        .of = {{t->dtype, a[X].at, a[OUT].at, a[X].row_step, a[OUT].row_step},
+               {t->dtype, a[SECOND].at, a[HESS].at, a[SECOND].row_step, a[HESS].row_step}},
+        .rows = t->rows,
+        .classes = t->classes,
+        .temperature = t->plan.temperature,
+        .beta = t->plan.mix_keep,
+        .loss = (double *)(void *)a[LOSS].at,
+        .slope = (const double *)(const void *)a[WEIGHT].at,
+    };
+    kernels->divergence(&call, 0, t->rows, workspace_of(kernels));
+}
+
 static char *element_of(const array *arrays, role which, int64_t i) {
     return arrays[which].at ? element_at(&arrays[which], i, 0) : NULL;
 }
@@ -365,6 +398,8 @@ void run(const task *t, const xent_kernels *kernels) {
         }
     } else if (t->operation->family == REGION) {
         run_region(t, kernels);
+    } else if (t->operation->family == DIVERGENCE) {
+        run_divergence(t, xent_kernels_for(XENT_F64));
     } else if (t->operation->family == INDICES) {
         const xent_indices indices = {
             .index = a[INDEX].at,
