@@ -23,6 +23,7 @@ WITH_SCRIPTS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.enviro
 FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
 # Libraries that tests do without: a block that names one, or a file which does, does not run where it is not installed.
 OPTIONAL = (
+    "accelerate",
     "jax",
     "keras",
     "lightgbm",
