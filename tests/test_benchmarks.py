@@ -486,7 +486,7 @@ def test_only_numpy_is_needed(
     calls, left_out = contenders(small(BY_NAME["grad-512x50257-bf16"]), tuple(rivals.RIVALS), 1)
     assert (calls.keys(), left_out) == ({"xent", "numpy"}, {})
     assert bench.notes([], list(rivals.RIVALS)) == [
-        "Not installed, so not compared with: scipy, sklearn, torch, jax, chunked, torchmetrics, numkong."
+        "Not installed, so not compared with: scipy, sklearn, torch, jax, torch-fused, chunked, torchmetrics, numkong."
     ]
     show(comparison_table([comparison("grad-32x10")]))
     assert "| grad-32x10 |" in capsys.readouterr().out

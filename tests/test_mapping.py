@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -181,6 +182,8 @@ def _sklearn() -> Library:
 def _keras() -> Library:
     if find_spec("keras") is None:
         return _numpy(keras=published.keras)
+    # TensorFlow's own function does not normalise rows.
+    os.environ.setdefault("KERAS_BACKEND", next(filter(find_spec, ("jax", "torch", "tensorflow"))))
     keras = importlib.import_module("keras")
     keras.config.set_floatx("float64")
     # Its backends take some steps in float32, which is too coarse for differences.

@@ -21,11 +21,12 @@ COLOURS = {
     "sklearn": "#41ab5d",
     "torch": "#cb181d",
     "jax": "#737373",
+    "torch-fused": "#ef3b2c",
     "chunked": "#fb6a4a",
     "torchmetrics": "#fcbba1",
     "numkong": "#8c6d31",
 }
-MARKERS = "osd^vP*X"
+MARKERS = "osd^vP*X<"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xent",

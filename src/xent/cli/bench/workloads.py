@@ -347,6 +347,26 @@ WORKLOADS: tuple[Workload, ...] = (
     ),
 )
 
+if find_spec("torch"):
+    WORKLOADS += (
+        workload(
+            "torch",
+            "In PyTorch: xent.torch and torch.nn.functional, forward and backward",
+            *loss_and_gradient((512, 50257), "in-torch", bridge="torch"),
+            *loss_and_gradient((512, 50257), "in-torch-bf16", bridge="torch", dtype="bfloat16"),
+            *loss_and_gradient((8192, 1000), "in-torch", bridge="torch"),
+            *loss_and_gradient((1_000_000, 10), "in-torch", bridge="torch"),
+            *loss_and_gradient((32, 10), "in-torch", bridge="torch"),
+            *loss_and_gradient(
+                (2048, 32768),
+                "linear-in-torch",
+                bridge="torch",
+                function="linear_cross_entropy",
+                features=1024,
+            ),
+            on_request=True,
+        ),
+    )
 if find_spec("jax"):
     WORKLOADS += (
         workload(

@@ -30,7 +30,7 @@ from xent.cli.bench.rivals.numkong import NumKong
 from xent.cli.bench.rivals.numpy import NumPy
 from xent.cli.bench.rivals.scipy import SciPy
 from xent.cli.bench.rivals.sklearn import ScikitLearn
-from xent.cli.bench.rivals.torch import Torch
+from xent.cli.bench.rivals.torch import FusedTorch, Torch, XentInTorch
 from xent.cli.bench.rivals.torchmetrics import TorchMetrics
 from xent.cli.bench.rivals.xent import Xent
 
@@ -41,13 +41,14 @@ RIVALS: dict[str, type[Library]] = {
     "sklearn": ScikitLearn,
     "torch": Torch,
     "jax": Jax,
+    "torch-fused": FusedTorch,
     "chunked": Chunked,
     "torchmetrics": TorchMetrics,
     "numkong": NumKong,
 }
 
 #: `xent` itself, by the bridge of a case.
-BRIDGES: dict[str, type[Library]] = {"": Xent, "jax": XentInJax}
+BRIDGES: dict[str, type[Library]] = {"": Xent, "torch": XentInTorch, "jax": XentInJax}
 
 
 def available(case: Case, rivals: Sequence[str] = tuple(RIVALS)) -> list[str]:

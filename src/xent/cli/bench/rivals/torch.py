@@ -50,20 +50,24 @@ class Torch(Library):
         return self._loss(mean_loss, case, data)
 
     def linear_cross_entropy(self, case: Case, data: Data) -> Call:
-        mean_loss, linear = self._cross_entropy(case), self.torch.nn.functional.linear
+        mean_loss = self._last_layer(case)
         hidden, weight, targets = map(self._tensor, (data.logits, data.weight, data.targets))
         if not case.gradient:
-            return lambda: mean_loss(linear(hidden, weight), targets)
+            return lambda: mean_loss(hidden, weight, targets)
         hidden.requires_grad_()
         weight.requires_grad_()
 
         def loss_and_gradients() -> tuple[Any, Any]:
             hidden.grad = weight.grad = None
-            value = mean_loss(linear(hidden, weight), targets)
+            value = mean_loss(hidden, weight, targets)
             value.backward()
             return value, (hidden.grad, weight.grad)
 
         return loss_and_gradients
+
+    def _last_layer(self, case: Case) -> Callable[[Any, Any, Any], Any]:
+        mean_loss, linear = self._cross_entropy(case), self.torch.nn.functional.linear
+        return lambda hidden, weight, targets: mean_loss(linear(hidden, weight), targets)
 
     def info_nce(self, case: Case, data: Data) -> Call:
         mean_loss, torch = self.torch.nn.functional.cross_entropy, self.torch
@@ -336,3 +340,33 @@ class Torch(Library):
     @staticmethod
     def _must_flatten(case: Case) -> bool:
         return len(case.shape) > 2 and case.axis == -1 and case.function not in OF_REGIONS
+
+
+class FusedTorch(Torch):
+    """Its own last layer and loss in one function, by chunks of rows."""
+
+    needs = "torch"
+
+    @classmethod
+    def knows(cls, case: Case) -> bool:
+        return case.task == "linear_cross_entropy" and not case.options
+
+    def _last_layer(self, case: Case) -> Callable[[Any, Any, Any], Any]:
+        nn = self.torch.nn
+        return partial(nn.functional.linear_cross_entropy, options=nn.LinearCrossEntropyOptions())
+
+
+class XentInTorch(Torch):
+    """`xent.torch`, differentiated by autograd as the formulas are."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        importlib.import_module("xent").set_num_threads(threads)
+        self.module = importlib.import_module("xent.torch")
+
+    def _cross_entropy(self, case: Case, **options: Any) -> Callable[[Any, Any], Any]:
+        return partial(self.module.cross_entropy, **options)
+
+    def _last_layer(self, case: Case) -> Callable[[Any, Any, Any], Any]:
+        layer: Callable[[Any, Any, Any], Any] = self.module.linear_cross_entropy
+        return layer
