@@ -179,9 +179,10 @@ typedef struct {
 
     int teacher_grad; /* XENT_DISTILLATION_LOSS: `out` is the gradient with respect to the teacher's logits */
 
-    /* xent_reduce alone, of XENT_CROSS_ENTROPY of all classes: beside the sums, which then have those of the entropy, and in
-     * sum_a that of exp(2 t), for each row in C order */
+    /* xent_reduce alone, of XENT_CROSS_ENTROPY of all classes, without soft targets and smoothing: the sums have those of
+     * the entropy, and in sum_a that of exp(2 t); */
     int score;
+    /* and beside them, for each row in C order, what one more look finds while a row is in the cache: */
     int top_k;          /* the `top_k` largest logits after the cap, in descending order, ties by class: [0, 128] */
     int64_t *rank;      /* how many logits are larger than the target's; -1 without one. Or NULL */
     int64_t *top_index; /* (rows, top_k): their classes, -1 in a row with NaN, */

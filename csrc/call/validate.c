@@ -66,7 +66,7 @@ static const char *bad_number(const xent_call *call, int takes) {
 #undef NUMBER
     if (call->teacher_grad && call->operation != XENT_DISTILLATION_LOSS)
         return "teacher_grad";
-    if (call->top_k < 0 || call->top_k > MOST_TOP || (call->top_k && !call->score))
+    if (call->top_k < 0 || call->top_k > MOST_TOP)
         return "top_k";
     if (call->grad_scale != 1 && !reduced) /* else any number is: that of the caller's chain rule */
         return "grad_scale";
@@ -149,13 +149,14 @@ static int begins_in_another(const xent_call *call, const field *fields, int cou
 
 /* What a stage that scores has besides. */
 static const char *bad_score(const xent_call *call, call_steps steps) {
-    if (!call->score)
-        return call->rank ? "rank" : call->top_index ? "top_index" : call->top_logit ? "top_logit" : NULL;
-    if (steps != STEP_REDUCE || call->operation != XENT_CROSS_ENTROPY || call->soft.data || call->label_smoothing != 0)
-        return "score";
+    const int whole = call->class_offset == 0 && (call->num_classes == 0 || call->num_classes == call->classes);
+    const char *asked = call->score ? "score" : call->rank ? "rank" : call->top_k ? "top_k" : NULL;
+    if (asked && (steps != STEP_REDUCE || !whole || call->operation != XENT_CROSS_ENTROPY || call->soft.data ||
+                  call->label_smoothing != 0))
+        return asked;
     if (call->top_k > call->classes)
         return "top_k";
-    return call->top_k && !call->top_index ? "top_index" : call->top_k && !call->top_logit ? "top_logit" : NULL;
+    return !call->top_index != !call->top_k ? "top_index" : !call->top_logit != !call->top_k ? "top_logit" : NULL;
 }
 
 /* What the stages have besides. Sums that are read must be of all classes, and of this operation. */

@@ -92,6 +92,22 @@ def score(
     """
     if unknown:
         raise unknown_keyword(score, unknown)
+    return report(logits, targets, axis, top_k, ignore_index, temperature, softcap, dtype)
+
+
+def report(
+    logits: Any,
+    targets: Any,
+    axis: Any = -1,
+    top_k: Any = 0,
+    ignore_index: Any = -100,
+    temperature: Any = 1.0,
+    softcap: Any = None,
+    dtype: Any = None,
+    *,
+    moments: bool = True,
+) -> Score:
+    """Return the report of each row; without `moments`, entropy and sum of squares are None, and not computed."""
     request = _functions.stage_request(
         logits, targets, axis, None, 0, ignore_index, temperature, softcap, dtype
     )
@@ -117,12 +133,8 @@ def score(
         rank=rank if request.index is not None else None,
         top_index=indices,
         top_logit=largest,
-        score=True,
+        score=moments,
     )
-    return _report(request, sums, rank, indices, largest)
-
-
-def _report(request: Any, sums: Any, rank: Any, indices: Any, largest: Any) -> Score:
     real = request.precision.compute.type
     head = Head(sums, real)
     log_prob = None
@@ -134,10 +146,10 @@ def _report(request: Any, sums: Any, rank: Any, indices: Any, largest: Any) -> S
             log_prob,
             rank[()] if request.index is not None else None,
             head.lse[()],
-            (head.log_sum - head.center(sums["sum_a_t"]))[()],
+            (head.log_sum - head.center(sums["sum_a_t"]))[()] if moments else None,
             sums["argmax"][()],
             np.subtract(0, head.log_sum)[()],
-            (sums["sum_a"].astype(real) / head.total / head.total)[()],
+            (sums["sum_a"].astype(real) / head.total / head.total)[()] if moments else None,
             indices,
             None if largest is None else np.subtract(0, head.nll(largest, 1)),
         )
