@@ -1,6 +1,6 @@
 """Draw the figures of theory.md and metrics.md: ``python docs/plots.py [FOLDER]``; FOLDER is docs/images by default.
 
-Needs matplotlib: ``pip install 'xent[cli]'``. The same versions write the same bytes.
+Needs matplotlib: ``pip install matplotlib``. The same versions write the same bytes.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -157,5 +158,18 @@ def test_tensors_that_do_not_fit():
         xent.cross_entropy(LOGITS, targets, return_grad=True, grad_out=logits)
     with pytest.raises(ValueError, match=r"grad_out: expected .* got an array .* dtype float32"):
         xent.cross_entropy(logits, targets, return_grad=True, grad_out=torch.empty(5, 3))
+
+
+def test_results_of_bfloat16(monkeypatch):
+    """Of the dtype of ml_dtypes, or bits where that is not installed."""
+    torch, logits, targets, own = tensors("bfloat16")
+    bits = xent.cross_entropy(own, TARGETS, return_grad=True, dtype="bfloat16")[1]
+    grad = xent.cross_entropy(logits, targets, return_grad=True)[1]
+    assert grad.dtype.name == "bfloat16"
+    assert np.array_equal(grad.view(np.uint16), bits)
+    mixed = xent.distillation_loss(logits, LOGITS.astype(np.float32))
+    assert mixed == xent.distillation_loss(logits.float(), LOGITS.astype(np.float32))
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    assert np.array_equal(xent.cross_entropy(logits, targets, return_grad=True)[1], bits)
     with pytest.raises(ValueError, match="teacher_logits: expected the dtype of student_logits"):
         xent.distillation_loss(logits, LOGITS)

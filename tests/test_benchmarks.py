@@ -482,7 +482,7 @@ def test_only_numpy_is_needed(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit, match="2"):
         main(["bench", "--plot", str(tmp_path / "r.png")])
-    assert "needs matplotlib: pip install 'xent[cli]'" in capsys.readouterr().err
+    assert "needs matplotlib: pip install rich matplotlib" in capsys.readouterr().err
     calls, left_out = contenders(small(BY_NAME["grad-512x50257-bf16"]), tuple(rivals.RIVALS), 1)
     assert (calls.keys(), left_out) == ({"xent", "numpy"}, {})
     assert bench.notes([], list(rivals.RIVALS)) == [

@@ -367,7 +367,7 @@ def test_says_that_scikit_image_is_missing() -> None:
 def test_says_that_matplotlib_is_missing(name: str) -> None:
     done = without("matplotlib", f"{name}.py", "--plot", "figure.svg")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "argument --plot: needs matplotlib: pip install 'xent[cli]'\n" in done.stderr
+    assert "argument --plot: needs matplotlib: pip install rich matplotlib\n" in done.stderr
 
 
 def test_needs_matplotlib_for_plots_alone() -> None:

@@ -689,3 +689,34 @@ def test_docstrings(name):
         message for code, message in validate(f"xent.metrics.{name}")["errors"] if code in checks
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_calibrated_stays_so(seed):
+    """Where the slope is a rounding at the first step, that is the minimum."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 3, (200, 5))
+    y = (z / 2 + rng.gumbel(size=z.shape)).argmax(1)
+    t = metrics.fit_temperature(z, y)
+    assert metrics.fit_temperature(z / t, y) == pytest.approx(1, rel=1e-6)
+    assert metrics.fit_temperature(z, xent.softmax(z, axis=1)) == pytest.approx(1, rel=1e-6)
+    assert metrics.fit_temperature(z * 2.0**20, y) == pytest.approx(t * 2.0**20, rel=1e-6)
+
+
+def test_scores_of_two_classes_are_no_row_of_classes():
+    with pytest.raises(ValueError, match=r"give both logits, np\.stack"):
+        metrics.fit_temperature(np.arange(9.0), np.ones(9, bool))
+
+
+def test_positive_log_probabilities_are_refused():
+    metric = metrics.Perplexity()
+    with pytest.raises(ValueError, match=r"0\.5 at position \(1,\) is not the logarithm"):
+        metric.update_log_probs([-1.0, 0.5])
+    assert metric.compute().count == 0
+
+
+def test_strings_of_arrow_are_labels():
+    pa = pytest.importorskip("pyarrow")
+    proba = [[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]
+    labels = ["cat", "dog", "cat"]
+    assert metrics.log_loss(pa.array(labels), proba) == metrics.log_loss(labels, proba)

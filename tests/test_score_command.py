@@ -252,7 +252,7 @@ def archive(folder: Path) -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "absent": (lambda f: (f / "logits.npy").unlink(), r"logits.npy: .*No such file"),
-    "cut short": (cut_short, r"logits.npy: mmap length is greater than file size"),
+    "cut short": (cut_short, r"logits.npy: .* or one that was cut short"),
     "text": (lambda f: (f / "logits.npy").write_text("1 2 3"), r"logits.npy: "),
     "empty": (lambda f: (f / "logits.npy").write_text(""), r"logits.npy: "),
     "archive": (
@@ -261,7 +261,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "objects": (
         lambda f: np.save(f / "logits.npy", np.array([{}, None]), allow_pickle=True),
-        r"logits.npy: .*objects",
+        r"logits.npy: not an array of numbers as numpy.save writes it",
     ),
     "Fortran order": (
         lambda f: np.save(f / "logits.npy", np.zeros((300, CLASSES), order="F")),

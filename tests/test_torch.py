@@ -980,3 +980,42 @@ def test_errors_name_torchs_arguments():
 def test_sparse_tensors_are_refused():
     with pytest.raises((TypeError, RuntimeError), match=r"(?i)sparse"):
         ours.cross_entropy(Z.to_sparse(), torch.zeros(4, dtype=torch.int64))
+
+
+def test_tensors_elsewhere_are_refused():
+    logits, target = torch.randn(8, 10), torch.arange(8)
+    for arguments in (
+        (logits, target.to("meta")),
+        (logits, target, torch.ones(10, device="meta")),
+        (logits.to("meta"), target),
+    ):
+        with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+            xent.torch.cross_entropy(*arguments)
+
+
+def test_integers_have_no_loss():
+    for dtype in (torch.int64, torch.bool, torch.int8):
+        with pytest.raises(NotImplementedError, match="cross_entropy is not implemented for torch"):
+            xent.torch.cross_entropy(torch.ones(1, 3, dtype=dtype), torch.tensor([1]))
+
+
+def test_options_that_want_a_gradient_are_refused():
+    logits, target = torch.randn(8, 10, requires_grad=True), torch.arange(8)
+    with pytest.raises(RuntimeError, match="no derivative with respect to an option"):
+        xent.torch.cross_entropy(logits, target, temperature=torch.nn.Parameter(torch.tensor(2.0)))
+
+
+def test_arguments_of_another_kind():
+    logits, target = torch.randn(8, 10), torch.arange(8)
+    with pytest.raises(RuntimeError, match="target: expected class indices of shape"):
+        xent.torch.nll_loss(logits.log_softmax(1), torch.zeros(8, 10))
+    with pytest.raises(TypeError, match="options: expected torch.nn.LinearCrossEntropyOptions"):
+        xent.torch.linear_cross_entropy(logits, torch.ones(10, 10), target, options="no")
+
+
+def test_other_names_are_those_of_torch():
+    assert xent.torch.relu is torch.nn.functional.relu
+    assert xent.torch.Linear is torch.nn.Linear
+    assert xent.torch.cross_entropy is not torch.nn.functional.cross_entropy
+    with pytest.raises(AttributeError, match="neither xent.torch nor torch.nn has 'no_such'"):
+        _ = xent.torch.no_such

@@ -141,4 +141,4 @@ except ImportError as error:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout == "xent.torch needs PyTorch: pip install 'xent[torch]'\n"
+    assert done.stdout == "xent.torch needs PyTorch: pip install torch\n"

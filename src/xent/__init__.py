@@ -70,6 +70,15 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> object:
+    """Import what few programs need when it is asked for."""
+    if name in ("boosting", "metrics"):
+        from importlib import import_module
+
+        return import_module(f"xent.{name}")
+    raise AttributeError(f"module 'xent' has no attribute {name!r}")
+
+
 def _compiled_modules_import() -> None:
     """Name what compiled modules import, for tools that collect an application's modules but cannot read compiled ones."""
     from xent import _arguments, _blocks, _core, _pool, _regions, _request, _weighted  # noqa: F401

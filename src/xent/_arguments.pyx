@@ -131,8 +131,13 @@ cpdef cnp.ndarray array(object value, str name):
             if is_arrow(value):
                 return of_arrow(value)
         found = np.asarray(value)
-        # Lists of one size are objects to NumPy.
-        return of_arrow(value) if found.dtype == object and is_arrow(value) else found
+        if found.dtype == object and is_arrow(value):
+            # Lists of one size are objects to NumPy; what is not numbers stays so.
+            try:
+                return of_arrow(value)
+            except (ValueError, ImportError):
+                pass
+        return found
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
         if type(value).__module__.startswith("jax") and "Tracer" in type(value).__name__:
             raise TypeError(
@@ -161,6 +166,15 @@ cdef cnp.ndarray tensor_bits(object tensor):
     if tensor.requires_grad:
         tensor.numpy()  # says that it cannot be had
     return tensor.view(sys.modules["torch"].int16).numpy().view(TENSOR_BITS)
+
+
+cdef object tensor_dtype():
+    """Return the dtype of results that are not written to a tensor: ml_dtypes' where it is installed, else that of bits."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return BITS
+    return np.dtype(bfloat16)
 
 
 cdef bint is_of_tensor(cnp.ndarray a) noexcept:
@@ -253,7 +267,7 @@ cdef Precision precision_of(cnp.ndarray a, str name, object dtype, bint integers
     if is_native_real(a):
         return DOUBLE
     if is_of_tensor(a):
-        return BFLOAT16_BITS
+        return Precision(BITS, F32, tensor_dtype(), True)
     if is_bfloat16(a.dtype):
         return Precision(BITS, F32, a.dtype, True)
     raise TypeError(
@@ -339,7 +353,9 @@ cpdef tuple teacher(object value, cnp.ndarray student, Precision precision, obje
         return student, stored(found, other), precision
     if dtype is not None:
         raise ValueError("teacher_logits: expected uint16, as student_logits, for dtype='bfloat16'")
-    if precision is BFLOAT16_BITS or other is BFLOAT16_BITS:
+    if is_of_tensor(found) and is_bfloat16(other.result_dtype):
+        found = found.view(other.result_dtype)
+    if precision.bfloat16 and not is_bfloat16(precision.result_dtype) or other.bfloat16 and not is_bfloat16(found.dtype):
         raise ValueError("teacher_logits: expected the dtype of student_logits where one is a tensor of bfloat16")
     # The logits are converted a block at a time, for which NumPy needs bfloat16 as its own dtype, not as bits.
     if precision.bfloat16:

@@ -113,10 +113,10 @@ def best_temperature(slope_at: Callable[[float], Slope]) -> float:
             -found.first / found.second if found.second > 0 else np.copysign(np.inf, -found.first)
         )
         new = float(np.clip(b + step, b / 8, b * 8))
-        if not low < new < high:
-            new = float(np.sqrt(low * high))
         if abs(new - b) <= SMALL_STEP * b:
             return 1 / new
+        if not low < new < high:
+            new = float(np.sqrt(low * high))
         if not LEAST <= new <= MOST:
             return float("inf") if new < 1 else 0.0
         b = new

@@ -55,13 +55,23 @@ def named(function: F) -> F:
     return function
 
 
+def options() -> set[str]:
+    """Return the keywords of all functions: what one of them does not have is not another one misspelt."""
+    import xent
+
+    functions = (getattr(xent, name) for name in xent.__all__)
+    return {p for f in functions if inspect.isfunction(f) for p in inspect.signature(f).parameters}
+
+
 def unknown_keyword(function: Callable[..., object], unknown: Iterable[str]) -> TypeError:
     """Return the exception for a keyword that the function does not have."""
     from difflib import get_close_matches
 
     name = next(iter(unknown))
     ours = [*inspect.signature(function).parameters]
-    same = [p for p in NAMES.get(name, ()) if p in ours] or get_close_matches(name, ours, 1)
+    same = [p for p in NAMES.get(name, ()) if p in ours]
+    if not same and name not in options():
+        same = get_close_matches(name, ours, 1, 0.75)
     parameter, cure = CURES.get(name, ("", ""))
     if parameter not in ours:
         cure = f"xent calls it {same[0]}" if same else f"it has {', '.join(ours)}"

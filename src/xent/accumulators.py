@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LogLoss", "Perplexity", "PerplexityResult"]
 
+# What a log-probability may be above 0 by rounding.
+MOST = 1e-3
 # Clears all but the first 26 bits of a float64.
 HIGH_BITS = np.int64(-(1 << 27))
 
@@ -135,7 +137,13 @@ class Perplexity:
             What is given is not numbers; fewer than one byte. Nothing has been added then.
         """
         more = 0 if bytes is None else size(bytes, "bytes", 1)
-        x = -validated.numbers(log_probs, "log_probs").astype(np.float64).ravel()
+        given = validated.numbers(log_probs, "log_probs")
+        x = -given.astype(np.float64).ravel()
+        if (x < -MOST).any():
+            place = np.unravel_index(int(np.argmax(x < -MOST)), given.shape)
+            raise ValueError(
+                f"log_probs: {given[place]} at position {tuple(map(int, place))} is not the logarithm of a probability"
+            )
         # x² = a² + 2ab + b², of which the first two are exact and b² is rounded below the 100th bit.
         a = (x.view(np.int64) & HIGH_BITS).view(np.float64)
         with np.errstate(all="ignore"):

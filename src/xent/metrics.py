@@ -332,6 +332,15 @@ def fit_temperature(
     request = _functions.stage_request(
         logits, targets, axis, None, 0, ignore_index, 1.0, None, None
     )
+    if (
+        request.logits.ndim == 1
+        and np.asarray(targets).dtype.kind in "biu"
+        and request.soft is not None
+    ):
+        raise ValueError(
+            f"targets: class indices of shape {request.logits.shape} do not fit one row of classes; of the scores of two "
+            "classes give both logits, np.stack([0 * logits, logits], axis=-1)"
+        )
     z, kind, shape = request.classes_last(request.logits), request.precision, request.shape
     y = request.index if request.soft is None else request.classes_last(request.soft)
     if request.soft is None:

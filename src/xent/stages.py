@@ -15,9 +15,9 @@ import numpy as np
 
 from xent import _functions
 from xent._arguments import broadcastable, flag
-from xent._blocks import rounded, stored
+from xent._blocks import numbers, rounded, stored
 from xent._core import SUMS_BYTES, merge_sums
-from xent._head import Head
+from xent._head import Head, capped
 from xent._keywords import named, unknown_keyword
 from xent._pool import empty_array
 
@@ -477,6 +477,8 @@ def apply(
             raise ValueError(f"{name}: the sums have none; ask reduce for {name}=True")
     if nll is not None and targets is None:
         raise ValueError("nll: expected the targets of which it is the negative log-likelihood")
+    if nll is not None and sums.size:
+        _check_targets(first, sums, begin)
     compute = first.precision.compute
     coefs = {
         name: broadcastable(value, name, first.shape, compute)
@@ -486,6 +488,41 @@ def apply(
     out = first.gradient_buffer(grad_out)
     _accumulate(first, request, class_weight, sums, coefs, out, (begin, size))
     return out
+
+
+#: So many rows are compared with the sums that are said to be theirs.
+COMPARED = 64
+
+
+def _check_targets(request: Any, sums: Any, begin: int) -> None:
+    """Raise for sums of other targets or logits, or of another cap or bias, as far as the first rows show them."""
+    of_indices, of_probs = (bool(sums[name].flat[0]) for name in ("indexed", "soft"))
+    if (of_indices, of_probs) != (request.index is not None, request.soft is not None):
+        kind = (
+            "class indices" if of_indices else "class probabilities" if of_probs else "no targets"
+        )
+        raise ValueError(f"sums: they are of {kind}, which targets are not; give reduce the same")
+    if request.index is None:
+        return
+    few = slice(min(COMPARED, request.index.size))
+    here = request.index.flat[few].astype(np.int64) - begin
+    classes = request.logits.shape[request.class_axis]
+    rows = np.flatnonzero(sums["counts"].flat[few] & (here >= 0) & (here < classes))
+    place: list[Any] = list(np.unravel_index(rows, request.shape)) if request.shape else []
+    place.insert(request.class_axis, here[rows])
+    z = numbers(request.logits[tuple(place)], request.precision).astype(request.precision.compute)
+    with np.errstate(all="ignore"):
+        if request.class_bias is not None:
+            z = z + request.class_bias[here[rows]]
+        if request.softcap > 0:
+            z = capped(z, request.softcap)[0]
+        known = sums["target_logit"].flat[few][rows]
+        wrong = ~((np.abs(z - known) <= 1e-3 * (1 + np.abs(z))) | (z == known) | (z != z))
+    if wrong.any():
+        row = tuple(map(int, np.unravel_index(int(rows[wrong.argmax()]), request.shape)))
+        raise ValueError(
+            f"sums: those of row {row} are of another target, other logits, or another softcap or class_bias"
+        )
 
 
 def _accumulate(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
 
-INSTALL = "pip install 'xent[cli]'"
+INSTALL = "pip install rich matplotlib"
 
 
 def at_least(smallest: int) -> Callable[[str], int]:

@@ -26,6 +26,7 @@ from xent.torch._tensors import upstream
 SMALL = 4096
 PLAIN = (Tensor, torch.nn.Parameter)
 WIDE = (torch.float32, torch.float64)
+FLOATS = (*WIDE, torch.float16, torch.bfloat16)
 
 #: From the upstream gradient, None for the loss alone; which gradients are wanted; tensors; options: the loss and the
 #: gradients, None where they are not wanted.
@@ -119,6 +120,7 @@ class Operation:
         for t, name in zip(tensors, self.tensors, strict=True):
             if t is not None and not isinstance(t, Tensor):
                 raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+        self.check(tensors, options)
         if self.paired and tensors[1].shape != tensors[0].shape:
             first, second = self.tensors[:2]
             raise ValueError(
@@ -131,6 +133,26 @@ class Operation:
         if differs:
             return Node.apply(self, options, *tensors)
         return self.compute(None, (), *tensors, *options)[0]
+
+    def check(self, tensors: Sequence[Tensor | None], options: Iterable[Any]) -> None:
+        """Raise for what torch raises, too: dtypes without a loss, devices that differ; and for options with a gradient."""
+        first: Any = tensors[0]
+        if first.dtype not in FLOATS:
+            raise NotImplementedError(
+                f"{self.tensors[0]}: xent.torch.{self.name} is not implemented for {first.dtype}; expected float16, "
+                "bfloat16, float32 or float64"
+            )
+        for t, name in zip(tensors, self.tensors, strict=True):
+            if t is not None and t.is_cpu is not first.is_cpu:
+                raise RuntimeError(
+                    f"{name}: expected all tensors to be on the same device, found {t.device} beside {first.device}"
+                )
+        for option in options:
+            if isinstance(option, Tensor) and option.requires_grad:
+                raise RuntimeError(
+                    f"xent.torch.{self.name} has no derivative with respect to an option, which is a tensor that requires "
+                    "grad; xent.cross_entropy has one by the temperature, return_temperature_grad"
+                )
 
     def requires_grad(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether a gradient is wanted; refuse those that there are none of."""

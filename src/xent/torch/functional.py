@@ -138,6 +138,11 @@ def nll_loss(
     >>> round(xent.torch.nll_loss(log_probs, torch.tensor([0])).item(), 6)
     1.386294
     """
+    if isinstance(target, Tensor) and target.ndim != max(input.ndim - 1, 0):
+        raise RuntimeError(
+            f"target: expected class indices of shape {(*input.shape[:1], *input.shape[2:])}, got {tuple(target.shape)}; "
+            "cross_entropy takes class probabilities"
+        )
     return _losses.nll_loss(
         (input, target, weight), ignore_index, _named(size_average, reduce, reduction)
     )
@@ -500,6 +505,10 @@ def linear_cross_entropy(
     >>> round(xent.torch.linear_cross_entropy(hidden, layer, torch.tensor([0, 2])).item(), 6)
     1.288726
     """
+    if options is not None and not isinstance(options, torch.nn.LinearCrossEntropyOptions):
+        raise TypeError(
+            f"options: expected torch.nn.LinearCrossEntropyOptions, got {type(options).__name__}"
+        )
     if linear_weight.ndim > 2:
         logits = F.linear(
             input,

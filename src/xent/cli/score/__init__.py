@@ -27,7 +27,7 @@ BFLOAT16 = "bfloat16"
 _DESCRIPTION = """\
 Score the logits of a model against the classes or tokens that were observed: loss, perplexity,
 bits per byte, accuracy, calibration. FILE and TARGETS are arrays of numpy.save, or folders of
-them, which are joined in the order of their names. Logits have the classes on the last axis,
+them, which are joined in the order of their names, part2 before part10. Logits have the classes on the last axis,
 targets the other axes. They are read in blocks, so that files may be larger than memory.
 """
 _EPILOG = f"""\

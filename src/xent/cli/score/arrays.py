@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,12 @@ T = TypeVar("T")
 BLOCK_BYTES = 8 << 20
 
 
+def by_number(path: Path) -> list[tuple[int, str]]:
+    """Return what sorts names as people number them: part2 before part10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), part) if part.isdigit() else (-1, part) for part in parts]
+
+
 class BadInput(Exception):
     """Files that are not what the command takes; the message is one line and names the file."""
 
@@ -41,8 +48,12 @@ class File:
         try:
             # Reads the header, and compares the size of the file with it.
             found = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise BadInput(f"{path}: {str(error).splitlines()[0]}") from None
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror or error}") from None
+        except (ValueError, EOFError):
+            raise BadInput(
+                f"{path}: not an array of numbers as numpy.save writes it, or one that was cut short"
+            ) from None
         if not isinstance(found, np.memmap):
             raise BadInput(f"{path}: expected an array as numpy.save writes it")
         if not found.flags.c_contiguous:
@@ -64,11 +75,12 @@ class File:
 
 
 class Stored:
-    """One array on disk: a .npy file, or all those of a folder in the order of their names, joined along the first axis."""
+    """One array on disk: a .npy file, or all those of a folder in the order of their names,
+    numbers in them by size, joined along the first axis."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        paths = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+        paths = sorted(path.glob("*.npy"), key=by_number) if path.is_dir() else [path]
         if not paths:
             raise BadInput(f"{path}: no .npy files in this folder")
         self.files = [File.described(one) for one in paths]
