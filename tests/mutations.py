@@ -1530,8 +1530,8 @@ MUTATIONS = (
     Mutation(
         "probabilities are checked before anything is written",
         "src/xent/_functions.pyx",
-        "        validate_probabilities(request)\n",
-        "        pass\n",
+        "    request.validate_probabilities()\n",
+        "",
         "tests/test_probabilities.py",
     ),
     Mutation(

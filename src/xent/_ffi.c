@@ -43,6 +43,7 @@ static const role roles[] = {
     {"index", ROWS, FIELD(index), 0},
     {"soft", LOGITS, FIELD(soft), FIELD(soft_class_step)},
     {"class_weight", CLASSES, FIELD(class_weight), 0},
+    {"class_bias", CLASSES, FIELD(class_bias), 0},
     {"sample_weight", ROWS, FIELD(sample_weight), 0},
     {"pos_weight", ROWS, FIELD(pos_weight), 0},
     {"grad_output", ROWS, FIELD(grad_output), 0},
