@@ -2348,8 +2348,8 @@ MUTATIONS = (
     Mutation(
         "in xent.jax a bad target of a compiled program is named with its position and value",
         "src/xent/_ffi.c",
-        "element_of(j, find(j, FIELD(index)), position, j->ndim);",
-        "element_of(j, find(j, FIELD(index)), 0, j->ndim);",
+        'describe_place(j, "targets", row, -1, text);',
+        'describe_place(j, "targets", 0, -1, text);',
         "tests/test_jax.py -k test_bad_target",
     ),
     Mutation(
@@ -2362,7 +2362,7 @@ MUTATIONS = (
     Mutation(
         "the handler of xent.jax refuses buffers of another dtype",
         "src/xent/_ffi.c",
-        "    return dtype == numbers;",
+        "    return dtype == (int)number_type(j);",
         "    return 1;",
         "tests/test_jax.py -k refuses_dtypes",
     ),

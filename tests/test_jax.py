@@ -46,9 +46,13 @@ def data(dtype: str = "float64", shape: tuple[int, ...] = (ROWS, CLASSES)) -> di
         "sample_weight": rng.uniform(0.3, 2, shape[:-1]),
         "pos_weight": rng.uniform(0.3, 2, classes),
         "upstream": rng.uniform(-2, 2, shape),
+        "class_bias": rng.normal(0, 1, classes),
+        "sample_weight_of_elements": rng.uniform(0.3, 2, (*shape[:-1], 1)),
     }
 
 
+# The first argument of functions that do not take logits.
+FIRST = {"binary_cross_entropy": "t", "categorical_cross_entropy": "soft"}
 # Function, second argument, options; strings are names of arrays.
 CASES = {
     "indices": ("cross_entropy", "targets", {}),
@@ -63,6 +67,11 @@ CASES = {
             "softcap": 3.0,
             "temperature": 0.7,
         },
+    ),
+    "class_bias": (
+        "cross_entropy",
+        "soft",
+        {"class_bias": "class_bias", "class_weight": "class_weight", "softcap": 3.0},
     ),
     "another ignored": ("cross_entropy", "targets", {"ignore_index": -100}),
     "probabilities": ("cross_entropy", "soft", {"class_weight": "class_weight"}),
@@ -81,14 +90,42 @@ CASES = {
     ),
     "focal": ("sigmoid_focal_loss", "t", {"alpha": 0.3, "gamma": 1.5}),
     "focal, unweighted": ("sigmoid_focal_loss", "t", {"alpha": None}),
+    "asymmetric": ("asymmetric_loss", "t", {"gamma_neg": 3.0, "gamma_pos": 0.5, "clip": 0.1}),
+    "binary, of probabilities": (
+        "binary_cross_entropy",
+        "t",
+        {"label_smoothing": 0.1, "sample_weight": "sample_weight_of_elements"},
+    ),
+    "binary, clipped": ("binary_cross_entropy", "t", {"eps": 0.125}),
+    "categorical": ("categorical_cross_entropy", "targets", {"class_weight": "class_weight"}),
+    "categorical, smoothed": (
+        "categorical_cross_entropy",
+        "targets",
+        {"label_smoothing": 0.1, "sample_weight": "sample_weight"},
+    ),
+    "categorical, of probabilities": ("categorical_cross_entropy", "soft", {"eps": 0.125}),
+    "focal of classes": (
+        "focal_loss",
+        "targets",
+        {"gamma": 1.5, "class_weight": "class_weight", "z_loss": 1e-2, "temperature": 0.7},
+    ),
+    "poly-1": (
+        "poly1_loss",
+        "targets",
+        {"epsilon": -0.5, "sample_weight": "sample_weight", "softcap": 3.0},
+    ),
+    "entropy": ("entropy", None, {"sample_weight": "sample_weight", "temperature": 0.7}),
+    "kl": ("kl_div", "t", {}),
+    "kl, of logarithms": ("kl_div", "teacher", {"log_target": True}),
 }
 
 
-def arguments(case: str, dtype: str, **more: Any) -> tuple[str, Any, Any, dict[str, Any]]:
+def arguments(case: str, dtype: str) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
     function, second, options = CASES[case]
-    arrays = data(dtype, **more)
+    arrays = data(dtype)
+    first = arrays[FIRST.get(function, "logits")].astype(jnp.dtype(dtype))
     given = {k: arrays[v] if isinstance(v, str) else v for k, v in options.items()}
-    return function, arrays["logits"], arrays[second], given
+    return function, first, () if second is None else (arrays[second],), given
 
 
 def on_device(values: dict[str, Any]) -> dict[str, Any]:
@@ -105,34 +142,35 @@ def bits(x: Any) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_bits_are_those_of_numpy(case, dtype, reduction, compiled, isa):
-    function, logits, second, options = arguments(case, dtype)
+    function, logits, targets, options = arguments(case, dtype)
     ours = getattr(xent, function)
     upstream = np.asarray(1.0)
     if reduction == "none":
-        shape = ours(logits, second, reduction="none").shape
+        shape = ours(logits, *targets, reduction="none").shape
         upstream = data()["upstream"].reshape(-1)[: np.prod(shape)].reshape(shape)
     elif dtype in ("float16", "bfloat16"):
         upstream = np.asarray(
             1024.0
         )  # a loss scale, which is multiplied before the gradient is rounded
     loss, grad = ours(
-        logits, second, reduction=reduction, return_grad=True, grad_output=upstream, **options
+        logits, *targets, reduction=reduction, return_grad=True, grad_output=upstream, **options
     )
 
-    def both(logits, second, options, upstream):
+    def both(logits, targets, options, upstream):
         value, pull = jax.vjp(
-            lambda z: getattr(xj, function)(z, second, reduction=reduction, **options), logits
+            lambda z: getattr(xj, function)(z, *targets, reduction=reduction, **options), logits
         )
         return value, pull(upstream.astype(value.dtype))[0]
 
     arrays = {k: v for k, v in options.items() if isinstance(v, np.ndarray)}
     static = {k: v for k, v in options.items() if k not in arrays}
 
-    def call(logits, second, arrays, upstream):
-        return both(logits, second, {**static, **arrays}, upstream)
+    def call(logits, targets, arrays, upstream):
+        return both(logits, targets, {**static, **arrays}, upstream)
 
     run = jax.jit(call) if compiled else call
-    found = run(jnp.asarray(logits), jnp.asarray(second), on_device(arrays), jnp.asarray(upstream))
+    targets = tuple(map(jnp.asarray, targets))
+    found = run(jnp.asarray(logits), targets, on_device(arrays), jnp.asarray(upstream))
     assert found[0].dtype == loss.dtype
     assert found[1].dtype == grad.dtype
     np.testing.assert_array_equal(bits(found[0]), bits(loss))

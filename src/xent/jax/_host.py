@@ -60,5 +60,5 @@ class HostCall(NamedTuple):
         """Refuse class indices and probabilities by their positions among all that vmap maps."""
         read = given.keys() & {"logits", "index", "soft", "sample_weight"}
         request = self.request({name: given[name] for name in read}, mapped)
-        request.validate_targets()
         request.validate_probabilities()
+        request.validate_targets()
