@@ -442,8 +442,8 @@ static void describe_bad_target(job *j, int64_t row, char *text) {
                  (int)j->not_a_class.len, j->not_a_class.ptr);
 }
 
-/* "probs[1, 2] = 1.5 is not a probability; ...", or the same of a target. The number is that of Python's repr: the shortest
- * that reads back as it is. */
+/* "probs[1, 2] = 1.5 is not a probability; ...", or the same of a target. The number has as few
+ * digits as read back as it is, in the form of Python's repr. */
 static void describe_bad_probability(job *j, char *text) {
     const int64_t row = row_at(j, j->outside), class = j->axis < 0 ? -1 : class_at(j, j->outside);
     double x = logit_at(j, j->outside);

@@ -564,6 +564,12 @@ cdef class Request:
 
     def validate_targets(self):
         """Raise the exception for the first class index that is no class. The logits are not read."""
+        cdef Request part = self.part(self.classes_last(self.logits), self.index, unread=True)
+        self.refuse(part.prepare())
+
+    def validate(self):
+        """Raise the exception for the first class index that is no class, or the first probability that is none."""
+        self.validate_probabilities()
         self.describe()
         self.refuse(self.prepare())
 

@@ -51,7 +51,7 @@ __all__ = [
 
 if not _HAS_FFI:
     _warnings.warn(
-        f"xent.jax: JAX {_jax.__version__} has no foreign function interface (jax.ffi), which came with JAX 0.5. Results are "
-        "the same, by way of jax.pure_callback, which takes longer: pip install --upgrade 'xent[jax]'",
+        f"xent.jax: JAX {_jax.__version__} has no foreign function interface (jax.ffi), as 0.5 has. By jax.pure_callback "
+        "results are the same but take longer: pip install --upgrade 'xent[jax]'",
         stacklevel=2,
     )

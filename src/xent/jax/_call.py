@@ -62,13 +62,15 @@ class Call(NamedTuple):
         number = compute_dtype(x.dtype)
         kinds = {"result": ((), number), "out": (x.shape, x.dtype)}
         kinds |= dict.fromkeys(("loss", "lse"), (self.shape, number))
-        names, shapes = self.arguments + upstream, [jax.ShapeDtypeStruct(*kinds[r]) for r in results]
-        found: list[Any]
+        names, shapes = (
+            self.arguments + upstream,
+            [jax.ShapeDtypeStruct(*kinds[r]) for r in results],
+        )
         if not HAS_FFI:
             written = tuple((r, *kinds[r]) for r in results)
             host = HostCall(self, x.ndim, names, written)
-            found = jax.pure_callback(host, shapes, *arrays, vmap_method="expand_dims")
-            return found
+            answer: list[Any] = jax.pure_callback(host, shapes, *arrays, vmap_method="expand_dims")
+            return answer
         in_place = self.donates and "out" in results
         call: Any = jax.ffi.ffi_call(
             TARGET,
@@ -77,7 +79,7 @@ class Call(NamedTuple):
             vmap_method="broadcast_all" if in_place else "expand_dims",
             input_output_aliases={0: results.index("out")} if in_place else None,
         )
-        found = call(
+        found: list[Any] = call(
             *arrays,
             arguments=" ".join(names),
             results=" ".join(results),

@@ -21,7 +21,9 @@ class HostCall(NamedTuple):
     call: Call
     rank: int  # of the logits without the axes of vmap
     arguments: tuple[str, ...]  # the fields of xent_call that the arrays are,
-    results: tuple[tuple[str, tuple[int, ...], Any], ...]  # and those to compute, with shape and dtype
+    results: tuple[
+        tuple[str, tuple[int, ...], Any], ...
+    ]  # and those to compute, with shape and dtype
 
     def __call__(self, *arrays: Any) -> list[Array]:
         """Return the results of each element of the axes of vmap, which come first and may be of size 1."""
@@ -53,12 +55,12 @@ class HostCall(NamedTuple):
         for name in given.keys() - {"logits", "soft"}:
             setattr(request, name, given[name])
         if "soft" in given:
-            request.soft = given["soft"].view(request.soft_dtype)  # a teacher's bfloat16 as its bits
+            request.soft = given["soft"].view(
+                request.soft_dtype
+            )  # a teacher's bfloat16 as its bits
         return request
 
     def validate(self, given: dict[str, Array], mapped: int) -> None:
         """Refuse class indices and probabilities by their positions among all that vmap maps."""
         read = given.keys() & {"logits", "index", "soft", "sample_weight"}
-        request = self.request({name: given[name] for name in read}, mapped)
-        request.validate_probabilities()
-        request.validate_targets()
+        self.request({name: given[name] for name in read}, mapped).validate()
