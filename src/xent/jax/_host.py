@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from xent import _arguments
+from xent._pool import empty_array
 from xent._request import Request
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class HostCall(NamedTuple):
         mapped = given["logits"].ndim - self.rank
         batch = np.broadcast_shapes(*(a.shape[:mapped] for a in given.values()))
         given = {name: np.broadcast_to(a, batch + a.shape[mapped:]) for name, a in given.items()}
-        results = {name: np.empty(batch + shape, dtype) for name, shape, dtype in self.results}
+        results = {
+            name: empty_array(batch + shape, np.dtype(dtype)) for name, shape, dtype in self.results
+        }
         self.validate(given, mapped)
         for element in np.ndindex(batch):
             at = (*element, ...)

@@ -137,6 +137,7 @@ def modulated(function: Callable[..., Any], option: str) -> Compute:
         strength: float,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Gradients]:
+        own: dict[str, Any] = {option: strength}
         results = call(
             function,
             grad,
@@ -146,7 +147,7 @@ def modulated(function: Callable[..., Any], option: str) -> Compute:
             class_weight=numbers(weight),
             ignore_index=ignore_index,
             reduction=reduction,
-            **{option: strength},
+            **own,
         )
         return of_input(results, grad, input, dtype)
 
@@ -292,8 +293,18 @@ def _asymmetric_loss(
     clip: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Gradients]:
-    options = {"gamma_neg": gamma_neg, "gamma_pos": gamma_pos, "clip": clip}
-    return elementwise(xent.asymmetric_loss, grad, input, target, None, reduction, dtype, **options)
+    return elementwise(
+        xent.asymmetric_loss,
+        grad,
+        input,
+        target,
+        None,
+        reduction,
+        dtype,
+        gamma_neg=gamma_neg,
+        gamma_pos=gamma_pos,
+        clip=clip,
+    )
 
 
 # The linear layer.
