@@ -58,9 +58,8 @@ class HostCall(NamedTuple):
         for name in given.keys() - {"logits", "soft"}:
             setattr(request, name, given[name])
         if "soft" in given:
-            request.soft = given["soft"].view(
-                request.soft_dtype
-            )  # a teacher's bfloat16 as its bits
+            # A teacher's bfloat16 is read as its bits.
+            request.soft = given["soft"].view(request.soft_dtype)
         return request
 
     def validate(self, given: dict[str, Array], mapped: int) -> None:
