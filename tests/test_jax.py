@@ -566,7 +566,7 @@ BAD_PROBABILITIES = {
     "binary": ("binary_cross_entropy", (2, 3), (1, 2), {}),
     "binary, clipped": ("binary_cross_entropy", (2, 3), (1, 2), {"eps": 0.01}),
     "targets alone": ("categorical_cross_entropy", (2, 3, 4), (1, 2, 3), {}),
-    "targets alone, first axis": ("categorical_cross_entropy", (3, 2, 4), (2, 1, 3), {"axis": 0}),
+    "targets alone, first axis": ("categorical_cross_entropy", (3, 2, 4), (1, 1, 2), {"axis": 0}),
     "smoothed": ("categorical_cross_entropy", (2, 3, 4), (1, 2, 1), {"label_smoothing": 0.1}),
     "smoothed, first axis": (
         "categorical_cross_entropy",
