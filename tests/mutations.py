@@ -1530,8 +1530,8 @@ MUTATIONS = (
     Mutation(
         "probabilities are checked before anything is written",
         "src/xent/_functions.pyx",
-        "        validate_probabilities(request)\n",
-        "        pass\n",
+        "    request.validate_probabilities()\n",
+        "",
         "tests/test_probabilities.py",
     ),
     Mutation(
@@ -2348,8 +2348,8 @@ MUTATIONS = (
     Mutation(
         "in xent.jax a bad target of a compiled program is named with its position and value",
         "src/xent/_ffi.c",
-        "element_of(j, find(j, FIELD(index)), position, j->ndim);",
-        "element_of(j, find(j, FIELD(index)), 0, j->ndim);",
+        'describe_place(j, "targets", row, -1, text);',
+        'describe_place(j, "targets", 0, -1, text);',
         "tests/test_jax.py -k test_bad_target",
     ),
     Mutation(
@@ -2362,7 +2362,7 @@ MUTATIONS = (
     Mutation(
         "the handler of xent.jax refuses buffers of another dtype",
         "src/xent/_ffi.c",
-        "    return dtype == numbers;",
+        "    return dtype == (int)number_type(j);",
         "    return 1;",
         "tests/test_jax.py -k refuses_dtypes",
     ),
@@ -2400,6 +2400,41 @@ MUTATIONS = (
         "            request.validate_targets()",
         "            pass",
         "tests/test_jax.py -k makes_them_smaller",
+    ),
+    Mutation(
+        "in xent.jax a bad probability of a compiled program is named with its position",
+        "src/xent/_ffi.c",
+        "return (row / inner * j->call.classes + class) * inner + row % inner;",
+        "return row * j->call.classes + class;",
+        "tests/test_jax.py -k test_bad_probability",
+    ),
+    Mutation(
+        "in xent.jax the probabilities of rows that do not count may be any numbers",
+        "src/xent/_ffi.c",
+        "if (row_counts(j, row_at(j, j->outside)) &&",
+        "if (",
+        "tests/test_jax.py -k test_bad_probability",
+    ),
+    Mutation(
+        "xent.jax reads no placeholder for logits as probabilities",
+        "src/xent/_request.pyx",
+        "cdef Request part = self.part(self.classes_last(self.logits), self.index, unread=True)",
+        "cdef Request part = self.part(self.classes_last(self.logits), self.index)",
+        "tests/test_jax.py -k 'bits_are and eager and categorical'",
+    ),
+    Mutation(
+        "without a foreign function interface a bad target is named by its position among all that vmap maps",
+        "src/xent/jax/_host.py",
+        "        self.validate(given, mapped)\n",
+        "",
+        "tests/test_jax_callback.py -k scan",
+    ),
+    Mutation(
+        "without a foreign function interface the teacher's bfloat16 is read as its bits",
+        "src/xent/jax/_host.py",
+        ".view(request.soft_dtype)",
+        "",
+        "tests/test_jax_callback.py -k bits_are",
     ),
     Mutation(
         "xent.jax refuses arrays on other devices",

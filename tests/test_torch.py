@@ -264,6 +264,15 @@ def elementwise_cases() -> dict[str, tuple[Any, Any, Callable[..., Any]]]:
     def weights(dtype, *shape):
         return (torch.arange(torch.Size(shape).numel()) % 3 / 2 + 0.5).reshape(shape).to(dtype)
 
+    def asymmetric(
+        input, target, gamma_neg, gamma_pos, clip, reduction
+    ):  # of A. Ridnik's paper and timm
+        p = torch.sigmoid(input)
+        q = (1 - p + clip).clamp(max=1)
+        positive = target * (1 - p) ** gamma_pos * p.log()
+        loss = -positive - (1 - target) * (1 - q) ** gamma_neg * q.log()
+        return loss if reduction == "none" else getattr(loss, reduction)()
+
     bce, logit = F.binary_cross_entropy, F.binary_cross_entropy_with_logits
     margin = F.multilabel_soft_margin_loss
     p, z = probabilities, lambda dtype: logits((6, 5), dtype)
@@ -299,6 +308,11 @@ def elementwise_cases() -> dict[str, tuple[Any, Any, Callable[..., Any]]]:
             ours.sigmoid_focal_loss,
             focal,
             lambda d: (z(d), p(d), {"alpha": -1.0, "gamma": 1.5}),
+        ),
+        "asymmetric": (
+            ours.asymmetric_loss,
+            asymmetric,
+            lambda d: (z(d), p(d).round(), {"gamma_neg": 3.0, "gamma_pos": 1.0, "clip": 0.0625}),
         ),
     }
 
@@ -398,6 +412,47 @@ def test_focal_loss(gamma):
     expected = differentiated(formula, {"input": input}, target, upstream=upstream_of())
     # The formula's 1 - p cancels where p is near 1, which is at most 1 - exp(-12).
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("epsilon", [-0.5, 0.0, 2.0])
+def test_poly1_loss(epsilon):
+    input, target = logits((8, 5), torch.float64), indices((8, 5))
+
+    def formula(input, target):
+        nll = F.cross_entropy(input, target, reduction="none")
+        return (nll + epsilon * (1 - torch.exp(-nll))).mean()
+
+    actual = differentiated(
+        ours.poly1_loss, {"input": input}, target, upstream=upstream_of(), epsilon=epsilon
+    )
+    expected = differentiated(formula, {"input": input}, target, upstream=upstream_of())
+    # As in test_focal_loss.
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dim", [0, -1, (0, 1), (1,)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
+def test_logsumexp(dtype, dim, keepdim):
+    input = logits((6, 5), dtype)
+    actual, grads = differentiated(
+        ours.logsumexp, {"input": input}, dim, keepdim, upstream=upstream_of()
+    )
+    expected, exact = differentiated(
+        torch.logsumexp, {"input": input.double()}, dim, keepdim, upstream=upstream_of()
+    )
+    assert actual.shape == expected.shape
+    assert actual.dtype == grads["input"].dtype == dtype
+    close(actual, expected, reach=12)
+    # The gradient is computed in the dtype of the input, from a result that is rounded to it: exp has a relative error
+    # of the absolute error of its argument, whose terms are at most 12.
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(grads["input"].double(), exact["input"], rtol=16 * eps, atol=eps)
+
+
+def test_second_derivative_of_logsumexp():
+    input = logits((3, 4), torch.float64).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: ours.logsumexp(x, 1), input)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
@@ -684,6 +739,8 @@ def sample(operation: Operation, reduction: str, dtype: Any = torch.float64) -> 
         "cross_entropy": (z, y, torch.arange(1, 4).to(dtype), -100, reduction, 0.1, 0.01, 5.0, 1.5),
         "nll_loss": (z, y, None, -100, reduction),
         "focal_loss": (z, y, None, -100, reduction, 2.0),
+        "poly1_loss": (z, y, None, -100, reduction, 2.0),
+        "asymmetric_loss": (z, p, reduction, 3.0, 1.0, 0.0),
         "distillation_loss": (z, z.flip(0), reduction, 2.0, "forward_kl", 0.5),
         "binary_cross_entropy": (p, p.flip(0), p.flip(1), reduction),
         "binary_cross_entropy_with_logits": (z, p, None, p[0], reduction),

@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #ifndef _WIN32
 #include <sys/mman.h>
 #endif
@@ -43,6 +44,7 @@ static const role roles[] = {
     {"index", ROWS, FIELD(index), 0},
     {"soft", LOGITS, FIELD(soft), FIELD(soft_class_step)},
     {"class_weight", CLASSES, FIELD(class_weight), 0},
+    {"class_bias", CLASSES, FIELD(class_bias), 0},
     {"sample_weight", ROWS, FIELD(sample_weight), 0},
     {"pos_weight", ROWS, FIELD(pos_weight), 0},
     {"grad_output", ROWS, FIELD(grad_output), 0},
@@ -101,6 +103,7 @@ typedef struct {
     int64_t shape[MOST_RANK]; /* of the axes of vmap, then of the loss: */
     int ignored_are_nan;      /* of class indices: the loss of rows that do not count */
     int batch_ndim, ndim;     /* how many the former are, and both */
+    int64_t outside;          /* the position of a bad probability in C order, the axis of the classes in its place */
 } job;
 
 static XLA_FFI_Error *error(const XLA_FFI_CallFrame *frame, int code, const char *message) {
@@ -259,14 +262,17 @@ static void expect_huge_pages(const XLA_FFI_Buffer *buffer, int64_t bytes) {
 #endif
 }
 
+/* That of weights, targets and losses. */
+static xent_dtype number_type(const job *j) { return j->call.dtype == XENT_F64 ? XENT_F64 : XENT_F32; }
+
 static int may_have(const job *j, const role *role, int dtype) {
-    const int logits = j->call.dtype, numbers = logits == XENT_F64 ? XENT_F64 : XENT_F32;
+    const int logits = j->call.dtype;
     const int is_teacher = role->field == FIELD(soft) && j->call.operation == XENT_DISTILLATION_LOSS;
     if (role->field == FIELD(index))
         return xent_index_bytes(dtype) > 0;
     if (role->field == FIELD(logits) || role->field == FIELD(out) || is_teacher)
         return dtype == logits && dtype >= 0 && xent_index_bytes(dtype) == 0;
-    return dtype == numbers;
+    return dtype == (int)number_type(j);
 }
 
 /* XLA may have no memory for a buffer without elements, which is not absent for that. */
@@ -356,26 +362,105 @@ static char *element_of(const job *j, const array *a, int64_t position, int axes
     return data;
 }
 
-/* "targets[1, 2] = 7 is not a class; ...", the first of whose numbers are those of the axes of vmap. */
-static void describe_bad_target(job *j, int64_t position, char *text) {
-    const char *const target = element_of(j, find(j, FIELD(index)), position, j->ndim);
-    int64_t where[MOST_RANK];
-    for (int d = j->ndim - 1; d >= 0; --d) {
-        where[d] = position % j->shape[d];
-        position /= j->shape[d];
+/* Any number that a buffer holds. */
+static double load(const char *from, xent_dtype dtype) {
+    if (dtype == XENT_F64)
+        return *(const double *)from;
+    if (dtype == XENT_F32)
+        return (double)*(const float *)from;
+    const uint16_t bits = *(const uint16_t *)from;
+    if (dtype == XENT_BF16) {
+        const uint32_t wide = (uint32_t)bits << 16;
+        float x;
+        memcpy(&x, &wide, sizeof x);
+        return (double)x;
     }
-    size_t n = (size_t)snprintf(text, MOST_TEXT, "targets[");
-    for (int d = 0; d < j->ndim && n < MOST_TEXT; ++d)
-        n += (size_t)snprintf(text + n, MOST_TEXT - n, "%s%lld", d ? ", " : "", (long long)where[d]);
-    if (n >= MOST_TEXT)
-        return;
-    const int64_t value = xent_load_index(target, j->call.index_type);
-    snprintf(text + n, MOST_TEXT - n, j->call.index_type == XENT_U64 ? "] = %llu%.*s" : "] = %lld%.*s", (long long)value,
-             (int)j->not_a_class.len, j->not_a_class.ptr);
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const double x = exponent == 31 ? (fraction ? (double)NAN : (double)INFINITY)
+                     : exponent     ? ldexp(1024 + fraction, exponent - 25)
+                                    : ldexp(fraction, -24);
+    return bits >> 15 ? -x : x;
 }
 
-static double load(const char *from, xent_dtype dtype) {
-    return dtype == XENT_F64 ? *(const double *)from : (double)*(const float *)from;
+/* Positions in C order along the axes of vmap and of the logits are numbers of rows and of classes. Behind the axis of the
+ * classes so many rows lie: */
+static int64_t inner_rows(const job *j) {
+    int64_t rows = 1;
+    for (int d = j->axis < 0 ? j->ndim : j->batch_ndim + (int)j->axis; d < j->ndim; ++d)
+        rows *= j->shape[d];
+    return rows;
+}
+
+static int64_t row_at(const job *j, int64_t position) {
+    const int64_t inner = inner_rows(j);
+    return position / (inner * j->call.classes) * inner + position % inner;
+}
+
+static int64_t class_at(const job *j, int64_t position) { return position / inner_rows(j) % j->call.classes; }
+
+static int64_t position_at(const job *j, int64_t row, int64_t class) {
+    const int64_t inner = inner_rows(j);
+    return (row / inner * j->call.classes + class) * inner + row % inner;
+}
+
+static double logit_at(job *j, int64_t position) {
+    const array *const logits = find(j, FIELD(logits));
+    return load(element_of(j, logits, row_at(j, position), j->ndim) + class_at(j, position) * logits->class_step,
+                j->call.dtype);
+}
+
+/* Clipped ones may be one rounding above 1. */
+static int is_probability(const job *j, double x) {
+    const int digits[] = {[XENT_F32] = 23, [XENT_F64] = 52, [XENT_F16] = 10, [XENT_BF16] = 7};
+    return !(x < 0 || x > 1 + (j->call.eps > 0 ? ldexp(1, -digits[j->call.dtype]) : 0));
+}
+
+/* "NAME[1, 2] = ", the first of whose numbers are those of the axes of vmap; with a class its axis is among them. */
+static size_t describe_place(const job *j, const char *name, int64_t row, int64_t class, char *text) {
+    const int at = class < 0 ? -1 : j->batch_ndim + (int)j->axis;
+    int64_t where[MOST_RANK];
+    for (int d = j->ndim - 1; d >= 0; --d) {
+        where[d] = row % j->shape[d];
+        row /= j->shape[d];
+    }
+    size_t n = (size_t)snprintf(text, MOST_TEXT, "%s[", name);
+    for (int d = 0; d <= j->ndim && n < MOST_TEXT; ++d) {
+        if (d == at)
+            n += (size_t)snprintf(text + n, MOST_TEXT - n, "%s%lld", d ? ", " : "", (long long)class);
+        if (d < j->ndim && n < MOST_TEXT)
+            n += (size_t)snprintf(text + n, MOST_TEXT - n, "%s%lld", d || at == 0 ? ", " : "", (long long)where[d]);
+    }
+    return n < MOST_TEXT ? n + (size_t)snprintf(text + n, MOST_TEXT - n, "] = ") : n;
+}
+
+/* "targets[1, 2] = 7 is not a class; ..." */
+static void describe_bad_target(job *j, int64_t row, char *text) {
+    const int64_t value = xent_load_index(element_of(j, find(j, FIELD(index)), row, j->ndim), j->call.index_type);
+    const size_t n = describe_place(j, "targets", row, -1, text);
+    if (n < MOST_TEXT)
+        snprintf(text + n, MOST_TEXT - n, j->call.index_type == XENT_U64 ? "%llu%.*s" : "%lld%.*s", (long long)value,
+                 (int)j->not_a_class.len, j->not_a_class.ptr);
+}
+
+/* "probs[1, 2] = 1.5 is not a probability; ...", or the same of a target. The number has as few
+ * digits as read back as it is, in the form of Python's repr. */
+static void describe_bad_probability(job *j, char *text) {
+    const int64_t row = row_at(j, j->outside), class = j->axis < 0 ? -1 : class_at(j, j->outside);
+    double x = logit_at(j, j->outside);
+    const int is_target = j->axis < 0 && is_probability(j, x);
+    if (is_target)
+        x = load(element_of(j, find(j, FIELD(soft)), row, j->ndim), number_type(j));
+    const double size = fabs(x);
+    char number[40];
+    for (int digits = size >= 1 && size < 1e16 ? (int)log10(size) + 1 : 1; digits <= 17; ++digits) {
+        snprintf(number, sizeof number, "%.*g", digits, x);
+        if (strtod(number, NULL) == x)
+            break;
+    }
+    const int is_whole = !strpbrk(number, ".,en");
+    const size_t n = describe_place(j, is_target ? "targets" : "probs", row, class, text);
+    if (n < MOST_TEXT)
+        snprintf(text + n, MOST_TEXT - n, "%s%s is not a probability; expected 0 <= p <= 1", number, is_whole ? ".0" : "");
 }
 
 static void store(char *to, double x, xent_dtype dtype) {
@@ -385,8 +470,56 @@ static void store(char *to, double x, xent_dtype dtype) {
         *(float *)to = (float)x;
 }
 
-/* Runs the call whose arrays begin at this element of the first `batch` axes, and have the others. */
-static xent_status run_one(job *j, int64_t element, int batch) {
+static int row_counts(job *j, int64_t row) {
+    const array *const index = find(j, FIELD(index)), *const weight = find(j, FIELD(sample_weight));
+    return !(index && j->call.has_ignore &&
+             xent_load_index(element_of(j, index, row, j->ndim), j->call.index_type) == j->call.ignore_index) &&
+           !(weight && load(element_of(j, weight, row, j->ndim), number_type(j)) == 0);
+}
+
+/* Probabilities of all classes are validated before the call, which does so for those of targets alone. They are found as
+ * those of elements, of which none is ignored: the few that are not probabilities are looked at one by one. */
+static xent_status check_probabilities(job *j, int64_t element, int batch) {
+    array *const logits = find(j, FIELD(logits));
+    const int at = j->batch_ndim + (int)j->axis - batch;
+    if (j->call.operation != XENT_CATEGORICAL_CROSS_ENTROPY || !logits || j->axis < 0 ||
+        (find(j, FIELD(index)) && j->call.label_smoothing == 0))
+        return XENT_OK;
+    int64_t shape[MOST_RANK], steps[MOST_RANK], size = 1;
+    xent_call check = XENT_CALL_DEFAULTS;
+    check.operation = XENT_BINARY_CROSS_ENTROPY;
+    check.dtype = j->call.dtype;
+    check.eps = j->call.eps;
+    check.reduction = XENT_NONE;
+    check.ndim = j->ndim - batch + 1;
+    for (int d = 0; d < check.ndim; ++d) {
+        const int k = batch + d - (d > at);
+        shape[d] = d == at ? j->call.classes : j->shape[k];
+        steps[d] = d == at ? logits->class_step : logits->steps[k];
+        size *= shape[d];
+    }
+    check.shape = shape;
+    check.logits = (xent_array){element_of(j, logits, element, batch), steps};
+    const xent_status status = xent_prepare(&check);
+    if (status != XENT_BAD_PROBABILITY)
+        return status;
+    for (int64_t i = check.bad_row; i < size; ++i) {
+        j->outside = element * size + i;
+        if (row_counts(j, row_at(j, j->outside)) && !is_probability(j, logit_at(j, j->outside)))
+            return status;
+    }
+    return XENT_OK;
+}
+
+/* Which probability the call has found in a row, that of its target, or in an element. */
+static void set_outside(job *j, int64_t row) {
+    const array *const index = find(j, FIELD(index));
+    const int64_t class = index ? xent_load_index(element_of(j, index, row, j->ndim), j->call.index_type) : 0;
+    j->outside = position_at(j, row, class);
+}
+
+/* Runs the call whose arrays begin at this element of the first `batch` axes, and have the others, of so many rows. */
+static xent_status run_one(job *j, int64_t element, int batch, int64_t rows) {
     xent_call *const call = &j->call;
     char *data[MOST_ARRAYS];
     for (int i = 0; i < j->count; ++i)
@@ -401,11 +534,16 @@ static xent_status run_one(job *j, int64_t element, int batch) {
         else if (a->role->axes != NUMBER)
             *(xent_array *)field = (xent_array){data[i], a->steps + batch};
         else if (!a->is_result)
-            *(double *)field = load(data[i], call->dtype);
+            *(double *)field = load(data[i], number_type(j));
         if (a->role->class_step && j->axis >= 0)
             *(int64_t *)((char *)call + a->role->class_step) = a->class_step;
     }
-    const xent_status status = xent_run(call);
+    xent_status status = check_probabilities(j, element, batch);
+    if (status != XENT_OK)
+        return status;
+    status = xent_run(call);
+    if (status == XENT_BAD_PROBABILITY)
+        set_outside(j, element * rows + call->bad_row);
     for (int i = 0; i < j->count && status == XENT_OK; ++i)
         if (j->arrays[i].is_result && j->arrays[i].role->axes == NUMBER)
             store(data[i], *(double *)((char *)call + j->arrays[i].role->field), call->dtype);
@@ -427,7 +565,7 @@ static XLA_FFI_Error *run_all(job *j) {
     for (int d = 0; d < j->ndim; ++d)
         *(d < batch ? &calls : &rows) *= j->shape[d];
     for (int64_t i = 0; i < calls; ++i) {
-        const xent_status status = run_one(j, i, batch);
+        const xent_status status = run_one(j, i, batch, rows);
         if (status == XENT_OK)
             continue;
         const int code =
@@ -435,6 +573,8 @@ static XLA_FFI_Error *run_all(job *j) {
         const int is_named = status == XENT_BAD_ARGUMENT;
         if (status == XENT_BAD_TARGET)
             describe_bad_target(j, i * rows + j->call.bad_row, text);
+        else if (status == XENT_BAD_PROBABILITY)
+            describe_bad_probability(j, text);
         else
             snprintf(text, sizeof text, "xent: %s%s%s", xent_status_text(status), is_named ? ": " : "",
                      is_named ? j->call.bad_argument : "");

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t
 
 from xent cimport _arguments as arguments
 from xent._arguments cimport Precision, has_dtype, shape_of
-from xent._request cimport Request, empty, empty_like, first_argument, new_request, validate_probabilities
+from xent._request cimport Request, empty, empty_like, first_argument, new_request
 from xent.capi cimport xent_import
 from xent.xent cimport *
 
@@ -129,8 +129,7 @@ def softmax_loss(
         temperature, reduction, grad_output, dtype, gamma, epsilon, eps, class_bias)
     request.call.teacher_grad = teacher_grad
     request.set_outputs(return_grad, return_hess, return_lse, grad_output, out, grad_out, hess_out)
-    if request.call.operation == XENT_CATEGORICAL_CROSS_ENTROPY and not request.reads_targets_alone:
-        validate_probabilities(request)
+    request.validate_probabilities()
     return request.results(request.given)
 
 

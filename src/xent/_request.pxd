@@ -24,11 +24,11 @@ cdef class Request:
     cdef readonly str name      # what the public function calls its logits
     cdef readonly tuple shape   # of the loss
     cdef readonly Precision precision
-    cdef readonly object ignore_index
+    cdef public object ignore_index
     cdef bint with_grad, with_hess, with_lse
     # Inputs, as validated.
-    cdef public cnp.ndarray logits
-    cdef readonly cnp.ndarray index, soft, class_weight, class_bias, sample_weight, pos_weight, grad_output, block_sums
+    cdef public cnp.ndarray logits, index, soft, class_weight, class_bias, sample_weight, pos_weight, grad_output
+    cdef readonly cnp.ndarray block_sums
     # Results.
     cdef public cnp.ndarray loss, lse, out, hess
     cdef cnp.ndarray given  # the caller's array for the loss
@@ -41,7 +41,7 @@ cdef class Request:
     cdef cnp.ndarray loss_buffer(self, object out)
     cpdef object results(self, object out=*, object runs=*)
     cdef object scalar(self, double value)
-    cdef int run(self) except -1
+    cpdef int run(self) except -1
     cdef xent_status run_core(self) noexcept
     cdef int convert_few(self) except -1
     cdef bint is_native(self)
@@ -50,6 +50,7 @@ cdef class Request:
     cdef int64_t bad_row(self, xent_status status) except -2
     cdef bint is_probability(self, int64_t position) except -1
     cpdef int refuse(self, int64_t row) except -1
+    cpdef int validate_probabilities(self) except -1
     cpdef bint layout_supported(self)
 
 
@@ -57,4 +58,3 @@ cpdef str first_argument(str operation)
 cdef Request new_request(str operation, cnp.ndarray logits, Precision precision, int axis)
 cdef cnp.ndarray empty(tuple shape, object dtype)
 cdef cnp.ndarray empty_like(cnp.ndarray a, object dtype)
-cdef int validate_probabilities(Request of) except -1

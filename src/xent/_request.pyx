@@ -203,7 +203,8 @@ cdef class Request:
         cdef cnp.PyArray_Descr *dtype = <cnp.PyArray_Descr *>self.precision.compute
         return PyArray_Scalar(&single if (<cnp.dtype>self.precision.compute).type_num == cnp.NPY_FLOAT else <void *>&value, dtype, None)
 
-    cdef int run(self) except -1:
+    cpdef int run(self) except -1:
+        """Compute the results that have an array, and the reduced loss."""
         cdef xent_status status
         _pool.tick()
         self.convert_few()
@@ -536,10 +537,66 @@ cdef class Request:
             "clip": self.call.clip,
         }
 
+    @options.setter
+    def options(self, dict values):
+        self.call.operation = <xent_operation><int>values["operation"]
+        self.call.reduction = <xent_reduction><int>values["reduction"]
+        self.call.has_ignore = values["has_ignore"]
+        self.call.ignore_index = values["ignore_index"]
+        self.call.log_target = values["log_target"]
+        self.call.label_smoothing = values["label_smoothing"]
+        self.call.strength = values["strength"]
+        self.call.eps = values["eps"]
+        self.call.z_loss = values["z_loss"]
+        self.call.softcap = values["softcap"]
+        self.call.temperature = values["temperature"]
+        self.call.alpha = values["alpha"]
+        self.call.negative_strength = values["negative_strength"]
+        self.call.clip = values["clip"]
+
+    @property
+    def grad_scale(self):
+        return self.call.grad_scale
+
+    @grad_scale.setter
+    def grad_scale(self, double value):
+        self.call.grad_scale = value
+
     def validate_targets(self):
         """Raise the exception for the first class index that is no class. The logits are not read."""
+        cdef Request part = self.part(self.classes_last(self.logits), self.index, unread=True)
+        self.refuse(part.prepare())
+
+    def validate(self):
+        """Raise the exception for the first class index that is no class, or the first probability that is none."""
+        self.validate_probabilities()
         self.describe()
         self.refuse(self.prepare())
+
+    cpdef int validate_probabilities(self) except -1:
+        """Refuse numbers outside [0, 1] in rows that count, unless those of targets alone are read; NaN passes."""
+        cdef Request request
+        cdef cnp.ndarray weight = self.sample_weight
+        if self.call.operation != XENT_CATEGORICAL_CROSS_ENTROPY or self.reads_targets_alone:
+            return 0
+        request = new_request("binary_cross_entropy", self.logits, self.precision, -1)
+        if self.index is not None and self.call.has_ignore:
+            weight = np.where(
+                self.index == self.ignore_index, 0, 1 if weight is None else weight).astype(self.precision.compute)
+        if weight is not None:
+            weight = np.expand_dims(np.broadcast_to(weight, self.shape), self.axis)
+            request.sample_weight = np.broadcast_to(weight, request.shape)
+        request.call.eps = self.call.eps
+        request.name = self.name
+        request.convert_few()
+        request.describe()
+        if request.is_native():
+            request.refuse(request.prepare())
+            return 0
+        from xent import _blocks
+
+        _blocks.validate_probabilities(request)
+        return 0
 
     def prepare(self):
         """Check the class indices or probabilities: the row of the first bad one, or -1. Find the divisor."""
@@ -608,25 +665,3 @@ def bad_probability(cnp.ndarray a, Precision precision, str name, int64_t positi
     where = ", ".join(str(int(i)) for i in place)
     value = float(a[place] if precision is None else numbers(np.asarray(a[place]), precision))
     return ValueError(f"{name}[{where}] = {value} is not a probability; expected 0 <= p <= 1")
-
-
-cdef int validate_probabilities(Request of) except -1:
-    """Refuse numbers outside [0, 1] in rows that count; NaN passes."""
-    cdef Request request = new_request("binary_cross_entropy", of.logits, of.precision, -1)
-    cdef cnp.ndarray weight = of.sample_weight
-    if of.index is not None and of.call.has_ignore:
-        weight = np.where(of.index == of.ignore_index, 0, 1 if weight is None else weight).astype(of.precision.compute)
-    if weight is not None:
-        weight = np.expand_dims(np.broadcast_to(weight, of.shape), of.axis)
-        request.sample_weight = np.broadcast_to(weight, request.shape)
-    request.call.eps = of.call.eps
-    request.name = of.name
-    request.convert_few()
-    request.describe()
-    if request.is_native():
-        request.refuse(request.prepare())
-        return 0
-    from xent import _blocks
-
-    _blocks.validate_probabilities(request)
-    return 0

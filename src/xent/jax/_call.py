@@ -10,22 +10,49 @@ import numpy as np
 from jax import numpy as jnp
 
 from xent import _arguments, _ffi
-from xent._request import Request, first_argument
+from xent._request import Request, first_argument, not_a_class
+from xent.jax._host import HostCall
 
+HAS_FFI = hasattr(jax, "ffi")
 # XLA quotes the name where it refuses a program for another platform.
 TARGET = "xent_for_cpu_only"
-jax.ffi.register_ffi_target(TARGET, _ffi.handler, platform="cpu")
+if HAS_FFI:
+    jax.ffi.register_ffi_target(TARGET, _ffi.handler, platform="cpu")
 
 
 class Call(NamedTuple):
     """An operation with its options and the names of its arrays; hashable, as jit asks of what is static."""
 
+    operation: str
     options: tuple[tuple[str, Any], ...]
+    axis: int  # of the classes, -1 if there is none
+    ignore_index: int | None
     arguments: tuple[str, ...]  # the arrays, by their fields of xent_call,
     parameters: tuple[str, ...]  # and by the names that the public function has for them
     shape: tuple[int, ...]  # of the loss before its reduction
     reduced: bool
     donates: bool = False  # whether the gradient takes the memory of the logits
+
+    @classmethod
+    def of(
+        cls,
+        request: Request,
+        arguments: tuple[str, ...],
+        parameters: tuple[str, ...],
+        donates: bool = False,
+    ) -> Call:
+        """Return the call of a validated request."""
+        return cls(
+            request.operation,
+            tuple(request.options.items()),
+            request.class_axis,
+            request.ignore_index,
+            arguments,
+            parameters,
+            request.shape,
+            request.reduction != "none",
+            donates,
+        )
 
     def run(
         self, results: tuple[str, ...], arrays: tuple[Any, ...], upstream: tuple[str, ...] = ()
@@ -35,21 +62,41 @@ class Call(NamedTuple):
         number = compute_dtype(x.dtype)
         kinds = {"result": ((), number), "out": (x.shape, x.dtype)}
         kinds |= dict.fromkeys(("loss", "lse"), (self.shape, number))
+        names, shapes = (
+            self.arguments + upstream,
+            [jax.ShapeDtypeStruct(*kinds[r]) for r in results],
+        )
+        if not HAS_FFI:
+            written = tuple((r, *kinds[r]) for r in results)
+            host = HostCall(self, x.ndim, names, written)
+            answer: list[Any] = jax.pure_callback(host, shapes, *arrays, vmap_method="expand_dims")
+            return answer
         in_place = self.donates and "out" in results
         call: Any = jax.ffi.ffi_call(
             TARGET,
-            [jax.ShapeDtypeStruct(*kinds[r]) for r in results],
+            shapes,
             # Arrays that vmap does not map are not copied, but the memory of logits for that of all gradients.
             vmap_method="broadcast_all" if in_place else "expand_dims",
             input_output_aliases={0: results.index("out")} if in_place else None,
         )
         found: list[Any] = call(
             *arrays,
-            arguments=" ".join(self.arguments + upstream),
+            arguments=" ".join(names),
             results=" ".join(results),
             rank=np.int64(x.ndim),
-            **dict(self.options),
+            **self.attributes(x),
         )
+        return found
+
+    def attributes(self, x: jax.Array) -> dict[str, Any]:
+        """Return the options as attributes of XLA, whose numbers have 64 bits, and what the error for a bad target says."""
+        numbers: dict[str, Any] = {**dict(self.options), "axis": self.axis}
+        found: dict[str, Any] = {
+            name: np.float64(value) if isinstance(value, float) else np.int64(value)
+            for name, value in numbers.items()
+        }
+        if "index" in self.arguments:
+            found["not_a_class"] = not_a_class(x.shape[self.axis], self.ignore_index)
         return found
 
     @property
@@ -69,15 +116,6 @@ class Call(NamedTuple):
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype of losses, weights and sums."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
-
-
-def attributes(request: Request) -> tuple[tuple[str, Any], ...]:
-    """Return the options of a validated request as attributes of XLA, whose numbers have 64 bits."""
-    numbers: dict[str, Any] = {**request.options, "axis": request.class_axis}
-    return tuple(
-        (name, np.float64(value) if isinstance(value, float) else np.int64(value))
-        for name, value in numbers.items()
-    )
 
 
 def placeholder(x: jax.Array) -> Any:
@@ -128,7 +166,7 @@ loss_of.defvjp(_forward, _backward, symbolic_zeros=True)
 def _family(operation: str, axis: int, x: jax.Array) -> jax.Array:
     name = first_argument(operation)
     request = Request(operation, *_arguments.logits(placeholder(x), name), axis)
-    call = Call(attributes(request), ("logits",), (name,), request.shape, False)
+    call = Call.of(request, ("logits",), (name,))
     return call.run(("lse" if operation == "logsumexp" else "out",), (x,))[0]
 
 

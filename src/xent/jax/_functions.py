@@ -14,8 +14,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from xent import _arguments, _functions
-from xent._request import Request, first_argument, not_a_class
-from xent.jax._call import Call, attributes, compute_dtype, family_of, loss_of, placeholder
+from xent._request import Request, first_argument
+from xent.jax._call import Call, compute_dtype, family_of, loss_of, placeholder
 
 
 def described(value: Any) -> Any:
@@ -72,14 +72,11 @@ class Arrays:
             numbers = given(value, getattr(self.request, argument), self.number, ndim)
             self.add(argument, parameter, numbers)
 
-    def loss(self, donates: Any, *more: tuple[str, Any]) -> jax.Array:
-        """Return the loss; `more` are attributes besides the options of the request."""
-        call = Call(
-            attributes(self.request) + more,
+    def loss(self, donates: Any) -> jax.Array:
+        call = Call.of(
+            self.request,
             tuple(self.arguments),
             tuple(self.parameters),
-            self.request.shape,
-            self.request.reduction != "none",
             _arguments.flag(donates, "donate_logits"),
         )
         result: jax.Array = loss_of(call, *self.arrays)
@@ -92,11 +89,12 @@ def softmax_loss(
     targets: Any,
     *,
     class_weight: Any = None,
+    class_bias: Any = None,
     sample_weight: Any = None,
     donate_logits: Any = False,
     **options: Any,
 ) -> jax.Array:
-    """Return a loss over a softmax; of `distillation_loss` the targets are the teacher's logits."""
+    """Return a loss over a softmax; of `distillation_loss` the targets are the teacher's logits, of `entropy` None."""
     logits = on_cpu(logits, first_argument(operation))
     has_teacher = operation == "distillation_loss"
     if has_teacher:
@@ -106,11 +104,11 @@ def softmax_loss(
         described(logits),
         described(targets),
         class_weight=described(class_weight),
+        class_bias=described(class_bias),
         sample_weight=described(sample_weight),
         **options,
     )
     x = floating(logits)
-    more: tuple[tuple[str, Any], ...] = ()
     if has_teacher:
         teacher = floating(targets)
         common = jnp.promote_types(x.dtype, teacher.dtype)
@@ -123,12 +121,12 @@ def softmax_loss(
             request.validate_targets()
         index = targets if isinstance(targets, jax.Array) else jnp.asarray(request.index)
         arrays.add("index", "targets", index)
-        more = (("not_a_class", not_a_class(request.num_classes, request.ignore_index)),)
     elif not has_teacher:
         arrays.add_numbers("soft", "targets", targets, x.ndim)
     arrays.add_numbers("class_weight", "class_weight", class_weight, 1)
+    arrays.add_numbers("class_bias", "class_bias", class_bias, 1)
     arrays.add_numbers("sample_weight", "sample_weight", sample_weight, x.ndim - 1)
-    return arrays.loss(donate_logits, *more)
+    return arrays.loss(donate_logits)
 
 
 def elementwise_loss(

@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError("xent.torch needs PyTorch: pip install torch") from error
 
 from xent.torch.functional import (
+    asymmetric_loss,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -20,8 +21,10 @@ from xent.torch.functional import (
     kl_div,
     linear_cross_entropy,
     log_softmax,
+    logsumexp,
     multilabel_soft_margin_loss,
     nll_loss,
+    poly1_loss,
     sigmoid_focal_loss,
     softmax,
 )
@@ -47,6 +50,7 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "NLLLoss",
     "Softmax",
+    "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
@@ -55,8 +59,10 @@ __all__ = [
     "kl_div",
     "linear_cross_entropy",
     "log_softmax",
+    "logsumexp",
     "multilabel_soft_margin_loss",
     "nll_loss",
+    "poly1_loss",
     "sigmoid_focal_loss",
     "softmax",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 import xent
 from xent._linear import linear_loss
 from xent.torch import _errors
-from xent.torch._operation import Operation
+from xent.torch._operation import Compute, Operation
 from xent.torch._tensors import array, numbers, tensor
 
 Gradients = Sequence[Tensor | None]
@@ -123,29 +123,35 @@ def _nll_loss(
     return of_input(results, grad, input, dtype)
 
 
-def _focal_loss(
-    grad: Any,
-    wanted: Sequence[bool],
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    gamma: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Gradients]:
-    results = call(
-        xent.focal_loss,
-        grad,
-        input,
-        numbers(target),
-        gamma=gamma,
-        axis=class_axis(input),
-        class_weight=numbers(weight),
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
-    return of_input(results, grad, input, dtype)
+def modulated(function: Callable[..., Any], option: str) -> Compute:
+    """A loss that modulates the likelihood of class indices, by an option of its own."""
+
+    def compute(
+        grad: Any,
+        wanted: Sequence[bool],
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: str,
+        strength: float,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Gradients]:
+        own: dict[str, Any] = {option: strength}
+        results = call(
+            function,
+            grad,
+            input,
+            numbers(target),
+            axis=class_axis(input),
+            class_weight=numbers(weight),
+            ignore_index=ignore_index,
+            reduction=reduction,
+            **own,
+        )
+        return of_input(results, grad, input, dtype)
+
+    return compute
 
 
 def _distillation_loss(
@@ -276,6 +282,31 @@ def _sigmoid_focal_loss(
     )
 
 
+def _asymmetric_loss(
+    grad: Any,
+    wanted: Sequence[bool],
+    input: Tensor,
+    target: Tensor,
+    reduction: str,
+    gamma_neg: float,
+    gamma_pos: float,
+    clip: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Gradients]:
+    return elementwise(
+        xent.asymmetric_loss,
+        grad,
+        input,
+        target,
+        None,
+        reduction,
+        dtype,
+        gamma_neg=gamma_neg,
+        gamma_pos=gamma_pos,
+        clip=clip,
+    )
+
+
 # The linear layer.
 
 
@@ -349,7 +380,13 @@ nll_loss = Operation(
 focal_loss = Operation(
     "focal_loss",
     "Tensor input, Tensor target, Tensor? weight, int ignore_index, str reduction, float gamma",
-    _focal_loss,
+    modulated(xent.focal_loss, "gamma"),
+    rows,
+)
+poly1_loss = Operation(
+    "poly1_loss",
+    "Tensor input, Tensor target, Tensor? weight, int ignore_index, str reduction, float epsilon",
+    modulated(xent.poly1_loss, "epsilon"),
     rows,
 )
 distillation_loss = Operation(
@@ -382,6 +419,13 @@ sigmoid_focal_loss = Operation(
     _sigmoid_focal_loss,
     elements,
     differentiable=("inputs",),
+    paired=True,
+)
+asymmetric_loss = Operation(
+    "asymmetric_loss",
+    "Tensor input, Tensor target, str reduction, float gamma_neg, float gamma_pos, float clip",
+    _asymmetric_loss,
+    elements,
     paired=True,
 )
 linear_cross_entropy = Operation(

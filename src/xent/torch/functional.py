@@ -185,6 +185,43 @@ def focal_loss(
     return _losses.focal_loss((input, target, weight), ignore_index, reduction, gamma)
 
 
+def poly1_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    epsilon: float = 2.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Poly-1 loss of logits against class indices, as `xent.poly1_loss`.
+
+    Parameters
+    ----------
+    input, target, weight, ignore_index, reduction
+        As in `cross_entropy`; class indices alone.
+    epsilon : float, default 2.0
+        Added to the coefficient of 1 - p.
+
+    Returns
+    -------
+    loss : Tensor
+        Of the dtype of `input`; float32 of half types under autocast.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, RuntimeError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch, xent.torch
+    >>> round(xent.torch.poly1_loss(torch.zeros(1, 2), torch.tensor([0])).item(), 6)
+    1.693147
+    """
+    return _losses.poly1_loss((input, target, weight), ignore_index, reduction, epsilon)
+
+
 def distillation_loss(
     input: Tensor,
     target: Tensor,
@@ -444,6 +481,50 @@ def sigmoid_focal_loss(
     return _losses.sigmoid_focal_loss((inputs, targets), reduction, float(alpha), float(gamma))
 
 
+def asymmetric_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 1.0,
+    clip: float = 0.05,
+    reduction: str = "mean",
+) -> Tensor:
+    """Asymmetric loss of logits, element by element, as `xent.asymmetric_loss`.
+
+    Parameters
+    ----------
+    input : Tensor, any shape
+        Logits.
+    target : Tensor, the same shape
+        1 for each label that is present, else 0.
+    gamma_neg, gamma_pos : float, defaults 4.0 and 1.0
+        Exponents of negative and of positive elements.
+    clip : float, default 0.05
+        The margin that is taken off the probability of negative elements.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the number of elements; timm's class adds them up.
+
+    Returns
+    -------
+    loss : Tensor
+        Of the dtype of `input`; float32 of half types under autocast.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `binary_cross_entropy_with_logits`.
+
+    Examples
+    --------
+    >>> import torch, xent.torch
+    >>> loss = xent.torch.asymmetric_loss(torch.tensor([2.0, 2.0]), torch.tensor([1.0, 0.0]), reduction="sum")
+    >>> round(loss.item(), 5)
+    0.86154
+    """
+    return _losses.asymmetric_loss((input, target), reduction, gamma_neg, gamma_pos, clip)
+
+
 def linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,
@@ -599,6 +680,51 @@ def log_softmax(
         _stacklevel,
         dtype,
     )
+
+
+def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """Logarithm of the sum of exponentials along some axes.
+
+    Parameters
+    ----------
+    input : Tensor, any shape
+        Logits.
+    dim : int or tuple of ints
+        The axes to sum over.
+    keepdim : bool, default False
+        Leave them as axes of size 1.
+
+    Returns
+    -------
+    result : Tensor
+        Of the dtype of `input`. Its derivatives, of any order, are PyTorch's.
+
+    Examples
+    --------
+    >>> import torch, xent.torch
+    >>> xent.torch.logsumexp(torch.tensor([1000.0, 1000.0]), 0)
+    tensor(1000.6932)
+    """
+    if not input.is_floating_point() or not input.numel() or not is_direct((input,)):
+        return torch.logsumexp(input, dim, keepdim)
+    result: Tensor = LogSumExp.apply(input, dim)
+    return result if keepdim else result.squeeze(dim)
+
+
+class LogSumExp(torch.autograd.Function):
+    """The log-sum-exp, with the axes that are summed over."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, dim: Any) -> Tensor:
+        wide = input.float() if input.dtype is torch.bfloat16 else input
+        output = tensor(xent.logsumexp(array(wide), axis=dim, keepdims=True), input.dtype)
+        ctx.save_for_backward(input, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        input, output = ctx.saved_tensors
+        return grads[0] * (input - output).exp(), None
 
 
 def _normalised(
