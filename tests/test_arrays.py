@@ -58,10 +58,15 @@ def test_arrow_memory_lives_as_long_as_the_array():
         ),
         (pa.chunked_array([[1, 2], [3]]), [1, 2, 3]),
         (pa.chunked_array([], pa.int16()), np.empty(0, np.int16)),
+        (pa.chunked_array([], pa.list_(pa.float32(), 3)), np.empty((0, 3), np.float32)),
         (pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0]}), [[1, 3], [2, 4]]),
+        (pa.table({"a": [1.0], "b": [3.0]}).slice(0, 0), np.empty((0, 2))),
         (pa.array([None, 1, 2]).slice(1), [1, 2]),
     ],
-    ids=["bools", "lists", "chunked lists", "chunks", "nothing", "table", "null elsewhere"],
+    ids=[
+        *("bools", "lists", "chunked lists", "chunks", "nothing", "no lists", "table", "no rows"),
+        "null elsewhere",
+    ],
 )
 def test_arrow_arrays(value, wanted):
     found = arguments.array(Only(value), "x")
@@ -162,7 +167,7 @@ def test_tensors_that_do_not_fit():
 
 def test_results_of_bfloat16(monkeypatch):
     """Of the dtype of ml_dtypes, or bits where that is not installed."""
-    torch, logits, targets, own = tensors("bfloat16")
+    _, logits, targets, own = tensors("bfloat16")
     bits = xent.cross_entropy(own, TARGETS, return_grad=True, dtype="bfloat16")[1]
     grad = xent.cross_entropy(logits, targets, return_grad=True)[1]
     assert grad.dtype.name == "bfloat16"
@@ -173,3 +178,14 @@ def test_results_of_bfloat16(monkeypatch):
     assert np.array_equal(xent.cross_entropy(logits, targets, return_grad=True)[1], bits)
     with pytest.raises(ValueError, match="teacher_logits: expected the dtype of student_logits"):
         xent.distillation_loss(logits, LOGITS)
+
+
+def test_autograd_is_told_what_is_written():
+    torch, logits, targets, _ = tensors("float64")
+    grad_out, factor = torch.ones_like(logits), torch.ones_like(logits, requires_grad=True)
+    product = (factor * grad_out).sum()
+    xent.cross_entropy(logits, targets, return_grad=True, grad_out=grad_out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+    with pytest.raises(TypeError, match="grad_out: the tensor requires grad"):
+        xent.cross_entropy(logits, targets, return_grad=True, grad_out=factor)

@@ -449,6 +449,9 @@ def test_derivatives_do_not_depend_on_a_shared_offset():
 def test_fit_temperature_without_a_minimum():
     z = np.array([[2.0, 0.0], [0.0, 1.0]])
     assert metrics.fit_temperature(z, [1, 0]) == math.inf
+    assert metrics.fit_temperature(z.astype(np.float32), [1, 0]) == math.inf
+    for dtype in (np.float32, np.float64):
+        assert metrics.fit_temperature(np.array([[3, 1], [3, 1]], dtype), [0, 1]) == math.inf
     sharp = metrics.fit_temperature(z, [0, 1])
     assert 0 <= sharp < 0.01
     assert math.isnan(metrics.fit_temperature(z, [-100, -100]))

@@ -250,10 +250,23 @@ def archive(folder: Path) -> None:
         np.savez(file, a=1)
 
 
+def spoilt(path, old, new):
+    data = path.read_bytes()
+    path.write_bytes(data.replace(old, new, 1))
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "absent": (lambda f: (f / "logits.npy").unlink(), r"logits.npy: .*No such file"),
     "cut short": (cut_short, r"logits.npy: .* or one that was cut short"),
     "text": (lambda f: (f / "logits.npy").write_text("1 2 3"), r"logits.npy: "),
+    "a header that does not end": (
+        lambda f: spoilt(f / "logits.npy", b"}", b" "),
+        r"logits.npy: not an array of numbers",
+    ),
+    "a header of nonsense": (
+        lambda f: spoilt(f / "logits.npy", b"'shape': (", b"'shape': (True, "),
+        r"logits.npy: ",
+    ),
     "empty": (lambda f: (f / "logits.npy").write_text(""), r"logits.npy: "),
     "archive": (
         archive,

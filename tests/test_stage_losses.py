@@ -675,3 +675,28 @@ def test_temperature_of_a_linear_layer(dtype):
         xent.linear_cross_entropy(
             hidden, weight, targets, softcap=1.0, return_temperature_grad=True
         )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"return_temperature_grad": True}, {"entropy_weight": 0.1}, {"target_probs": [[1.0], [1.0]]}],
+    ids=lambda options: next(iter(options)),
+)
+def test_rows_of_weight_0_have_gradient_0(options):
+    z = np.array([[1.0, np.nan, 0.0], [1.0, 2.0, 3.0]])
+    targets = [[1], [1]] if "target_probs" in options else [1, 1]
+    grad = xent.cross_entropy(z, targets, sample_weight=[0, 1], return_grad=True, **options)[1]
+    assert not grad[0].any()
+    assert np.isfinite(grad[1]).all()
+
+
+def test_gradients_of_any_layout_with_composed_options():
+    rng = np.random.default_rng(0)
+    z, targets = rng.normal(size=(9, 63)), rng.integers(0, 63, 9)
+    options: Any = {"entropy_weight": 0.1, "return_grad": True}
+    wanted = xent.cross_entropy(z, targets, **options)[1]
+    columns, strided = np.empty_like(np.asfortranarray(z)), np.repeat(z, 2, 1)[:, ::2]
+    assert xent.cross_entropy(z, targets, grad_out=columns, **options)[1] is columns
+    assert xent.cross_entropy(strided, targets, grad_out=strided, **options)[1] is strided
+    assert np.array_equal(columns, wanted)
+    assert np.array_equal(strided, wanted)

@@ -8,9 +8,12 @@
  *
  *   l (w (1 + e) d - (1 + w e) log(1 + w e)) >= 0.
  *
- * No class cancels another, and two exponentials and one logarithm are all that it takes. Narrow rows have a lane each; of
- * others, the lanes are classes. Which it is, and so the order of summation, follows from the number of classes alone: in
- * blocks of XENT_BLOCK, every lane adds its classes from left to right. */
+ * No class cancels another, and two exponentials and one logarithm are all that it takes. Where d is small the two terms
+ * would cancel: with a and b of the larger and the smaller, and phi(x) = x e^x - e^x + 1, it is m ((1 - w) phi(a) + w
+ * phi(b)). So would digits of d, if the maxima were taken away first: it comes from the difference of the logits. What the
+ * two log-sum-exps in it are off by, the sum of q - p tells, which would be 0; of rows that nearly agree it is taken away.
+ * Narrow rows have a lane each; of others, the lanes are classes. Which it is, and so the order of summation, follows from
+ * the number of classes alone: in blocks of XENT_BLOCK, every lane adds its classes from left to right. */
 
 /* Numbers of smaller types as f64, and back: rounded to f32, and from there to a half type. Vectors of the workspace. */
 #define XENT_DEFINE(H)                                                                                                      \
@@ -57,29 +60,45 @@ typedef struct {
     real *staging;
     int narrow;
     distribution of[2];
+    exact_difference ahead; /* of the maxima, */
+    vec apart;              /* and of the logarithms of the sums */
 } mixture;
 
-/* Of one class in each lane: the probabilities, the logarithms of their ratios to the mixture's, what the class adds. */
+/* Of one class in each lane: the probabilities, the logarithms of their ratios to the mixture's, what the class adds, q - p.
+ */
 typedef struct {
-    vec prob[2], log_ratio[2], divergence;
+    vec prob[2], log_ratio[2], divergence, surplus;
 } class_terms;
 
 static INLINE vec exponent_at(const mixture *c, const distribution *of, int64_t i) {
     return exponent_of(v(sub)(of->numbers[i], of->max), c->transform, XENT_TEMPERATURE);
 }
 
+/* log p - log q; where the difference of the logits is no number, from their distances to the maxima. */
+static INLINE vec log_apart(const mixture *c, int64_t i, vec x, vec y) {
+    const exact_difference ahead = difference(c->of[0].numbers[i], c->of[1].numbers[i]);
+    const vec z = v(add)(v(sub)(ahead.high, c->ahead.high), v(sub)(ahead.low, c->ahead.low));
+    return v(sub)(v(select)(v(eq)(z, z), over_temperature(z, c->transform, XENT_TEMPERATURE), v(sub)(x, y)), c->apart);
+}
+
+/* x e^x - e^x + 1 of small x. */
+static INLINE vec small_phi(vec x) {
+    const vec share = v(exp_rest_share)(x); /* (e^x - 1 - x) / x^2 */
+    return v(mul)(v(mul)(x, x), v(fma)(x, share, v(sub)(v(set)(1), share)));
+}
+
 static INLINE class_terms terms_at(const mixture *c, int64_t i) {
     const distribution *p = &c->of[0], *q = &c->of[1];
     const vec zero = v(set)(0), one = v(set)(1), least = v(set)(c(EXP_LEAST));
     const vec x = exponent_at(c, p, i), y = exponent_at(c, q, i);
-    const vec apart = v(sub)(v(sub)(x, y), v(sub)(p->log_sum, q->log_sum));
+    const vec apart = log_apart(c, i, x, y);
     const mask ahead = v(lt)(zero, apart); /* p is the larger */
     const vec w = v(select)(ahead, q->share, p->share), rest = v(select)(ahead, p->share, q->share);
     const vec larger = v(exp)(v(select)(ahead, v(sub)(x, p->log_sum), v(sub)(y, q->log_sum)));
     const vec d = v(max)(least, v(sub)(zero, v(abs)(apart)));
     const v(exp_parts) part = v(exp_split)(d);
     const vec rise = v(mul)(part.slope, part.reduced), scale = v(shift_exponent)(one, part.n);
-    const vec we = v(mul)(w, v(fma)(rise, scale, v(sub)(scale, one)));
+    const vec e = v(fma)(rise, scale, v(sub)(scale, one)), we = v(mul)(w, e);
     const vec ratio = v(keep)(v(ne)(d, least), v(fma)(rise, scale, scale)), smaller = v(mul)(larger, ratio);
     /* log(1 + w e): from w e, or near -1, where it has lost the digits of the sum, from that. */
     const mask near = v(lt)(v(set)((real)-0.5), we);
@@ -87,10 +106,14 @@ static INLINE class_terms terms_at(const mixture *c, int64_t i) {
     const vec k = v(exponent)(m), power = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
     const vec f = v(select)(near, v(fma)(we, power, v(sub)(power, one)), v(fma)(m, power, v(set)(-1)));
     const vec log_m = v(log_parts)(f, k), of_larger = v(sub)(zero, log_m), of_smaller = v(sub)(d, log_m);
-    const vec term = v(fma)(m, of_larger, v(mul)(v(mul)(w, ratio), d));
+    const vec close = v(mul)(m, v(fma)(rest, small_phi(of_larger), v(mul)(w, small_phi(of_smaller))));
+    const vec term =
+        v(select)(v(lt)(v(set)((real)-0.5 * c(LN2)), d), close, v(fma)(m, of_larger, v(mul)(v(mul)(w, ratio), d)));
+    const vec surplus = v(mul)(larger, e);
     return (class_terms){{v(select)(ahead, larger, smaller), v(select)(ahead, smaller, larger)},
                          {v(select)(ahead, of_larger, of_smaller), v(select)(ahead, of_smaller, of_larger)},
-                         v(mul)(larger, v(max)(zero, term))};
+                         v(mul)(larger, v(max)(zero, term)),
+                         v(select)(ahead, surplus, v(sub)(zero, surplus))};
 }
 
 /* Of what the lanes have summed, the row's in each. */
@@ -122,21 +145,22 @@ static NOINLINE void add_exponentials(const mixture *c, distribution *of, int64_
     of->max_count = v(add)(of->max_count, over_row(c, max_count));
 }
 
-/* Sums of the divergence, of p a and of q b, compensated as in double_double.h. */
+/* Sums of the divergence, of q - p, of p a and of q b, compensated as in double_double.h. */
 typedef struct {
-    vec high[3], low[3];
+    vec high[4], low[4];
 } term_sums;
 
 static INLINE void sum_terms(const mixture *c, int64_t vectors, term_sums *s, int with_gradient) {
     const vec zero = v(set)(0);
-    vec block[3] = {zero, zero, zero};
+    vec block[4] = {zero, zero, zero, zero};
     for (int64_t i = 0; i < vectors; ++i) {
         const class_terms term = terms_at(c, i);
         block[0] = v(add)(block[0], term.divergence);
+        block[1] = v(add)(block[1], term.surplus);
         for (int k = 0; with_gradient && k < 2; ++k)
-            block[1 + k] = v(fma)(term.prob[k], term.log_ratio[k], block[1 + k]);
+            block[2 + k] = v(fma)(term.prob[k], term.log_ratio[k], block[2 + k]);
     }
-    for (int k = 0; k < (with_gradient ? 3 : 1); ++k) {
+    for (int k = 0; k < (with_gradient ? 4 : 2); ++k) {
         const vec x = over_row(c, block[k]), high = s->high[k], sum = v(add)(high, x), part = v(sub)(sum, high);
         s->low[k] = v(add)(s->low[k], v(add)(v(sub)(high, v(sub)(sum, part)), v(sub)(x, part)));
         s->high[k] = sum;
@@ -186,13 +210,16 @@ static void scatter_block(const mixture *c, const distribution *of, int64_t r, i
         of->stored->scatter_run(to, (const real *)of->numbers, block_size(c, at), 0);
 }
 
+/* A divergence below this, over T^2, may be nothing but what the logarithms of the sums are off by. */
+static const double NEAR_DIVERGENCE = 0x1p-30;
+
 /* Narrow rows r..r+rows-1, or row r. What is one block is gathered once. */
 static void mixture_of_rows(mixture *c, int64_t r, int rows) {
     const xent_divergence *call = c->call;
     const int64_t classes = call->classes;
     const int writes = call->of[0].grad || call->of[1].grad;
     const vec zero = v(set)(0), one = v(set)(1);
-    term_sums s = {{zero, zero, zero}, {zero, zero, zero}};
+    term_sums s;
     int64_t vectors = 0;
     for (int k = 0; k < 2; ++k) {
         distribution *of = &c->of[k];
@@ -204,10 +231,20 @@ static void mixture_of_rows(mixture *c, int64_t r, int rows) {
         const vec log_sum = v(log1p)(v(add)(of->sum_exp, v(sub)(of->max_count, one)));
         of->log_sum = v(select)(masked, v(set)((real)NAN), log_sum);
     }
-    for (int64_t at = 0; at < classes; at += XENT_BLOCK) {
-        for (int k = 0; k < 2 && classes > XENT_BLOCK; ++k)
-            vectors = gather_block(c, &c->of[k], r, rows, at);
-        (writes ? add_all_terms : add_terms)(c, vectors, &s);
+    c->ahead = difference(c->of[0].max, c->of[1].max);
+    c->apart = v(sub)(c->of[0].log_sum, c->of[1].log_sum);
+    for (int corrected = 0;; ++corrected) {
+        s = (term_sums){{zero, zero, zero, zero}, {zero, zero, zero, zero}};
+        for (int64_t at = 0; at < classes; at += XENT_BLOCK) {
+            for (int k = 0; k < 2 && classes > XENT_BLOCK; ++k)
+                vectors = gather_block(c, &c->of[k], r, rows, at);
+            (writes ? add_all_terms : add_terms)(c, vectors, &s);
+        }
+        const vec surplus = v(add)(s.high[1], s.low[1]);
+        const mask near = v(both)(v(lt)(s.high[0], v(set)(NEAR_DIVERGENCE)), v(ne)(surplus, zero));
+        if (corrected || !v(any)(near))
+            break;
+        c->apart = v(sub)(c->apart, v(keep)(near, surplus));
     }
     real lanes[LANES];
     const double temperature = call->temperature;
@@ -216,7 +253,7 @@ static void mixture_of_rows(mixture *c, int64_t r, int rows) {
     for (int i = 0; i < LANES; ++i)
         lanes[i] = call->slope[r + (i < rows ? i : 0)] * temperature;
     for (int k = 0; k < 2; ++k) {
-        c->of[k].center = v(add)(s.high[1 + k], s.low[1 + k]);
+        c->of[k].center = v(add)(s.high[2 + k], s.low[2 + k]);
         c->of[k].scale = v(mul)(c->of[k].share, v(load)(lanes));
     }
     for (int64_t at = 0; writes && at < classes; at += XENT_BLOCK) {

@@ -627,8 +627,12 @@ cpdef int requested_outputs(object return_grad, object return_hess, object grad_
 
 
 cpdef cnp.ndarray of_tensor(object tensor, str name):
-    """Return the memory of a PyTorch tensor on the CPU as an array."""
-    return array(tensor.detach(), name)
+    """Return the memory of a PyTorch tensor on the CPU as an array that will be written to, of which autograd is told."""
+    if tensor.requires_grad:
+        raise TypeError(f"{name}: the tensor requires grad; give one that does not, or its .detach()")
+    cdef cnp.ndarray found = array(tensor, name)
+    sys.modules["torch"].autograd.graph.increment_version(tensor)
+    return found
 
 
 cpdef str float_name(cnp.ndarray a):

@@ -118,9 +118,28 @@ def chunks(stream: Any) -> Iterator[Array]:
                 data.release(addressof(data))
             empty = False
         if empty:
-            yield np.empty(0, NUMBERS.get(schema.format.decode(), "d"))
+            yield nothing(schema)
     finally:
         schema.release(addressof(schema))
+
+
+def nothing(schema: Any) -> Array:
+    """Return an empty array of the shape and dtype that a schema says."""
+    form = schema.format.decode()
+    if form == "+s":
+        columns = [nothing(schema.children[k].contents) for k in range(schema.n_children)]
+        return np.stack(columns, axis=-1) if columns else np.empty((0, 0))
+    if form.startswith("+w:"):
+        inner = nothing(schema.children[0].contents)
+        return np.empty((0, int(form[3:]), *inner.shape[1:]), inner.dtype)
+    refuse_others(schema, form)
+    return np.empty(0, NUMBERS.get(form, "?"))
+
+
+def refuse_others(schema: Any, form: str) -> None:
+    """Raise for what is not numbers."""
+    if schema.dictionary or not (form in NUMBERS or form == "b"):
+        raise ValueError(f"Arrow's format {form!r}, which is not numbers")
 
 
 class Memory:
@@ -159,8 +178,7 @@ def numbers(schema: Any, data: Any, owner: object, begin: int = 0, count: int = 
             count * size,
         )
         return inner.reshape(count, size, *inner.shape[1:])
-    if schema.dictionary or not (form in NUMBERS or form == "b"):
-        raise ValueError(f"Arrow's format {form!r}, which is not numbers")
+    refuse_others(schema, form)
     if not count:
         return np.empty(0, NUMBERS.get(form, "?"))
     if form == "b":

@@ -42,19 +42,33 @@ class Reliability:
 
 
 class Slope(NamedTuple):
-    """Sums over rows: weights, and the first two derivatives of the loss by the inverse temperature."""
+    """Sums over rows: weights, two derivatives of the loss by the inverse temperature, and what the first may be off by.
+
+    `eps` is that of the dtype; of a sum the largest.
+    """
 
     weight: float
     first: float
     second: float
+    noise: float
+    eps: float
 
 
 def sum_of(slopes: Iterable[Slope]) -> Slope:
     """Return the sums over all blocks."""
-    return Slope(*np.sum([NOTHING, *slopes], axis=0))
+    total = NOTHING
+    for one in slopes:
+        total = Slope(
+            total.weight + one.weight,
+            total.first + one.first,
+            total.second + one.second,
+            total.noise + one.noise,
+            max(total.eps, one.eps),
+        )
+    return total
 
 
-NOTHING = Slope(0.0, 0.0, 0.0)
+NOTHING = Slope(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def slope(
@@ -85,10 +99,14 @@ def slope(
         # Relative to the maximum, so that a shared offset changes nothing; a masked class, whose gradient is 0, is finite.
         z = logits - sums["max"].astype(logits.dtype)[..., None]
         np.maximum(z, np.finfo(z.dtype).min, out=z)
+        eps = float(np.finfo(z.dtype).eps)
+        size = np.where(w != 0, np.abs(w * np.asarray(row.nll, np.float64)), 0.0)
         return Slope(
             float(w.sum()),
             float(np.where(w != 0, w * first, 0.0).sum()),
             -(temperature**2) * float(np.vecdot(grad, z).sum(dtype=np.float64)),
+            temperature * eps * float(size.sum()),
+            eps,
         )
 
 
@@ -103,6 +121,9 @@ def best_temperature(slope_at: Callable[[float], Slope]) -> float:
         found = slope_at(1 / b)
         if not found.weight or not np.isfinite(found.first):
             return float("nan")
+        # The variance of b z: where it is a rounding, all classes are equal, and so is a slope on its way to b = 0.
+        if abs(found.first) <= found.noise and found.second * b**2 <= 64 * found.eps * found.weight:
+            return float("inf")
         if found.first < 0:
             low = b
         elif found.first > 0:

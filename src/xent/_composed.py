@@ -341,6 +341,8 @@ class Loss:
         )
         if self.probs is not None:
             self.take_entries(grad, s)
+        if not self.counts.all():  # whatever the logits of rows of weight 0 are
+            np.moveaxis(stored(grad, self.given.precision), self.axis, -1)[~self.counts] = 0
         return grad
 
     def take_entries(self, grad: Any, s: Array) -> None:

@@ -397,8 +397,11 @@ cdef class Request:
         if self.soft is not None:
             self.soft = arguments.cast(self.soft, self.soft_dtype)
         self.describe()
+        cdef cnp.ndarray into = self.out
         if not self.layout_supported():
             self.logits = np.ascontiguousarray(self.logits)
+            if into is not None:
+                self.out = np.empty(shape_of(into), into.dtype)
             self.soft = None if self.soft is None else np.ascontiguousarray(self.soft)
             self.repeated = False
             self.describe()
@@ -420,6 +423,8 @@ cdef class Request:
         row = self.bad_row(status)
         if row >= 0:
             raise bad_target(self.index, row, num_classes, self.ignore_index)
+        if into is not self.out:
+            into[...] = self.out
 
     # For `_blocks`: what lies otherwise is computed in parts.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from xent.torch._operator import Operator
 from xent.torch._tensors import upstream
@@ -147,6 +148,12 @@ class Operation:
                 raise RuntimeError(
                     f"{name}: expected all tensors to be on the same device, found {t.device} beside {first.device}"
                 )
+        if forward_ad._current_level >= 0:
+            for t, name in zip(tensors, self.tensors, strict=True):
+                if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+                    raise NotImplementedError(
+                        f"{name}: xent.torch.{self.name} has no forward-mode derivative; use PyTorch's own function"
+                    )
         for option in options:
             if isinstance(option, Tensor) and option.requires_grad:
                 raise RuntimeError(

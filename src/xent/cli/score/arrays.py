@@ -50,7 +50,7 @@ class File:
             found = np.load(path, mmap_mode="r")
         except OSError as error:
             raise BadInput(f"{path}: {error.strerror or error}") from None
-        except (ValueError, EOFError):
+        except Exception:  # of a header that is no Python literal, whatever its parser makes of it
             raise BadInput(
                 f"{path}: not an array of numbers as numpy.save writes it, or one that was cut short"
             ) from None
