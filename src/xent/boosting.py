@@ -411,8 +411,8 @@ def lightgbm_multi_logloss(
     Notes
     -----
     For ``lightgbm.train(feval=...)`` and ``LGBMClassifier.fit(eval_metric=...)``. Beside an objective of LightGBM's own a
-    metric is given probabilities, of which this is not the log-loss. ``"multi_logloss"`` is, but takes the scores of a custom
-    objective for probabilities.
+    metric is given probabilities, of which this is not the log-loss. ``"multi_logloss"`` is, but takes a custom
+    objective's scores for probabilities.
 
     Examples
     --------
