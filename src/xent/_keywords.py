@@ -29,6 +29,7 @@ NAMES = {
     "gamma": ("gamma_neg",),
     "margin": ("clip",),
     "poly_epsilon": ("epsilon",),
+    "eps": ("epsilon",),
     "ignore_label": ("ignore_index",),
     "lse_square_scale": ("z_loss",),
     "clamp": ("eps",),
