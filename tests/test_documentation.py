@@ -24,6 +24,7 @@ FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
 # Libraries that tests do without: a block that names one, or a file which does, does not run where it is not installed.
 OPTIONAL = (
     "accelerate",
+    "dask",
     "jax",
     "keras",
     "lightgbm",
