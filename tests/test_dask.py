@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import xent
+import xent.metrics
 
 dask = pytest.importorskip("dask")
 da: Any = pytest.importorskip("dask.array")
@@ -154,7 +155,8 @@ def test_bits_are_those_of_the_whole(dtype, chunks):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_mean_is_the_nearest_number_whatever_the_chunks(dtype):
     rng = np.random.default_rng(4)
-    z = rng.normal(0, 5, (40_000, 6)).astype(dtype)
+    # Losses of many sizes, of which no sum in floating point is exact.
+    z = (rng.normal(0, 5, (40_000, 6)) * 10.0 ** rng.integers(-2, 12, (40_000, 1))).astype(dtype)
     targets = rng.integers(0, 6, len(z))
     rows = xent.cross_entropy(z, targets, reduction="none").astype(float)
     nearest = z.dtype.type(math.fsum(rows) / len(z))
@@ -482,3 +484,52 @@ def test_without_dask_the_error_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install dask" in done.stderr.replace("'", "").replace("[array]", "")
     assert "ModuleNotFoundError: xent.dask needs" in done.stderr
+
+
+@pytest.mark.parametrize("chunks", [(20, CLASSES), (7, 10), (ROWS, 5)])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("kind", ["int64", "U3"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_loss(dtype, kind, weighted, normalize, chunks):
+    given = data(dtype)
+    labels = np.array([f"{i:03}" for i in range(CLASSES)]).astype(kind)
+    # Every label occurs.
+    y = labels[np.append(np.arange(CLASSES), given["indices"][: ROWS - CLASSES] % CLASSES)]
+    weight = given["sample_weight"] if weighted else None
+    probs = given["probabilities"]
+    probs[3, 3:6] = 0, probs[3, 3:5].sum(), probs[3, 5]
+    expected = xent.metrics.log_loss(y, probs, normalize=normalize, sample_weight=weight)
+    options = {"normalize": normalize, "sample_weight": weight}
+    lazy = da.from_array(probs, chunks=chunks)
+    for more in ({}, {"labels": labels}):
+        found = xd.log_loss(da.from_array(y, chunks=9), lazy, **options, **more)
+        close(found.compute(), np.float64(expected), EPS["float64"] * (1 if normalize else ROWS))
+
+
+def test_log_loss_of_two_labels():
+    y, p = np.array(["ham", "spam", "spam"]), np.array([0.25, 1.0, 0.0])
+    found = xd.log_loss(y, da.from_array(p, chunks=2)).compute()
+    close(found, np.float64(xent.metrics.log_loss(y, p)), EPS["float64"])
+
+
+def test_log_loss_refuses_what_is_none():
+    probs = np.full((6, 4), 0.25)
+    lazy = da.from_array(probs, chunks=(2, 3))
+    y = np.array([0, 1, 2, 3, 0, 1])
+    bad = probs.copy()
+    bad[5, 3] = np.nan
+    with pytest.raises(ValueError, match=r"^y_proba\[5, 3\] = nan is not a probability"):
+        xd.log_loss(y, da.from_array(bad, chunks=(2, 3))).compute()
+    with pytest.warns(UserWarning, match="do not sum to one"):
+        xd.log_loss(y, da.from_array(probs / 2, chunks=(2, 3))).compute()
+    with pytest.raises(ValueError, match=r"^y_true and y_prob contain different number"):
+        xd.log_loss(y % 3, lazy).compute()
+    with pytest.raises(ValueError, match="number of classes in labels is different"):
+        xd.log_loss(y, lazy, labels=[0, 1, 2])
+    with pytest.raises(ValueError, match="not belonging to the passed labels"):
+        xd.log_loss(y + 1, lazy, labels=[0, 1, 2, 3]).compute()
+    with pytest.raises(ValueError, match=r"^y_true: expected shape"):
+        xd.log_loss(y[:5], lazy)
+    with pytest.raises(ValueError, match=r"^sample_weight: expected finite weights"):
+        xd.log_loss(y, lazy, sample_weight=np.zeros(6)).compute()

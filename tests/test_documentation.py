@@ -134,6 +134,7 @@ def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
     "folder",
     [
         "src/xent",
+        "src/xent/dask",
         "src/xent/torch",
         "src/xent/cli/bench",
         "src/xent/cli/score",

@@ -69,10 +69,14 @@ def lines() -> list[Line]:
 
 
 LINES = lines()
+BRIDGES = re.compile(r"xent\.(jax|dask)\.")
 CALLS = [
-    line for line in LINES if not line.library.endswith("tutorial") and "xent.jax." not in line.ours
+    line
+    for line in LINES
+    if not line.library.endswith("tutorial") and not BRIDGES.search(line.ours)
 ]
 IN_JAX = [line for line in LINES if "xent.jax." in line.ours]
+IN_DASK = [line for line in LINES if "xent.dask." in line.ours]
 
 
 def data() -> dict[str, Any]:
@@ -326,6 +330,20 @@ def test_line_in_jax(line):
             for code in (line.theirs, line.ours)
         ]
         assert_close(*grads, **library.close_gradient)
+
+
+@pytest.mark.parametrize("line", IN_DASK, ids=lambda line: f"{line.library}-{line.number}")
+def test_line_in_dask(line):
+    da, bridge = pytest.importorskip("dask.array"), pytest.importorskip("xent.dask")
+    names: dict[str, Any] = {
+        name: da.from_array(array, chunks=(5, 2)[: array.ndim])
+        for name, array in data().items()
+        if isinstance(array, np.ndarray) and array.ndim < 3
+    }
+    names |= {"da": da, "scipy": pytest.importorskip("scipy")}
+    names["xent"] = SimpleNamespace(dask=bridge)
+    theirs, ours = (eval(code, names).compute() for code in (line.theirs, line.ours))
+    assert_close(theirs, ours, **CLOSE)
 
 
 def test_gradients_are_compared():

@@ -11,10 +11,12 @@ except ModuleNotFoundError as error:
     ) from error
 
 from xent.dask.losses import cross_entropy, perplexity, token_log_probs
+from xent.dask.metrics import log_loss
 from xent.dask.special import log_softmax, logsumexp, softmax
 
 __all__ = [
     "cross_entropy",
+    "log_loss",
     "log_softmax",
     "logsumexp",
     "perplexity",

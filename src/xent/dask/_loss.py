@@ -11,7 +11,7 @@ import numpy as np
 from dask.delayed import delayed
 
 from xent import _arguments as arguments
-from xent import _functions
+from xent import _functions, stages
 from xent.dask import _tasks
 from xent.dask._graph import Blocks, lazy, of_rows, placeholder, scalar
 
@@ -234,7 +234,7 @@ class Loss:
             (self.targets, self.target_axes),
             self.shard(self.class_weight),
             self.shard(self.class_bias),
-            dtype=_tasks.stages.dtype,
+            dtype=stages.dtype,
             adjust_chunks=dict.fromkeys(blocks.axes, 1),
             stage=self.stage,
             **options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ class Terms(NamedTuple):
             return targets
         along = 1 if class_weight is None else shaped(class_weight, axis, targets.ndim)
         with np.errstate(all="ignore"):
-            return (targets.astype(dtype) * (1 - e) + e / dtype.type(self.classes)) * along
+            found: Array = (targets.astype(dtype) * (1 - e) + e / dtype.type(self.classes)) * along
+            return found
 
 
 def shaped(of_classes: Array, axis: int, ndim: int) -> Array:
@@ -45,12 +47,16 @@ def checked(targets: Array, classes: int, ignore_index: int | None, block_info: 
     bad = outside(targets, classes, ignore_index)
     if bad >= 0:
         place = np.unravel_index(bad, targets.shape)
-        begin = [start for start, _ in block_info[0]["array-location"]]
-        where = ", ".join(str(int(i) + b) for i, b in zip(place, begin, strict=True))
         raise IndexError(
-            f"targets[{where}] = {int(targets[place])}{not_a_class(classes, ignore_index)}"
+            f"targets[{in_whole(place, block_info)}] = {int(targets[place])}{not_a_class(classes, ignore_index)}"
         )
     return targets
+
+
+def in_whole(place: Sequence[Any], block_info: Any) -> str:
+    """Return the position in the whole array of an element of a chunk, as messages show it."""
+    begin = [start for start, _ in block_info[0]["array-location"]]
+    return ", ".join(str(int(i) + b) for i, b in zip(place, begin, strict=True))
 
 
 def counted(targets: Array, ignore_index: int | None) -> Array:

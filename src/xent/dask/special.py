@@ -9,6 +9,7 @@ import numpy as np
 
 import xent
 from xent import _arguments as arguments
+from xent import stages
 from xent._keywords import named, unknown_keyword
 from xent.dask import _tasks
 from xent.dask._graph import Blocks, lazy, placeholder
@@ -38,7 +39,7 @@ class Family:
             blocks.all,
             (blocks.x, blocks.all),
             self.offsets(),
-            dtype=_tasks.stages.dtype,
+            dtype=stages.dtype,
             adjust_chunks=dict.fromkeys(self.axes, 1),
             axes=self.axes,
             classes=blocks.classes,
