@@ -168,6 +168,22 @@ def test_mean_is_the_nearest_number_whatever_the_chunks(dtype):
     assert abs(found[0] - nearest) <= np.spacing(nearest)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_that_cancel_are_exact(dtype):
+    """Each row comes twice, with opposite weights, in any order; but for the last."""
+    rng = np.random.default_rng(6)
+    z = (rng.normal(0, 5, (5000, 6)) * 10.0 ** rng.integers(-2, 12, (5000, 1))).astype(dtype)
+    order = np.append(rng.permutation(10_000), 0)
+    z, targets = np.concatenate([z, z])[order], np.resize(rng.integers(0, 6, 5000), 10_000)[order]
+    sign = np.repeat([1.0, -1.0], 5000)[order]
+    z[-1] = rng.normal(size=6)
+    expected = xent.cross_entropy(z[-1:], targets[-1:], reduction="sum")
+    for chunks in ((4096, 6), (1000, 4)):
+        logits = da.from_array(z, chunks=chunks)
+        found = xd.cross_entropy(logits, targets, sample_weight=sign, reduction="sum")
+        same(found.compute(), expected)
+
+
 def test_weights_of_a_mean_may_have_any_common_factor():
     given = data("float32")
     logits = da.from_array(given["logits"], chunks=(7, 10))
