@@ -2330,6 +2330,63 @@ MUTATIONS = (
         "total + 1, max(total, 1)",
         "tests/test_score_command.py -k memory",
     ),
+    # xent.dask.
+    Mutation(
+        "xent.dask names the position of a bad target in the whole array",
+        "src/xent/dask/_tasks.py",
+        "str(int(i) + b)",
+        "str(int(i))",
+        "tests/test_dask.py -k test_bad_target",
+    ),
+    Mutation(
+        "in xent.dask each chunk has the classes from its own first on",
+        "src/xent/dask/_graph.py",
+        "[0, *accumulate(sizes)][:-1]",
+        "[0, *accumulate(sizes[:1] * len(sizes))][:-1]",
+        "tests/test_dask.py -k test_cross_entropy",
+    ),
+    Mutation(
+        "no task of xent.dask reads two chunks of logits",
+        "src/xent/dask/_graph.py",
+        "    return value\n\n\ndef placeholder",
+        "    return value.rechunk({value.ndim - 1: -1})\n\n\ndef placeholder",
+        "tests/test_dask.py -k test_no_task",
+    ),
+    Mutation(
+        "a mean of xent.dask is rounded once, at the end",
+        "src/xent/dask/_tasks.py",
+        "    total.add(rows)\n    return total",
+        "    total.add(rows.sum(dtype=float))\n    return total",
+        "tests/test_dask.py -k test_sums_that_cancel",
+    ),
+    Mutation(
+        "in xent.dask the gradient of a row of weight 0 is 0, whatever its logits are",
+        "src/xent/dask/_tasks.py",
+        "    if not counts.all():",
+        "    if False:",
+        "tests/test_dask.py -k test_mean_of_nothing",
+    ),
+    Mutation(
+        "in xent.dask a row with +inf and NaN has no log-sum-exp",
+        "src/xent/dask/_tasks.py",
+        "np.isnan(z[infinite]).any(axis=-1)",
+        "False",
+        "tests/test_dask.py -k infinities",
+    ),
+    Mutation(
+        "arguments of xent.dask are refused by the call, not by its tasks",
+        "src/xent/dask/_loss.py",
+        "            arguments.label_smoothing(label_smoothing),",
+        "            label_smoothing,",
+        "tests/test_dask.py -k test_bad_arguments",
+    ),
+    Mutation(
+        "xent.dask.log_loss names the position of what is no probability in the whole array",
+        "src/xent/dask/_log_loss.py",
+        "{in_whole(place, block_info)}",
+        "{', '.join(map(str, map(int, place)))}",
+        "tests/test_dask.py -k test_log_loss_refuses",
+    ),
     # xent.jax.
     Mutation(
         "in xent.jax each loss that vmap maps has a mean of its own",

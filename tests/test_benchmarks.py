@@ -84,9 +84,9 @@ def worker() -> Iterator[Worker]:
 )
 def test_answers_of_frameworks_agree(case: Case, worker: Worker):
     """In a process of its own, because importing them changes settings."""
-    frameworks = [name for name in ("torch", "jax") if find_spec(name)]
+    frameworks = [name for name in ("torch", "jax", "dask") if find_spec(name)]
     if not frameworks:
-        pytest.skip("neither torch nor JAX is installed")
+        pytest.skip("none of torch, JAX and Dask is installed")
     one = worker(compare, small(case), 1, _core.isa(), 1, frameworks)
     assert one.seconds.keys() == {"xent", *available(case, frameworks)}
     assert not one.left_out
@@ -486,7 +486,7 @@ def test_only_numpy_is_needed(
     calls, left_out = contenders(small(BY_NAME["grad-512x50257-bf16"]), tuple(rivals.RIVALS), 1)
     assert (calls.keys(), left_out) == ({"xent", "numpy"}, {})
     assert bench.notes([], list(rivals.RIVALS)) == [
-        "Not installed, so not compared with: scipy, sklearn, torch, jax, torch-fused, chunked, torchmetrics, numkong."
+        "Not installed, so not compared with: scipy, sklearn, torch, jax, torch-fused, chunked, torchmetrics, numkong, dask."
     ]
     show(comparison_table([comparison("grad-32x10")]))
     assert "| grad-32x10 |" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+from importlib.util import find_spec
 from operator import attrgetter
 
 import numpy as np
@@ -14,6 +15,10 @@ from xent import boosting
 
 # Public names of `xent`, and of its modules that `import xent` leaves out.
 NAMES = sorted([*xent.__all__, *(f"boosting.{name}" for name in boosting.__all__)])
+if find_spec("dask"):
+    import xent.dask
+
+    NAMES += [f"dask.{name}" for name in xent.dask.__all__]
 
 
 @pytest.mark.parametrize("name", NAMES)

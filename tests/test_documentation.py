@@ -24,6 +24,7 @@ FILE = re.compile(r"\A(?:/\* (\S+) \*/|# (\S+\.\w+))\n")
 # Libraries that tests do without: a block that names one, or a file which does, does not run where it is not installed.
 OPTIONAL = (
     "accelerate",
+    "dask",
     "jax",
     "keras",
     "lightgbm",
@@ -133,6 +134,7 @@ def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
     "folder",
     [
         "src/xent",
+        "src/xent/dask",
         "src/xent/torch",
         "src/xent/cli/bench",
         "src/xent/cli/score",

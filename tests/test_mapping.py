@@ -69,10 +69,14 @@ def lines() -> list[Line]:
 
 
 LINES = lines()
+BRIDGES = re.compile(r"xent\.(jax|dask)\.")
 CALLS = [
-    line for line in LINES if not line.library.endswith("tutorial") and "xent.jax." not in line.ours
+    line
+    for line in LINES
+    if not line.library.endswith("tutorial") and not BRIDGES.search(line.ours)
 ]
 IN_JAX = [line for line in LINES if "xent.jax." in line.ours]
+IN_DASK = [line for line in LINES if "xent.dask." in line.ours]
 
 
 def data() -> dict[str, Any]:
@@ -328,6 +332,20 @@ def test_line_in_jax(line):
         assert_close(*grads, **library.close_gradient)
 
 
+@pytest.mark.parametrize("line", IN_DASK, ids=lambda line: f"{line.library}-{line.number}")
+def test_line_in_dask(line):
+    da, bridge = pytest.importorskip("dask.array"), pytest.importorskip("xent.dask")
+    names: dict[str, Any] = {
+        name: da.from_array(array, chunks=(5, 2)[: array.ndim])
+        for name, array in data().items()
+        if isinstance(array, np.ndarray) and array.ndim < 3
+    }
+    names |= {"da": da, "scipy": pytest.importorskip("scipy")}
+    names["xent"] = SimpleNamespace(dask=bridge)
+    theirs, ours = (eval(code, names).compute() for code in (line.theirs, line.ours))
+    assert_close(theirs, ours, **CLOSE)
+
+
 def test_gradients_are_compared():
     """Most lines are lone calls of a loss."""
     assert sum(differentiated(line.ours) is not None for line in CALLS) > 60
@@ -423,8 +441,9 @@ def test_keras_tutorial():
 
 
 def test_every_line_is_tested():
-    assert {line.library for line in LINES} == {*LIBRARIES, "PyTorch tutorial", "Keras tutorial"}
-    assert all(line.theirs and line.ours for line in CALLS)
+    others = {"Dask", "PyTorch tutorial", "Keras tutorial"}
+    assert {line.library for line in LINES} == {*LIBRARIES, *others}
+    assert all(line.theirs and line.ours for line in [*CALLS, *IN_DASK])
 
 
 def test_gradient_of_rows_divided_by_their_sum():

@@ -125,9 +125,9 @@ def predictions(
             )
         classes, column, indicator = np.arange(y.shape[1]), None, y
     else:
-        classes, column = _encoded(y) if labels is None else _declared(y, labels)
+        classes, column = encoded(y) if labels is None else declared(y, labels)
         indicator = None
-    _check_classes(classes, columns, labels)
+    check_classes(classes, columns, labels)
     return _warn_of_sums(Predictions(proba, column, indicator, weight))
 
 
@@ -137,7 +137,7 @@ def binary_predictions(
     """Validate labels of two kinds, one of them positive, and probabilities of the positive one."""
     proba = probabilities(y_proba, "y_proba")
     y, weight = _of_equal_length(y_true, proba, sample_weight)
-    classes, column = _encoded(y) if y.ndim == 1 else (np.arange(y.shape[1]), y)
+    classes, column = encoded(y) if y.ndim == 1 else (np.arange(y.shape[1]), y)
     if y.ndim == 2 or len(classes) > 2:
         kind = "multilabel-indicator" if y.ndim == 2 else "multiclass"
         raise ValueError(
@@ -268,7 +268,7 @@ def _of_equal_length(y_true: Any, proba: Array, sample_weight: Any) -> tuple[Arr
     return y, weight
 
 
-def _encoded(y: Array) -> tuple[Array, Array]:
+def encoded(y: Array) -> tuple[Array, Array]:
     """Return the sorted labels that occur, and the number of each row's."""
     if y.dtype.kind == "f":
         whole = np.isfinite(y) & (y == np.trunc(y))
@@ -296,12 +296,12 @@ def _encoded(y: Array) -> tuple[Array, Array]:
     return classes, column
 
 
-def _declared(y: Array, labels: Any) -> tuple[Array, Array]:
+def declared(y: Array, labels: Any) -> tuple[Array, Array]:
     """Return the labels that were passed, sorted, and the number of each row's."""
     given = _array(labels, "labels")
     if given.ndim != 1 or not given.size:
         raise ValueError(f"labels: expected one label for each class, got shape {given.shape}")
-    classes, _ = _encoded(given)
+    classes, _ = encoded(given)
     if len(classes) != len(given):
         raise ValueError(f"labels: expected each label once, got {labels}")
     if not (classes == given).all():
@@ -311,7 +311,7 @@ def _declared(y: Array, labels: Any) -> tuple[Array, Array]:
             UserWarning,
             stacklevel=4,
         )
-    found, column = _encoded(y)
+    found, column = encoded(y)
     known = np.isin(found, classes)
     if not known.all():
         raise ValueError(
@@ -320,7 +320,7 @@ def _declared(y: Array, labels: Any) -> tuple[Array, Array]:
     return classes, np.searchsorted(classes, found)[column]
 
 
-def _check_classes(classes: Array, columns: int, labels: Any) -> None:
+def check_classes(classes: Array, columns: int, labels: Any) -> None:
     """Raise unless there are two classes or more, as many as columns."""
     if len(classes) == 1:
         raise ValueError(

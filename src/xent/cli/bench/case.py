@@ -95,7 +95,7 @@ class Case:
         logits; 0: the logits are given.
     fresh : bool
         Results go to new arrays, not to buffers that the caller reuses.
-    bridge : {"", "torch", "jax"}
+    bridge : {"", "torch", "jax", "dask"}
         The library in whose programs `xent` is called, by its functions for that.
     options : mapping
         Further keyword arguments of the function.
@@ -119,7 +119,7 @@ class Case:
     soft: bool = False
     features: int = 0
     fresh: bool = False
-    bridge: Literal["", "torch", "jax"] = ""
+    bridge: Literal["", "torch", "jax", "dask"] = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     arrays: tuple[str, ...] = ()
     tier: str = "all"

@@ -25,6 +25,7 @@ COLOURS = {
     "chunked": "#fb6a4a",
     "torchmetrics": "#fcbba1",
     "numkong": "#8c6d31",
+    "dask": "#e7969c",
 }
 MARKERS = "osd^vP*X<"
 STYLE: dict[Any, Any] = {

@@ -379,6 +379,16 @@ if find_spec("jax"):
             on_request=True,
         ),
     )
+if find_spec("dask"):
+    WORKLOADS += (
+        workload(
+            "dask",
+            "In Dask: xent.dask and its reductions, of four chunks of classes and as many of rows",
+            *loss_and_gradient((512, 50257), "in-dask", bridge="dask"),
+            *loss_and_gradient((8192, 1000), "in-dask", bridge="dask"),
+            on_request=True,
+        ),
+    )
 
 CASES: tuple[Case, ...] = tuple(case for group in WORKLOADS for case in group.cases)
 TITLES = {group.name: group.title for group in WORKLOADS}

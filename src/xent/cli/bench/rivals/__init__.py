@@ -24,6 +24,7 @@ import numpy as np
 from xent.cli.bench.case import Case
 from xent.cli.bench.data import Data, widened
 from xent.cli.bench.rivals.chunked import Chunked
+from xent.cli.bench.rivals.dask import Dask, XentInDask
 from xent.cli.bench.rivals.jax import Jax, XentInJax
 from xent.cli.bench.rivals.library import Call, Library
 from xent.cli.bench.rivals.numkong import NumKong
@@ -45,10 +46,16 @@ RIVALS: dict[str, type[Library]] = {
     "chunked": Chunked,
     "torchmetrics": TorchMetrics,
     "numkong": NumKong,
+    "dask": Dask,
 }
 
 #: `xent` itself, by the bridge of a case.
-BRIDGES: dict[str, type[Library]] = {"": Xent, "torch": XentInTorch, "jax": XentInJax}
+BRIDGES: dict[str, type[Library]] = {
+    "": Xent,
+    "torch": XentInTorch,
+    "jax": XentInJax,
+    "dask": XentInDask,
+}
 
 
 def available(case: Case, rivals: Sequence[str] = tuple(RIVALS)) -> list[str]:
