@@ -1,0 +1,99 @@
+"""The rows of a call whose classes are divided among ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from xent._composed import Array, Loss, counted
+from xent.mpi._ranks import Grid, Slice, digest, together
+from xent.mpi._sums import sums
+
+
+class Shard(Loss):
+    """Rows of which a rank holds the logits of some classes, and the class weights, bias and soft targets of these.
+
+    Everything but the gradient is found on every rank of `comm`, from sums that are the same on all.
+    """
+
+    comm: MPI.Intracomm
+    place: Slice
+    weights: Array | None = None
+
+    def put(self, comm: MPI.Intracomm, place: Slice, weights: Array | None) -> None:
+        """Set where the slice lies, and the class weights of all targets, `target_weights`."""
+        self.comm, self.place, self.weights = comm, place, weights
+        self.shard, self.classes = place.arguments, place.num_classes
+
+    def reduce(self) -> None:
+        with together(self.comm):
+            self.prepare()
+        merged = self.stage_sums()
+        with together(self.comm):
+            self.weigh(merged)
+
+    def stage_sums(self) -> Array:
+        return sums(
+            self.comm,
+            self.place,
+            self.logits,
+            self.given.index if self.given.index is not None else self.soft(),
+            class_weight=self.class_weight if self.smooth else None,
+            smooth=self.smooth > 0,
+            entropy=self.needs_entropy,
+            **self.stage_options() | {"class_bias": self.given.class_bias},
+        )
+
+    def soft(self) -> Array:
+        """Return the soft targets, smoothed and weighted."""
+        changed = isinstance(self.targets, np.ndarray) and self.targets is not self.target
+        found: Array = self.targets if changed else self.given.soft
+        return found
+
+    def target_weight(self, counts: Array) -> Array:
+        assert self.weights is not None
+        return self.weights
+
+
+def options_of(request: Any, reduction: str, with_grad: bool) -> dict[str, Any]:
+    """Return what must be the same on every rank of a call."""
+    return {
+        "dtype": str(request.precision.compute),
+        "reduction": reduction,
+        "return_grad": bool(with_grad),
+        "temperature": request.temperature,
+        "softcap": request.softcap,
+        "ignore_index": request.ignore_index,
+    }
+
+
+def rows_of(request: Any, sample_weight: Any, upstream: Any) -> dict[str, Any]:
+    """Return what must be the same on every rank that holds other classes of the same rows."""
+    index, shape = request.index, request.shape
+    return {
+        "rows": shape,
+        "targets": "class probabilities" if index is None else digest(index.astype(np.int64), shape),
+        "sample_weight": digest(sample_weight, shape),
+        "grad_output": digest(upstream, shape),
+    }
+
+
+def target_weights(
+    grid: Grid, place: Slice, request: Any, class_weight: Array | None
+) -> Array | None:
+    """Return the class weight of every row's target, which one rank holds; raise for a target that is no class."""
+    with together(grid.comm):
+        index, found = request.index, None
+        if index is not None:
+            counts = counted(request, index, place.num_classes)
+            if class_weight is not None:
+                here = np.where(counts, index, -1).astype(np.int64)
+                held = (here >= place.begin) & (here < place.end)
+                found = np.zeros(index.shape)
+                found[held] = class_weight[here[held] - place.begin]
+    if found is not None:
+        # One term of each sum is not 0, so that it is exact.
+        grid.comm.Allreduce(MPI.IN_PLACE, found)
+    return found

@@ -1,0 +1,238 @@
+"""Checks that tests/test_mpi.py runs on every rank of an MPI program: `mpiexec -n 2 python mpi_ranks.py options float32`.
+
+Every rank makes the arrays of the whole vocabulary from one seed, gives `xent.mpi` its slice of them, and compares with a
+single process, or returns the bits of what it got.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+import xent
+import xent.mpi
+
+COMM = MPI.COMM_WORLD
+ROWS, CLASSES = 6, 50
+CHUNK = 16384
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"label_smoothing": 0.1},
+    {"class_weight": True},
+    {"class_weight": True, "label_smoothing": 0.2, "sample_weight": True},
+    {"z_loss": 1e-2, "softcap": 4.0, "temperature": 0.7},
+    {"entropy_weight": 0.1, "class_bias": True},
+    {"ignore_index": 7},
+    {"ignore_index": None},
+]
+
+
+class Data:
+    """Arrays of the whole vocabulary, and the parts of them that this rank holds."""
+
+    def __init__(self, dtype: str = "float64", classes: int = CLASSES, bounds: Any = None):
+        rng = np.random.default_rng(3)
+        self.logits = rng.normal(0, 3, (ROWS, classes)).astype(dtype)
+        self.targets = rng.integers(0, classes, ROWS)
+        self.soft = rng.random((ROWS, classes))
+        self.arrays = {
+            "class_weight": rng.uniform(0.5, 2, classes),
+            "class_bias": rng.normal(size=classes),
+            "sample_weight": rng.uniform(0.5, 2, ROWS),
+        }
+        if bounds is None:
+            bounds = np.linspace(0, classes, COMM.size + 1).astype(int)
+        self.at = slice(bounds[COMM.rank], bounds[COMM.rank + 1])
+
+    def given(self, options: dict[str, Any], own: bool) -> dict[str, Any]:
+        """Return options with their arrays: those of this rank, or the whole."""
+        found = dict(options)
+        for name in self.arrays.keys() & options:
+            found[name] = self.arrays[name]
+            if own and name != "sample_weight":
+                found[name] = found[name][self.at]
+        return found
+
+
+def close(found: Any, expected: Any, dtype: str) -> None:
+    """Compare: both sides round to the dtype, and sum fewer than a hundred terms in the compute dtype."""
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        np.asarray(found, float), np.asarray(expected, float), rtol=32 * eps, atol=32 * eps
+    )
+
+
+def check_options(dtype: str) -> None:
+    data = Data(dtype)
+    upstream = np.random.default_rng(1).normal(size=ROWS)
+    for options in OPTIONS:
+        targets = data.targets.copy()
+        targets[1] = 7 if options.get("ignore_index", -100) == 7 else targets[1]
+        targets[2] = -100 if "ignore_index" not in options else targets[2]
+        kinds = [(targets, targets)]
+        if "ignore_index" not in options:
+            kinds.append((data.soft, data.soft[:, data.at]))
+        for whole, own in kinds:
+            for reduction in ("mean", "sum", "none"):
+                more = {"reduction": reduction, "return_grad": True, "return_lse": True}
+                more["grad_output"] = upstream if reduction == "none" else 0.5
+                expected = xent.cross_entropy(
+                    data.logits, whole, **data.given(options, False), **more
+                )
+                found = xent.mpi.cross_entropy(
+                    data.logits[:, data.at], own, comm=COMM, **data.given(options, True), **more
+                )
+                assert found[1].dtype == expected[1].dtype
+                single = "float32" if dtype == "float16" else dtype
+                close(found[0], expected[0], single)
+                close(found[1], expected[1][:, data.at], dtype)
+                close(found[2], expected[2], single)
+
+
+def check_functions(dtype: str) -> None:
+    data = Data(dtype)
+    own = data.logits[:, data.at]
+    close(xent.mpi.logsumexp(own, comm=COMM), xent.logsumexp(data.logits, axis=1), dtype)
+    expected = xent.softmax(data.logits, axis=1)[:, data.at]
+    close(xent.mpi.softmax(own, comm=COMM), expected, dtype)
+    turned = np.ascontiguousarray(own.T)
+    close(xent.mpi.softmax(turned, comm=COMM, axis=0, out=turned), expected.T, dtype)
+
+
+def check_layouts() -> None:
+    """Slices of any size and in any order, empty ones too; the gradient over the logits."""
+    n = COMM.size
+    for bounds in ([0] * n + [CLASSES], [0] + [CLASSES] * n, [0] + [20] * (n - 1) + [CLASSES]):
+        data = Data(bounds=bounds)
+        expected = xent.cross_entropy(data.logits, data.targets, return_grad=True)
+        logits = data.logits[:, data.at].copy()
+        loss, grad = xent.mpi.cross_entropy(logits, data.targets, comm=COMM, return_grad=True, grad_out=logits)
+        assert grad is logits
+        close(loss, expected[0], "float64")
+        close(grad, expected[1][:, data.at], "float64")
+    data = Data()
+    other = COMM.Split(0, -COMM.rank)
+    loss, grad = xent.mpi.cross_entropy(
+        data.logits[:, data.at],
+        data.targets,
+        comm=other,
+        class_offset=data.at.start,
+        return_grad=True,
+    )
+    expected = xent.cross_entropy(data.logits, data.targets, return_grad=True)
+    close(loss, expected[0], "float64")
+    close(grad, expected[1][:, data.at], "float64")
+
+
+def print_bits(dtype: str) -> None:
+    """Print the bits of all results, with slices that end at multiples of 16,384 classes."""
+    classes = 8 * CHUNK
+    bounds = [classes * i // COMM.size for i in range(COMM.size + 1)]
+    data, digest = Data(dtype, classes, bounds), []
+    for options in OPTIONS[:6]:
+        found = xent.mpi.cross_entropy(
+            data.logits[:, data.at],
+            data.targets,
+            comm=COMM,
+            return_grad=True,
+            return_lse=True,
+            **data.given(options, True),
+        )
+        grads = COMM.gather(found[1])
+        if grads is not None:
+            digest += [found[0].tobytes(), np.concatenate(grads, 1).tobytes(), found[2].tobytes()]
+    if digest:
+        import hashlib
+
+        print(hashlib.sha256(b"".join(digest)).hexdigest())
+
+
+def raised(call: Callable[[], Any]) -> str:
+    """Return what a call raised, which must be the same on every rank."""
+    try:
+        call()
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        assert any("rank" in note for note in error.__notes__)
+    else:
+        said = "nothing"
+    first, *others = COMM.allgather(said)
+    assert all(other == first for other in others), (first, others)
+    return said
+
+
+def check_errors() -> None:
+    """What goes wrong on the last rank alone is raised on all, and nothing is written."""
+    data, last = Data(), COMM.rank == COMM.size - 1
+    own, y = data.logits[:, data.at], data.targets
+    bad, few, moved = y.copy(), y[:3], (y + 1) % CLASSES
+    bad[4] = CLASSES
+    out = np.full(own.shape, 7.0)
+    several = COMM.size > 1
+    cases: list[tuple[str, Any, dict[str, Any]]] = [
+        ("IndexError: targets[4] = 50", bad, {}),
+        ("ValueError: targets: shape (3,)", few if last else y, {}),
+        ("ValueError: temperature: ", y, {"temperature": -1.0 if last else 1.0}),
+        ("TypeError: softcap: ", y, {"softcap": "x" if last else None}),
+        ("ValueError: class_weight: ", y, {"class_weight": np.ones(own.shape[1] + last)}),
+    ]
+    if several:
+        cases += [
+            ("ValueError: targets: those of rank", moved if last else y, {}),
+            ("ValueError: sample_weight: ", y, {"sample_weight": np.full(ROWS, 1.0 + last)}),
+            ("ValueError: z_loss: rank", y, {"z_loss": 0.1 if last else 0.2}),
+            ("ValueError: reduction: rank", y, {"reduction": "sum" if last else "mean"}),
+            ("ValueError: class_offset: not given", y, {"class_offset": 0 if last else None}),
+            ("ValueError: class_offset: the classes of", y, {"class_offset": data.at.start + last}),
+        ]
+    for says, targets, options in cases:
+        said = raised(
+            lambda targets=targets, options=options: xent.mpi.cross_entropy(
+                own, targets, comm=COMM, return_grad=True, grad_out=out, **options
+            )
+        )
+        assert said.startswith(says), said
+        assert (out == 7).all()
+    close(
+        xent.mpi.cross_entropy(own, y, comm=COMM), xent.cross_entropy(data.logits, y), "float64"
+    )
+
+
+def check_injected() -> None:
+    """A failure inside any stage on one rank is raised on all of them."""
+    from xent import stages
+
+    data = Data()
+    for name in ("reduce", "apply"):
+        before = getattr(stages, name)
+
+        def fails(*args: Any, name: str = name, **options: Any) -> Any:
+            raise MemoryError(name)
+
+        if COMM.rank == COMM.size - 1:
+            setattr(stages, name, fails)
+        said = raised(
+            lambda: xent.mpi.cross_entropy(
+                data.logits[:, data.at], data.targets, comm=COMM, return_grad=True
+            )
+        )
+        setattr(stages, name, before)
+        assert said == f"MemoryError: {name}"
+
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "options": check_options,
+    "functions": check_functions,
+    "layouts": check_layouts,
+    "bits": print_bits,
+    "errors": check_errors,
+    "injected": check_injected,
+}
+
+if __name__ == "__main__":
+    CHECKS[sys.argv[1]](*sys.argv[2:])
