@@ -6,6 +6,7 @@ single process, or returns the bits of what it got.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from mpi4py import MPI
 
 import xent
 import xent.mpi
+from xent import _linear, stages
 
 COMM = MPI.COMM_WORLD
 ROWS, CLASSES = 6, 50
@@ -104,6 +106,93 @@ def check_functions(dtype: str) -> None:
     close(xent.mpi.softmax(turned, comm=COMM, axis=0, out=turned), expected.T, dtype)
 
 
+def check_linear(dtype: str, block: str) -> None:
+    """Every option, with blocks of so many rows."""
+    data = Data(dtype)
+    rng = np.random.default_rng(5)
+    n, features = 20, 8
+    _linear.BLOCK_BYTES, _linear.BLOCK_ROWS = 1, int(block)
+    hidden = rng.normal(size=(n, features)).astype(dtype)
+    weight = rng.normal(size=(CLASSES, features)).astype(dtype)
+    bias = rng.normal(size=CLASSES).astype(dtype)
+    targets, soft = rng.integers(0, CLASSES, n), rng.random((n, CLASSES))
+    data.arrays["sample_weight"] = rng.uniform(0.5, 2, n)
+    data.arrays["sample_weight"][0] = 0
+    targets[2] = -100
+    upstream = rng.normal(size=n)
+    for options in OPTIONS[:5]:
+        for whole, own in ((targets, targets), (soft, soft[:, data.at])):
+            for reduction in ("mean", "sum", "none"):
+                more = {"reduction": reduction, "return_grad": True}
+                more["grad_output"] = upstream if reduction == "none" else 0.5
+                expected = xent.linear_cross_entropy(
+                    hidden, weight, whole, bias=bias, **data.given(options, False), **more
+                )
+                found = xent.mpi.linear_cross_entropy(
+                    hidden,
+                    weight[data.at],
+                    own,
+                    comm=COMM,
+                    bias=bias[data.at],
+                    **data.given(options, True),
+                    **more,
+                )
+                terms = n if reduction != "mean" else 1
+                near(found[0], expected[0], "float32" if dtype == "float16" else dtype, terms)
+                of_hidden, *of_slice = zip(found[1], expected[1], strict=True)
+                near(*of_hidden, dtype, 1)
+                for mine, all_of_it in of_slice:
+                    assert mine.dtype == all_of_it.dtype
+                    near(mine, all_of_it[data.at], dtype, terms)
+
+
+def near(found: Any, expected: Any, dtype: str, terms: int) -> None:
+    """Compare sums of so many terms of some size, in any order."""
+    bound = 64 * terms * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        np.asarray(found, float), np.asarray(expected, float), rtol=bound, atol=bound
+    )
+
+
+def check_grid() -> None:
+    """Rows and classes divided: the mean of all rows, the gradients of one's own part."""
+    data = Data()
+    down, across = COMM.rank // 2, COMM.rank % 2
+    comm, row_comm = COMM.Split(down, across), COMM.Split(across, down)
+    rows = slice(2 * down, 2 * down + 2) if down == 0 else slice(2, ROWS)
+    at = slice(0, 20) if across == 0 else slice(20, CLASSES)
+    weight, sample = data.arrays["class_weight"], data.arrays["sample_weight"]
+    targets = data.targets.copy()
+    targets[3] = -100
+    hidden = np.random.default_rng(2).normal(size=(ROWS, 4))
+    head = np.random.default_rng(2).normal(size=(CLASSES, 4))
+    for reduction in ("mean", "sum"):
+        options = {"reduction": reduction, "return_grad": True}
+        loss, grad = xent.cross_entropy(
+            data.logits, targets, class_weight=weight, sample_weight=sample, **options
+        )
+        mine = {"class_weight": weight[at], "sample_weight": sample[rows], "comm": comm}
+        mine |= {"row_comm": row_comm, **options}
+        found = xent.mpi.cross_entropy(data.logits[rows, at], targets[rows], **mine)
+        close(found[0], loss, "float64")
+        close(found[1], grad[rows, at], "float64")
+        loss, grads = xent.linear_cross_entropy(
+            hidden, head, targets, class_weight=weight, sample_weight=sample, **options
+        )
+        found = xent.mpi.linear_cross_entropy(hidden[rows], head[at], targets[rows], **mine)
+        close(found[0], loss, "float64")
+        close(found[1][0], grads[0][rows], "float64")
+        close(row_comm.allreduce(found[1][1]), grads[1][at], "float64")
+    # What one rank of the grid raises reaches those that share neither its rows nor its classes.
+    targets[0] = CLASSES
+    said = raised(
+        lambda: xent.mpi.cross_entropy(
+            data.logits[rows, at], targets[rows], comm=comm, row_comm=row_comm
+        )
+    )
+    assert said.startswith("IndexError: targets[0] = 50")
+
+
 def check_layouts() -> None:
     """Slices of any size and in any order, empty ones too; the gradient over the logits."""
     n = COMM.size
@@ -111,7 +200,9 @@ def check_layouts() -> None:
         data = Data(bounds=bounds)
         expected = xent.cross_entropy(data.logits, data.targets, return_grad=True)
         logits = data.logits[:, data.at].copy()
-        loss, grad = xent.mpi.cross_entropy(logits, data.targets, comm=COMM, return_grad=True, grad_out=logits)
+        loss, grad = xent.mpi.cross_entropy(
+            logits, data.targets, comm=COMM, return_grad=True, grad_out=logits
+        )
         assert grad is logits
         close(loss, expected[0], "float64")
         close(grad, expected[1][:, data.at], "float64")
@@ -147,22 +238,20 @@ def print_bits(dtype: str) -> None:
         if grads is not None:
             digest += [found[0].tobytes(), np.concatenate(grads, 1).tobytes(), found[2].tobytes()]
     if digest:
-        import hashlib
-
         print(hashlib.sha256(b"".join(digest)).hexdigest())
 
 
 def raised(call: Callable[[], Any]) -> str:
     """Return what a call raised, which must be the same on every rank."""
+    said = "nothing"
     try:
         call()
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        assert any("rank" in note for note in error.__notes__)
-    else:
-        said = "nothing"
+        noted = len(error.__notes__)
     first, *others = COMM.allgather(said)
     assert all(other == first for other in others), (first, others)
+    assert said == "nothing" or noted == 1
     return said
 
 
@@ -198,16 +287,14 @@ def check_errors() -> None:
         )
         assert said.startswith(says), said
         assert (out == 7).all()
-    close(
-        xent.mpi.cross_entropy(own, y, comm=COMM), xent.cross_entropy(data.logits, y), "float64"
-    )
+    close(xent.mpi.cross_entropy(own, y, comm=COMM), xent.cross_entropy(data.logits, y), "float64")
 
 
 def check_injected() -> None:
     """A failure inside any stage on one rank is raised on all of them."""
-    from xent import stages
-
     data = Data()
+    _linear.BLOCK_BYTES, _linear.BLOCK_ROWS = 1, 2
+    hidden = np.ones((ROWS, 3))
     for name in ("reduce", "apply"):
         before = getattr(stages, name)
 
@@ -216,18 +303,26 @@ def check_injected() -> None:
 
         if COMM.rank == COMM.size - 1:
             setattr(stages, name, fails)
-        said = raised(
-            lambda: xent.mpi.cross_entropy(
-                data.logits[:, data.at], data.targets, comm=COMM, return_grad=True
+        options: dict[str, Any] = {"comm": COMM, "return_grad": True}
+        of_logits = raised(
+            lambda options=options: xent.mpi.cross_entropy(
+                data.logits[:, data.at], data.targets, **options
+            )
+        )
+        of_layer = raised(
+            lambda options=options: xent.mpi.linear_cross_entropy(
+                hidden, np.ones((data.at.stop - data.at.start, 3)), data.targets, **options
             )
         )
         setattr(stages, name, before)
-        assert said == f"MemoryError: {name}"
+        assert of_logits == of_layer == f"MemoryError: {name}"
 
 
 CHECKS: dict[str, Callable[..., None]] = {
     "options": check_options,
     "functions": check_functions,
+    "linear": check_linear,
+    "grid": check_grid,
     "layouts": check_layouts,
     "bits": print_bits,
     "errors": check_errors,

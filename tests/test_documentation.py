@@ -27,6 +27,7 @@ OPTIONAL = (
     "jax",
     "keras",
     "lightgbm",
+    "mpi4py",
     "onnxruntime",
     "optax",
     "tensorflow",
@@ -134,6 +135,7 @@ def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
     [
         "src/xent",
         "src/xent/torch",
+        "src/xent/mpi",
         "src/xent/cli/bench",
         "src/xent/cli/score",
         "csrc",

@@ -42,6 +42,17 @@ def test_functions_are_those_of_one_process(ranks, dtype):
     run(ranks, "functions", dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("block", ["20", "4"])
+def test_linear_is_that_of_one_process(ranks, dtype, block):
+    run(ranks, "linear", dtype, block)
+
+
+def test_grids_of_rows_and_classes():
+    run(4, "grid")
+
+
 @pytest.mark.parametrize("ranks", RANKS)
 def test_slices_of_any_size_and_order(ranks):
     run(ranks, "layouts")

@@ -206,7 +206,7 @@ class Loss:
         self.target = targets
         self.probs: Any = None
         self.shares: Any = None
-        self.shard: dict[str, int] = {}
+        self.shard: dict[str, Any] = {}
         if target_probs is not None:
             self.find_entries(targets, target_probs)
 

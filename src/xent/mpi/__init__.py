@@ -9,7 +9,7 @@ except ModuleNotFoundError as error:
         "xent.mpi needs mpi4py: pip install mpi4py, or 'xent[mpi]'", name="mpi4py"
     ) from error
 
-from xent.mpi.losses import cross_entropy
+from xent.mpi.losses import cross_entropy, linear_cross_entropy
 from xent.mpi.special import logsumexp, softmax
 
-__all__ = ["cross_entropy", "logsumexp", "softmax"]
+__all__ = ["cross_entropy", "linear_cross_entropy", "logsumexp", "softmax"]

@@ -9,7 +9,7 @@ import numpy as np
 from xent import _arguments as arguments
 from xent._blocks import numbers, stored
 from xent.mpi._ranks import Classes, Grid
-from xent.mpi._shard import Shard, options_of, rows_of, target_weights
+from xent.mpi._shard import Shard, options_of, rows_of, target_weights, without_mean
 
 
 def cross_entropy(
@@ -36,7 +36,11 @@ def cross_entropy(
         with_bias = arguments.flag(return_bias_grad, "return_bias_grad")
         if with_bias and options["class_bias"] is None:
             raise ValueError("return_bias_grad: expected class_bias")
+        reduction = options["reduction"]
+        if row_comm is not None:
+            options["reduction"] = without_mean(reduction)
         loss = Shard(logits, targets, target_probs=None, **options)
+        loss.reduction = reduction
         if out is not None:
             shape = loss.shape if loss.reduction == "none" else ()
             out = arguments.buffer(out, "out", shape, loss.compute)
@@ -61,7 +65,7 @@ def cross_entropy(
         reduced = loss.reduction != "none"
         result = loss.reduced(total) if reduced else losses.astype(loss.compute)[()]
         found: list[Any] = [result]
-        grad = loss.grad(grad_out) if with_grad or with_bias else None
+        grad: Any = loss.grad(grad_out) if with_grad or with_bias else None
         if with_grad:
             found.append(grad)
         if with_lse:

@@ -26,7 +26,7 @@ class Slice(NamedTuple):
     num_classes: int
 
     @property
-    def arguments(self) -> dict[str, int]:
+    def arguments(self) -> dict[str, Any]:
         """What the stages are to be told of the slice."""
         return {"class_offset": self.begin, "num_classes": self.num_classes}
 
@@ -59,13 +59,17 @@ class Grid:
         """Return the sums of numbers over the ranks that hold other rows, in the order of these."""
         if self.row_comm is None:
             return list(numbers)
-        return [float(np.sum(a, dtype=np.longdouble)) for a in zip(*self.row_comm.allgather(numbers), strict=True)]
+        return [
+            float(np.sum(a, dtype=np.longdouble))
+            for a in zip(*self.row_comm.allgather(numbers), strict=True)
+        ]
 
     def agree(self, options: dict[str, Any], rows: dict[str, Any], classes: Classes) -> Slice:
         """Return the slice of this rank; raise on every rank alike if arguments differ or slices do not fit each other."""
         same(self.comm, options | rows)
         ranks = slices(self.comm.allgather((classes.count, classes.offset)))
-        found = Slice(*ranks[self.comm.rank], ranks, max(end for _, end in ranks))
+        begin, end = ranks[self.comm.rank]
+        found = Slice(begin, end, ranks, max(end for _, end in ranks))
         if self.row_comm is not None:
             same(self.row_comm, options | {"classes": found[:2], "num_classes": found.num_classes})
         return found
@@ -77,7 +81,9 @@ def communicator(comm: Any, name: str) -> MPI.Intracomm:
             f"{name}: expected an intracommunicator of mpi4py, such as MPI.COMM_WORLD; got {described(comm)}"
         )
     if comm == MPI.COMM_NULL:
-        raise ValueError(f"{name}: expected a communicator of which this process is a rank; got MPI.COMM_NULL")
+        raise ValueError(
+            f"{name}: expected a communicator of which this process is a rank; got MPI.COMM_NULL"
+        )
     return comm
 
 
@@ -90,8 +96,8 @@ def together(comm: MPI.Intracomm) -> Iterator[None]:
     own: Exception | None = None
     try:
         yield
-    except Exception as error:
-        own = portable(error)
+    except Exception as raised:
+        own = portable(raised)
     for rank, error in enumerate(comm.allgather(own)):
         if error is not None:
             raise own if own is not None and rank == comm.rank else error
@@ -112,7 +118,9 @@ def digest(a: Array | None, shape: tuple[int, ...]) -> bytes | None:
     """Return what tells an array, broadcast to `shape`, from others."""
     if a is None:
         return None
-    return blake2b(np.ascontiguousarray(np.broadcast_to(a, shape)).tobytes(), digest_size=16).digest()
+    return blake2b(
+        np.ascontiguousarray(np.broadcast_to(a, shape)).tobytes(), digest_size=16
+    ).digest()
 
 
 def same(comm: MPI.Intracomm, arguments: dict[str, Any]) -> None:

@@ -46,15 +46,20 @@ class Shard(Loss):
             **self.stage_options() | {"class_bias": self.given.class_bias},
         )
 
-    def soft(self) -> Array:
+    def soft(self) -> Any:
         """Return the soft targets, smoothed and weighted."""
         changed = isinstance(self.targets, np.ndarray) and self.targets is not self.target
-        found: Array = self.targets if changed else self.given.soft
+        found: Any = self.targets if changed else self.given.soft
         return found
 
     def target_weight(self, counts: Array) -> Array:
         assert self.weights is not None
         return self.weights
+
+
+def without_mean(reduction: Any) -> Any:
+    """Return the reduction of a part of the rows of a mean, whose weights must not be scaled by themselves."""
+    return "sum" if isinstance(reduction, str) and reduction == "mean" else reduction
 
 
 def options_of(request: Any, reduction: str, with_grad: bool) -> dict[str, Any]:
@@ -74,7 +79,9 @@ def rows_of(request: Any, sample_weight: Any, upstream: Any) -> dict[str, Any]:
     index, shape = request.index, request.shape
     return {
         "rows": shape,
-        "targets": "class probabilities" if index is None else digest(index.astype(np.int64), shape),
+        "targets": "class probabilities"
+        if index is None
+        else digest(index.astype(np.int64), shape),
         "sample_weight": digest(sample_weight, shape),
         "grad_output": digest(upstream, shape),
     }

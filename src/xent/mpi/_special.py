@@ -9,8 +9,7 @@ import numpy as np
 from xent import stages
 from xent._blocks import rounded
 from xent._functions import stage_request
-from xent.mpi._ranks import Classes, Grid, Slice, same
-from xent.mpi._shard import options_of, rows_of
+from xent.mpi._ranks import Classes, Grid, Slice
 from xent.mpi._sums import Array, sums
 
 
@@ -46,4 +45,9 @@ def reduced(
             request.gradient_buffer(out)
         classes = Classes(request.logits.shape[request.class_axis], class_offset)
     place = grid.agree({"dtype": str(request.precision.compute)}, {"rows": request.shape}, classes)
-    return grid, request, place, sums(grid.comm, place, request.logits, None, axis=request.class_axis, dtype=dtype)
+    return (
+        grid,
+        request,
+        place,
+        sums(grid.comm, place, request.logits, None, axis=request.class_axis, dtype=dtype),
+    )

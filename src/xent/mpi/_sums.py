@@ -7,6 +7,7 @@ slices end where chunks do.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ EXCHANGE_BYTES = 64 << 20
 def chunks(begin: int, end: int) -> list[tuple[int, int]]:
     """Return the chunks of a slice, cut at multiples of `CHUNK`; a slice without classes is one."""
     cuts = [begin, *range((begin // CHUNK + 1) * CHUNK, end, CHUNK), end]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def sums(
@@ -67,7 +68,9 @@ def sums(
         received = np.empty(sum(counts) * min(step, len(merged)), stages.dtype)
     ends = np.cumsum(counts)
     order = [
-        part for rank in in_order(place.ranks) for part in range(ends[rank] - counts[rank], ends[rank])
+        part
+        for rank in in_order(place.ranks)
+        for part in range(ends[rank] - counts[rank], ends[rank])
     ]
     for start in range(0, len(merged), step):
         rows = slice(start, min(start + step, len(merged)))
