@@ -193,6 +193,42 @@ def check_grid() -> None:
     assert said.startswith("IndexError: targets[0] = 50")
 
 
+def check_edges() -> None:
+    """Masked classes, a masked slice, NaN, no rows, rows that are all ignored; bits of bfloat16."""
+    data = Data()
+    data.logits[0, data.targets[0]] = -np.inf
+    data.logits[1, : CLASSES // 2] = -np.inf
+    data.logits[2] = -np.inf
+    data.logits[3, 7] = np.nan
+    ignored = np.full(ROWS, -100)
+    empty = np.zeros((0, CLASSES))
+    for logits, targets in ((data.logits, data.targets), (data.logits, ignored), (empty, [])):
+        targets = np.asarray(targets, int)
+        own = logits[:, data.at]
+        for reduction in ("mean", "none"):
+            options = {"reduction": reduction, "return_grad": True}
+            expected = xent.cross_entropy(logits, targets, **options)
+            found = xent.mpi.cross_entropy(own, targets, comm=COMM, **options)
+            close(found[0], expected[0], "float64")
+            close(found[1], expected[1][:, data.at], "float64")
+        close(xent.mpi.logsumexp(own, comm=COMM), xent.logsumexp(logits, axis=1), "float64")
+        expected = xent.softmax(logits, axis=1)[:, data.at]
+        close(xent.mpi.softmax(own, comm=COMM), expected, "float64")
+    bits = (Data("float32").logits.view(np.uint32) >> 16).astype(np.uint16)
+    options = {"dtype": "bfloat16", "return_grad": True}
+    loss, grad = xent.cross_entropy(bits, data.targets, **options)
+    found = xent.mpi.cross_entropy(bits[:, data.at], data.targets, comm=COMM, **options)
+    close(found[0], loss, "float32")
+    assert found[1].dtype == np.uint16
+    # Neighbouring bits are neighbouring numbers: one rounding apart.
+    assert (np.abs(found[1].astype(int) - grad[:, data.at]) <= 1).all()
+    lse = xent.mpi.logsumexp(bits[:, data.at], comm=COMM, dtype="bfloat16")
+    numbers = (bits.astype(np.uint32) << 16).view(np.float32)
+    close(
+        (lse.astype(np.uint32) << 16).view(np.float32), xent.logsumexp(numbers, axis=1), "float16"
+    )
+
+
 def check_layouts() -> None:
     """Slices of any size and in any order, empty ones too; the gradient over the logits."""
     n = COMM.size
@@ -323,6 +359,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "functions": check_functions,
     "linear": check_linear,
     "grid": check_grid,
+    "edges": check_edges,
     "layouts": check_layouts,
     "bits": print_bits,
     "errors": check_errors,
