@@ -2,8 +2,8 @@
 
     mpiexec -n 2 python benchmarks/mpi.py [ROWS CLASSES]
 
-Both run in the same processes, in turn; a time is that of the slowest rank, and the median of several is printed. The answers
-must be equal.
+Both run in the same processes, in turn; a time is that of the slowest rank, and the median of several is printed. The
+answers must be equal.
 """
 
 from __future__ import annotations

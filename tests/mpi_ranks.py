@@ -183,6 +183,16 @@ def check_grid() -> None:
         close(found[0], loss, "float64")
         close(found[1][0], grads[0][rows], "float64")
         close(row_comm.allreduce(found[1][1]), grads[1][at], "float64")
+    for options in (
+        {"z_loss": 0.1 * down},
+        {"sample_weight": np.ones(2 + 2 * down) + (across > down)},
+    ):
+        said = raised(
+            lambda options=options: xent.mpi.cross_entropy(
+                data.logits[rows, at], targets[rows], comm=comm, row_comm=row_comm, **options
+            )
+        )
+        assert said.startswith(f"ValueError: {next(iter(options))}: "), said
     # What one rank of the grid raises reaches those that share neither its rows nor its classes.
     targets[0] = CLASSES
     said = raised(
@@ -224,9 +234,8 @@ def check_edges() -> None:
     assert (np.abs(found[1].astype(int) - grad[:, data.at]) <= 1).all()
     lse = xent.mpi.logsumexp(bits[:, data.at], comm=COMM, dtype="bfloat16")
     numbers = (bits.astype(np.uint32) << 16).view(np.float32)
-    close(
-        (lse.astype(np.uint32) << 16).view(np.float32), xent.logsumexp(numbers, axis=1), "float16"
-    )
+    lse = (lse.astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(lse, xent.logsumexp(numbers, axis=1), rtol=2.0**-8)
 
 
 def check_layouts() -> None:

@@ -84,3 +84,11 @@ def test_errors_are_raised_on_every_rank(ranks):
 @pytest.mark.parametrize("ranks", RANKS)
 def test_injected_failures_are_raised_on_every_rank(ranks):
     run(ranks, "injected")
+
+
+def test_import_without_mpi4py_says_what_to_install():
+    script = "import sys; sys.modules['mpi4py'] = None; import xent; import xent.mpi"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "ModuleNotFoundError: xent.mpi needs mpi4py: pip install mpi4py" in done.stderr

@@ -64,9 +64,9 @@ class LinearShard(Linear):
             if block is None:
                 return
             loss.put(self.comm, self.place, piece(self.weights, block))
-            loss.reduce()
-            loss.divisor = divisor
             with together(self.comm):
+                loss.reduce()
+                loss.divisor = divisor
                 products = self.backward(block, loss)
             if products is not None:
                 self.comm.Allreduce(MPI.IN_PLACE, products)

@@ -66,13 +66,21 @@ class Grid:
 
     def agree(self, options: dict[str, Any], rows: dict[str, Any], classes: Classes) -> Slice:
         """Return the slice of this rank; raise on every rank alike if arguments differ or slices do not fit each other."""
-        same(self.comm, options | rows)
-        ranks = slices(self.comm.allgather((classes.count, classes.offset)))
-        begin, end = ranks[self.comm.rank]
-        found = Slice(begin, end, ranks, max(end for _, end in ranks))
-        if self.row_comm is not None:
-            same(self.row_comm, options | {"classes": found[:2], "num_classes": found.num_classes})
+        if self.row_comm is None:
+            return self.slice_of(options | rows, classes)
+        with self.together():
+            found = self.slice_of(options | rows, classes)
+        shared = options | {"classes": (found.begin, found.end), "num_classes": found.num_classes}
+        with self.together():
+            same(self.row_comm.allgather(shared))
         return found
+
+    def slice_of(self, arguments: dict[str, Any], classes: Classes) -> Slice:
+        given = self.comm.allgather((arguments, (classes.count, classes.offset)))
+        same([arguments for arguments, _ in given])
+        ranks = slices([each for _, each in given])
+        begin, end = ranks[self.comm.rank]
+        return Slice(begin, end, ranks, max(end for _, end in ranks))
 
 
 def communicator(comm: Any, name: str) -> MPI.Intracomm:
@@ -98,9 +106,11 @@ def together(comm: MPI.Intracomm) -> Iterator[None]:
         yield
     except Exception as raised:
         own = portable(raised)
-    for rank, error in enumerate(comm.allgather(own)):
-        if error is not None:
-            raise own if own is not None and rank == comm.rank else error
+    failed = np.array([own is not None], np.int8)
+    comm.Allreduce(MPI.IN_PLACE, failed, MPI.MAX)
+    if failed[0]:
+        rank, error = next((i, e) for i, e in enumerate(comm.allgather(own)) if e is not None)
+        raise own if own is not None and rank == comm.rank else error
 
 
 def portable(error: Exception) -> Exception:
@@ -123,9 +133,9 @@ def digest(a: Array | None, shape: tuple[int, ...]) -> bytes | None:
     ).digest()
 
 
-def same(comm: MPI.Intracomm, arguments: dict[str, Any]) -> None:
-    """Raise on every rank if arguments differ between them."""
-    first, *others = comm.allgather(arguments)
+def same(of_ranks: list[dict[str, Any]]) -> None:
+    """Raise if arguments differ between ranks."""
+    first, *others = of_ranks
     for rank, theirs in enumerate(others, 1):
         for name, value in theirs.items():
             if name in first and value != first[name]:

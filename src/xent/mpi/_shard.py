@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 from xent._composed import Array, Loss, counted
 from xent.mpi._ranks import Grid, Slice, digest, together
-from xent.mpi._sums import sums
+from xent.mpi._sums import Sums
 
 
 class Shard(Loss):
@@ -28,15 +28,14 @@ class Shard(Loss):
         self.shard, self.classes = place.arguments, place.num_classes
 
     def reduce(self) -> None:
+        """Find values, coefficients and divisor, inside a block that ranks leave together."""
         with together(self.comm):
             self.prepare()
-        merged = self.stage_sums()
-        with together(self.comm):
-            self.weigh(merged)
+            own = self.own_sums()
+        self.weigh(own.merged(self.comm))
 
-    def stage_sums(self) -> Array:
-        return sums(
-            self.comm,
+    def own_sums(self) -> Sums:
+        return Sums(
             self.place,
             self.logits,
             self.given.index if self.given.index is not None else self.soft(),
@@ -91,16 +90,18 @@ def target_weights(
     grid: Grid, place: Slice, request: Any, class_weight: Array | None
 ) -> Array | None:
     """Return the class weight of every row's target, which one rank holds; raise for a target that is no class."""
+    index = request.index
+    if index is None:
+        return None
+    # Ranks have the same targets, so that all of them raise.
+    counts = counted(request, index, place.num_classes)
+    if class_weight is None:
+        return None
     with together(grid.comm):
-        index, found = request.index, None
-        if index is not None:
-            counts = counted(request, index, place.num_classes)
-            if class_weight is not None:
-                here = np.where(counts, index, -1).astype(np.int64)
-                held = (here >= place.begin) & (here < place.end)
-                found = np.zeros(index.shape)
-                found[held] = class_weight[here[held] - place.begin]
-    if found is not None:
-        # One term of each sum is not 0, so that it is exact.
-        grid.comm.Allreduce(MPI.IN_PLACE, found)
+        here = np.where(counts, index, -1).astype(np.int64)
+        held = (here >= place.begin) & (here < place.end)
+        found = np.zeros(index.shape)
+        found[held] = class_weight[here[held] - place.begin]
+    # One term of each sum is not 0, so that it is exact.
+    grid.comm.Allreduce(MPI.IN_PLACE, found)
     return found

@@ -10,7 +10,7 @@ from xent import stages
 from xent._blocks import rounded
 from xent._functions import stage_request
 from xent.mpi._ranks import Classes, Grid, Slice
-from xent.mpi._sums import Array, sums
+from xent.mpi._sums import Array, Sums
 
 
 def logsumexp(a: Any, comm: Any, class_offset: Any, axis: Any, dtype: Any) -> Any:
@@ -45,9 +45,6 @@ def reduced(
             request.gradient_buffer(out)
         classes = Classes(request.logits.shape[request.class_axis], class_offset)
     place = grid.agree({"dtype": str(request.precision.compute)}, {"rows": request.shape}, classes)
-    return (
-        grid,
-        request,
-        place,
-        sums(grid.comm, place, request.logits, None, axis=request.class_axis, dtype=dtype),
-    )
+    with grid.together():
+        own = Sums(place, request.logits, None, axis=request.class_axis, dtype=dtype)
+    return grid, request, place, own.merged(grid.comm)

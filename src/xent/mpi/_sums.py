@@ -14,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from xent import stages
-from xent.mpi._ranks import Slice, in_order, together
+from xent.mpi._ranks import Slice, in_order
 
 Array = np.ndarray[Any, Any]
 
@@ -30,21 +30,22 @@ def chunks(begin: int, end: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def sums(
-    comm: MPI.Intracomm,
-    place: Slice,
-    logits: Any,
-    targets: Any,
-    *,
-    axis: int,
-    class_weight: Any = None,
-    class_bias: Any = None,
-    **options: Any,
-) -> Array:
-    """Return the sums of all classes of each row; arguments are those of `stages.reduce`, of this rank's slice."""
-    along = (slice(None),) * axis
-    soft = isinstance(targets, np.ndarray) and targets.shape == logits.shape
-    with together(comm):
+class Sums:
+    """The sums of this rank's chunks, and the memory for those of all ranks; arguments are those of `stages.reduce`."""
+
+    def __init__(
+        self,
+        place: Slice,
+        logits: Any,
+        targets: Any,
+        *,
+        axis: int,
+        class_weight: Any = None,
+        class_bias: Any = None,
+        **options: Any,
+    ):
+        along = (slice(None),) * axis
+        soft = isinstance(targets, np.ndarray) and targets.shape == logits.shape
         own = []
         for begin, end in chunks(place.begin, place.end):
             at = slice(begin - place.begin, end - place.begin)
@@ -60,25 +61,28 @@ def sums(
                     **options,
                 )
             )
-        shape = own[0].shape
-        of_rows = np.stack(own).reshape(len(own), -1)
-        merged = np.empty(of_rows.shape[1], stages.dtype)
-        counts = [len(chunks(*rank)) for rank in place.ranks]
-        step = max(1, EXCHANGE_BYTES // (sum(counts) * stages.dtype.itemsize))
-        received = np.empty(sum(counts) * min(step, len(merged)), stages.dtype)
-    ends = np.cumsum(counts)
-    order = [
-        part
-        for rank in in_order(place.ranks)
-        for part in range(ends[rank] - counts[rank], ends[rank])
-    ]
-    for start in range(0, len(merged), step):
-        rows = slice(start, min(start + step, len(merged)))
-        n = rows.stop - rows.start
-        sent = np.ascontiguousarray(of_rows[:, rows])
-        sizes = [count * n * stages.dtype.itemsize for count in counts]
-        comm.Allgatherv([sent, MPI.BYTE], [received, sizes, MPI.BYTE])
-        parts = received[: sum(counts) * n].reshape(-1, n)
-        # Every rank merges the same sums: what does not fit raises the same error on all.
-        merged[rows] = stages.merge(*parts[order])
-    return merged.reshape(shape)
+        self.own = np.stack(own)
+        self.all = np.empty(self.own.shape[1:], stages.dtype)
+        self.counts = [len(chunks(*rank)) for rank in place.ranks]
+        ends = np.cumsum(self.counts)
+        self.order = [
+            part
+            for rank in in_order(place.ranks)
+            for part in range(ends[rank] - self.counts[rank], ends[rank])
+        ]
+        self.step = max(1, EXCHANGE_BYTES // (len(self.order) * stages.dtype.itemsize))
+        rows = min(self.step, self.all.size)
+        self.received = np.empty(len(self.order) * rows, stages.dtype)
+
+    def merged(self, comm: MPI.Intracomm) -> Array:
+        """Exchange the sums, and return those of all classes of each row."""
+        own, merged = self.own.reshape(len(self.own), -1), self.all.reshape(-1)
+        for start in range(0, len(merged), self.step):
+            sent = np.ascontiguousarray(own[:, start : start + self.step])
+            rows = sent.shape[1]
+            sizes = [count * rows * stages.dtype.itemsize for count in self.counts]
+            comm.Allgatherv([sent, MPI.BYTE], [self.received, sizes, MPI.BYTE])
+            parts = self.received[: len(self.order) * rows].reshape(-1, rows)
+            # Every rank merges the same sums: what does not fit raises the same error on all.
+            merged[start : start + rows] = stages.merge(*parts[self.order])
+        return self.all
