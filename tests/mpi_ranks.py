@@ -319,6 +319,7 @@ def check_errors() -> None:
         cases += [
             ("ValueError: targets: those of rank", moved if last else y, {}),
             ("ValueError: sample_weight: ", y, {"sample_weight": np.full(ROWS, 1.0 + last)}),
+            ("ValueError: grad_output: those", y, {"grad_output": 1.0 + last}),
             ("ValueError: z_loss: rank", y, {"z_loss": 0.1 if last else 0.2}),
             ("ValueError: reduction: rank", y, {"reduction": "sum" if last else "mean"}),
             ("ValueError: class_offset: not given", y, {"class_offset": 0 if last else None}),

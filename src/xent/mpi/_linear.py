@@ -181,9 +181,9 @@ def linear_cross_entropy(
             "class_weight": "given" if own is not None else "not given",
             "features": features,
         }
-        of_rows = rows_of(request, request.sample_weight, request.grad_output) | {
-            "hidden": digest(factors["hidden"].values, factors["hidden"].values.shape)
-        }
+        of_rows = rows_of(
+            request, request.sample_weight, request.grad_output, request.grad_scale
+        ) | {"hidden": digest(factors["hidden"].values, factors["hidden"].values.shape)}
         held = Classes(classes, class_offset)
     with grid.together():
         shards.put(grid, grid.agree(agreed, of_rows, held))

@@ -53,7 +53,7 @@ def cross_entropy(
             "entropy_weight": loss.entropy_weight,
             "class_weight": "given" if loss.class_weight is not None else "not given",
         }
-        rows = rows_of(loss.given, loss.sample_weight, loss.upstream)
+        rows = rows_of(loss.given, loss.sample_weight, loss.upstream, loss.scale)
     with grid.together():
         place = grid.agree(agreed, rows, classes)
         loss.put(grid.comm, place, target_weights(grid, place, loss.given, loss.class_weight))

@@ -124,7 +124,7 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-def digest(a: Array | None, shape: tuple[int, ...]) -> bytes | None:
+def digest(a: Any, shape: tuple[int, ...]) -> bytes | None:
     """Return what tells an array, broadcast to `shape`, from others."""
     if a is None:
         return None

@@ -73,7 +73,7 @@ def options_of(request: Any, reduction: str, with_grad: bool) -> dict[str, Any]:
     }
 
 
-def rows_of(request: Any, sample_weight: Any, upstream: Any) -> dict[str, Any]:
+def rows_of(request: Any, sample_weight: Any, upstream: Any, scale: float) -> dict[str, Any]:
     """Return what must be the same on every rank that holds other classes of the same rows."""
     index, shape = request.index, request.shape
     return {
@@ -82,7 +82,7 @@ def rows_of(request: Any, sample_weight: Any, upstream: Any) -> dict[str, Any]:
         if index is None
         else digest(index.astype(np.int64), shape),
         "sample_weight": digest(sample_weight, shape),
-        "grad_output": digest(upstream, shape),
+        "grad_output": digest(upstream, shape) or digest(np.float64(scale), ()),
     }
 
 
