@@ -18,7 +18,7 @@ if MPIEXEC is None:
 
 RANKS = (1, 2, 3, 4)
 DTYPES = ("float16", "float32", "float64")
-SECONDS = 60
+SECONDS = 120
 
 
 def run(ranks: int, *check: str) -> str:
