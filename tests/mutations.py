@@ -2500,6 +2500,55 @@ MUTATIONS = (
         "set()",
         "tests/test_jax.py -k other_devices",
     ),
+    Mutation(
+        "what fails on one rank of an MPI program is raised on all",
+        "src/xent/mpi/_ranks.py",
+        "    comm.Allreduce(MPI.IN_PLACE, failed, MPI.MAX)\n",
+        "",
+        "tests/test_mpi.py -k injected",
+    ),
+    Mutation(
+        "rows that differ between ranks are an error",
+        "src/xent/mpi/_ranks.py",
+        "same([arguments for arguments, _ in given])",
+        "pass",
+        "tests/test_mpi.py -k errors",
+    ),
+    Mutation(
+        "bits do not depend on the number of ranks",
+        "src/xent/mpi/_sums.py",
+        "cuts = [begin, *range((begin // CHUNK + 1) * CHUNK, end, CHUNK), end]",
+        "cuts = [begin, end]",
+        "tests/test_mpi.py -k bits",
+    ),
+    Mutation(
+        "sums of ranks are merged in the order of their classes",
+        "src/xent/mpi/_sums.py",
+        "parts[self.order]",
+        "parts",
+        "tests/test_mpi.py -k order",
+    ),
+    Mutation(
+        "labels are smoothed over the classes of all ranks",
+        "src/xent/mpi/_shard.py",
+        "self.shard, self.classes = place.arguments, place.num_classes",
+        "self.shard = place.arguments",
+        "tests/test_mpi.py -k options",
+    ),
+    Mutation(
+        "the gradient of hidden states is the sum over all ranks",
+        "src/xent/mpi/_linear.py",
+        "self.comm.Allreduce(MPI.IN_PLACE, products)",
+        "self.comm.Barrier()",
+        "tests/test_mpi.py -k linear",
+    ),
+    Mutation(
+        "a mean over a grid divides by the rows of all ranks",
+        "src/xent/mpi/_losses.py",
+        "total, loss.divisor = grid.over_rows(total, loss.divisor)",
+        "total = grid.over_rows(total)[0]",
+        "tests/test_mpi.py -k grids",
+    ),
 )
 
 

@@ -30,6 +30,17 @@ class Entries(NamedTuple):
     slopes: Array
 
 
+def counted(request: Any, index: Array, classes: int) -> Array:
+    """Return which class indices are not ignored; raise for one of these that is no class."""
+    counts = np.ones(index.shape, bool)
+    if request.ignores_index(index):
+        counts = index != request.ignore_index
+    bad = counts & ((index < 0) | (index >= classes))
+    if bad.any():
+        raise bad_target(index, int(np.argmax(bad)), classes, request.ignore_index)
+    return counts
+
+
 def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
     """Look up the logits of several targets of each row; their axis is that of the classes."""
     axis, logits = request.class_axis, request.logits
@@ -50,12 +61,7 @@ def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
             f"that shape with the number of targets of a row in its place"
         )
     classes = shape[axis]
-    counts = np.ones(index.shape, bool)
-    if request.ignores_index(index):
-        counts = index != request.ignore_index
-    bad = counts & ((index < 0) | (index >= classes))
-    if bad.any():
-        raise bad_target(index, int(np.argmax(bad)), classes, request.ignore_index)
+    counts = counted(request, index, classes)
     chosen = np.where(counts, index, 0).astype(np.int64)
     picked = (
         np.take_along_axis(logits, chosen, axis) if classes else np.zeros(index.shape, logits.dtype)
@@ -137,7 +143,10 @@ def perplexities(
 
 
 class Loss:
-    """The rows of one call of `cross_entropy`: their losses, and the derivatives that are asked for."""
+    """The rows of one call of `cross_entropy`: their losses, and the derivatives that are asked for.
+
+    `reduce` comes first. Where the logits are a shard of the classes, `shard` has the arguments of `stages` that say which.
+    """
 
     def __init__(
         self,
@@ -197,9 +206,9 @@ class Loss:
         self.target = targets
         self.probs: Any = None
         self.shares: Any = None
+        self.shard: dict[str, Any] = {}
         if target_probs is not None:
             self.find_entries(targets, target_probs)
-        self.reduce()
 
     def find_entries(self, targets: Any, target_probs: Any) -> None:
         self.entries = entries(self.request(), targets)
@@ -231,10 +240,15 @@ class Loss:
 
     def reduce(self) -> None:
         """Find the values of all rows, the coefficients of their losses, and the divisor."""
+        self.prepare()
+        self.weigh(self.stage_sums())
+
+    def prepare(self) -> None:
+        """Find what the stages read: the targets, and which sums are needed."""
         real, e = self.real, self.smoothing
         soft = self.given.soft
         self.targets = None if self.probs is not None else self.target
-        smooth = e > 0 and soft is None
+        self.smooth = e / max(self.classes, 1) if soft is None else 0.0
         if soft is not None and (e > 0 or self.class_weight is not None):
             along = (
                 1
@@ -246,15 +260,12 @@ class Loss:
                     soft.astype(self.compute) * real(1 - e) + real(e / max(self.classes, 1))
                 ) * along
         self.needs_entropy = self.entropy_weight != 0
-        self.sums = stages.reduce(
-            self.logits,
-            self.targets,
-            class_weight=self.class_weight if smooth else None,
-            smooth=smooth,
-            entropy=self.needs_entropy,
-            **self.stage_options(),
-        )
-        self.values = stages.values(self.sums)
+
+    def weigh(self, sums: Any) -> None:
+        """Find values, coefficients and divisor from the sums of all classes."""
+        real, e = self.real, self.smoothing
+        self.sums = sums
+        self.values = stages.values(sums)
         counts: Any = np.asarray(self.sums["counts"])
         if self.probs is not None:
             counts = self.entries.counts.any(axis=-1)
@@ -267,11 +278,10 @@ class Loss:
         self.weight = np.where(self.counts, weight, real(0)).astype(float)
         of_target: Any = 1.0
         if self.given.index is not None and self.class_weight is not None:
-            of_target = self.class_weight[np.where(counts, self.given.index, 0)].astype(float)
+            of_target = self.target_weight(counts)
         self.hard = np.broadcast_to(
             (1 - e) * of_target if self.given.index is not None else 1.0, self.shape
         )
-        self.smooth = e / max(self.classes, 1) if smooth else 0.0
         divides = self.weight * (of_target if self.given.index is not None else 1.0)
         self.divisor = (
             float(np.sum(divides, dtype=np.longdouble)) if self.reduction == "mean" else 1.0
@@ -281,6 +291,22 @@ class Loss:
             if self.class_weight is not None:
                 shares = shares * self.class_weight[self.entries.classes]
             self.shares = shares
+
+    def stage_sums(self) -> Any:
+        """Return the sums of all classes of each row."""
+        return stages.reduce(
+            self.logits,
+            self.targets,
+            class_weight=self.class_weight if self.smooth else None,
+            smooth=self.smooth > 0,
+            entropy=self.needs_entropy,
+            **self.stage_options(),
+        )
+
+    def target_weight(self, counts: Array) -> Array:
+        """Return the class weight of each row's target, where the row counts."""
+        found: Array = self.class_weight[np.where(counts, self.given.index, 0)].astype(float)
+        return found
 
     def rows(self) -> Array:
         """Return the losses of the rows, in float64 products of the compute dtype's values."""
@@ -300,6 +326,20 @@ class Loss:
             if self.needs_entropy:
                 rows = rows - self.entropy_weight * v.entropy
             return np.where(self.counts, self.weight * rows, 0.0)
+
+    def result(self, rows: Array) -> Any:
+        """Return the losses of the rows, or what they are reduced to, in the compute dtype."""
+        with np.errstate(all="ignore"):
+            if self.reduction == "none":
+                return rows.astype(self.compute)
+            return self.reduced(np.sum(rows, dtype=np.longdouble))
+
+    def reduced(self, total: Any) -> Any:
+        """Return the sum or the mean of rows whose losses add up to `total`."""
+        with np.errstate(all="ignore"):
+            if self.reduction == "sum":
+                return self.real(total)
+            return self.real(total / self.divisor if self.divisor else np.nan)
 
     def slope(self) -> Array:
         """d result / d row loss, sample weight and upstream gradient included."""
@@ -337,6 +377,7 @@ class Loss:
             class_weight=self.class_weight if self.smooth else None,
             grad_out=out,
             **coefs,
+            **self.shard,
             **self.stage_options(),
         )
         if self.probs is not None:
@@ -451,24 +492,13 @@ def cross_entropy(
     if with_bias and options["class_bias"] is None:
         raise ValueError("return_bias_grad: expected class_bias")
     loss = Loss(logits, targets, **options)
+    loss.reduce()
     reduced = loss.reduction != "none"
     if out is not None:
         out = arguments.buffer(out, "out", () if reduced else loss.shape, loss.compute)
     if grad_out is not None:
         grad_out = loss.given.gradient_buffer(grad_out)
-    rows = loss.rows()
-    with np.errstate(all="ignore"):
-        if not reduced:
-            result: Any = rows.astype(loss.compute)
-        else:
-            total = np.sum(rows, dtype=np.longdouble)
-            result = loss.real(
-                total
-                if loss.reduction == "sum"
-                else total / loss.divisor
-                if loss.divisor
-                else np.nan
-            )
+    result = loss.result(loss.rows())
     # Before the gradient, which may be written over the logits.
     by_temperature = loss.temperature_grad() if with_temperature else None
     grad: Any = loss.grad(grad_out) if requested or with_bias else None
