@@ -251,7 +251,7 @@ MUTATIONS = (
         "tests/test_torch.py -k of_others_are_refused",
     ),
     Mutation(
-        "an operator's gradient has the strides that its fake kernel promises",
+        "an operator's gradient has the strides that its fake kernel declares",
         "src/xent/torch/_operator.py",
         "torch.empty_like(like).copy_(grad)",
         "grad",

@@ -907,7 +907,7 @@ def test_without_jax():
             import xent.jax
         except ModuleNotFoundError as error:
             print(error)"""
-    assert run(script) == "xent.jax needs JAX: pip install 'xent[jax]'\n"
+    assert run(script) == "xent.jax needs JAX: pip install jax\n"
 
 
 def test_with_an_old_jax():

@@ -36,7 +36,7 @@ def test_a_warning_says_so_once():
     assert found[0].startswith(
         f"UserWarning: xent.jax: JAX {jax.__version__} has no foreign function"
     )
-    assert found[0].endswith("pip install --upgrade 'xent[jax]'")
+    assert found[0].endswith("pip install --upgrade jax")
     assert run(script) == "\n"
 
 

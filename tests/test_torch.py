@@ -797,7 +797,7 @@ def test_opcheck(operation, reduction):
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
 def test_opcheck_of_any_strides_and_dtype(dtype, view):
-    """Gradients have the dtypes and strides that the compiler has been promised."""
+    """Gradients have the dtypes and strides that the compiler has been told."""
     input = view(logits((4, 4), dtype))
     target = torch.zeros(4, dtype=torch.int64)
     options = (None, -100, "mean", 0.0, 0.0, None, 1.0, torch.float32)

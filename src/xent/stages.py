@@ -9,6 +9,7 @@ coefficients from which `apply` computes the gradient, in one more read and one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -158,21 +159,18 @@ def reduce(
         raise unknown_keyword(reduce, unknown)
     entropy, smooth = flag(entropy, "entropy"), flag(smooth, "smooth")
 
-    def request(targets: ArrayLike | None, weight: ArrayLike | None) -> Any:
-        return _functions.stage_request(
-            logits,
-            targets,
-            axis,
-            weight,
-            0,
-            ignore_index,
-            temperature,
-            softcap,
-            dtype,
-            class_bias,
-        )
-
-    first = request(targets, class_weight if smooth else None)
+    request = partial(
+        _functions.stage_request,
+        logits,
+        axis=axis,
+        num_classes=0,
+        ignore_index=ignore_index,
+        temperature=temperature,
+        softcap=softcap,
+        dtype=dtype,
+        class_bias=class_bias,
+    )
+    first = request(targets, class_weight=class_weight if smooth else None)
     begin, size = _shard(first.logits, first.class_axis, class_offset, num_classes)
     passes = {}
     soft = first.soft is not None
@@ -180,7 +178,9 @@ def reduce(
     beside = _beside(soft, wanted)
     for name in (beside, *(name for name in wanted if name != beside)):
         call = (
-            first if name == beside else request(None, class_weight if name == "smooth" else None)
+            first
+            if name == beside
+            else request(None, class_weight=class_weight if name == "smooth" else None)
         )
         passes[name] = np.zeros(first.shape, CORE)
         call.stage(
@@ -435,21 +435,18 @@ def apply(
         raise unknown_keyword(apply, unknown)
     sums = _whole(_sums(sums))
 
-    def request(targets: ArrayLike | None, weight: ArrayLike | None) -> Any:
-        return _functions.stage_request(
-            logits,
-            targets,
-            axis,
-            weight,
-            0,
-            ignore_index,
-            temperature,
-            softcap,
-            dtype,
-            class_bias,
-        )
-
-    first = request(targets, None)
+    request = partial(
+        _functions.stage_request,
+        logits,
+        axis=axis,
+        num_classes=0,
+        ignore_index=ignore_index,
+        temperature=temperature,
+        softcap=softcap,
+        dtype=dtype,
+        class_bias=class_bias,
+    )
+    first = request(targets, class_weight=None)
     begin, size = _shard(first.logits, first.class_axis, class_offset, num_classes)
     if sums.shape != first.shape:
         raise ValueError(
@@ -554,7 +551,7 @@ def _accumulate(
         call = (
             first.widened()
             if name is None
-            else request(None, weight if name == "smooth" else None).widened()
+            else request(None, class_weight=weight if name == "smooth" else None).widened()
         )
         part = empty_array(out.shape, total.dtype)
         _run(call, name or beside, sums, {name: coefs[name]} if name else own, part, shard)

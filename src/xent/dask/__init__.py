@@ -6,7 +6,7 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "dask":
         raise
     raise ModuleNotFoundError(
-        "xent.dask needs dask.array: pip install 'xent[dask]', or pip install 'dask[array]'",
+        "xent.dask needs dask.array: pip install 'dask[array]'",
         name=error.name,
     ) from error
 

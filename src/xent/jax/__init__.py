@@ -7,10 +7,10 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "jax":
         raise
-    raise ModuleNotFoundError("xent.jax needs JAX: pip install 'xent[jax]'", name="jax") from error
+    raise ModuleNotFoundError("xent.jax needs JAX: pip install jax", name="jax") from error
 if _jax.__version_info__ < (0, 4, 34):
     raise ImportError(
-        f"xent.jax needs JAX 0.4.34 or later; this is {_jax.__version__}: pip install --upgrade 'xent[jax]'",
+        f"xent.jax needs JAX 0.4.34 or later; this is {_jax.__version__}: pip install --upgrade jax",
         name="jax",
     )
 
@@ -52,6 +52,6 @@ __all__ = [
 if not _HAS_FFI:
     _warnings.warn(
         f"xent.jax: JAX {_jax.__version__} has no foreign function interface (jax.ffi), as 0.5 has. By jax.pure_callback "
-        "results are the same but take longer: pip install --upgrade 'xent[jax]'",
+        "results are the same but take longer: pip install --upgrade jax",
         stacklevel=2,
     )

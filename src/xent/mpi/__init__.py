@@ -5,9 +5,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "mpi4py":
         raise
-    raise ModuleNotFoundError(
-        "xent.mpi needs mpi4py: pip install mpi4py, or 'xent[mpi]'", name="mpi4py"
-    ) from error
+    raise ModuleNotFoundError("xent.mpi needs mpi4py: pip install mpi4py", name="mpi4py") from error
 
 from xent.mpi.losses import cross_entropy, linear_cross_entropy
 from xent.mpi.special import logsumexp, softmax

@@ -121,7 +121,7 @@ class Operator:
 
     @staticmethod
     def laid_out(grad: Tensor, like: Tensor) -> Tensor:
-        """Return a gradient with the dtype and the strides that the fake kernel promises."""
+        """Return a gradient with the dtype and the strides that the fake kernel declares."""
         same = torch.empty_like(like, device="meta")
         if (grad.dtype, grad.stride()) == (same.dtype, same.stride()):
             return grad
