@@ -2147,6 +2147,35 @@ MUTATIONS = (
         "np.float64, low, 1 - e)",
         "tests/test_labels.py -k of_indices",
     ),
+    # Products of half types.
+    Mutation(
+        "what is left of a run of the inner axis is not read",
+        "csrc/kernels/product.h",
+        "const int64_t n = depth - k < RUN ? depth - k : RUN;",
+        "const int64_t n = RUN;",
+        "tests/test_product.py",
+    ),
+    Mutation(
+        "a product is added to the blocks of the inner axis before it",
+        "csrc/call/product.c",
+        "p.add = add || k > 0;",
+        "p.add = add;",
+        "tests/test_product.py",
+    ),
+    Mutation(
+        "nothing past the last column is written",
+        "csrc/kernels/product.h",
+        "const int n = lanes_left(columns - w * LANES);",
+        "const int n = LANES;",
+        "tests/test_product.py",
+    ),
+    Mutation(
+        "half types are multiplied by the same library with the gradient and without it",
+        "src/xent/_linear.py",
+        "return own and not matrix(weight.values, dtype)",
+        "return own and not matrix(weight.values, dtype) and weight.grad is not None",
+        "tests/test_linear.py -k halves",
+    ),
     # Loss scaling.
     Mutation(
         "every gradient is looked at for infinities",
