@@ -2149,13 +2149,6 @@ MUTATIONS = (
     ),
     # Products of half types.
     Mutation(
-        "what is left of a run of the inner axis is not read",
-        "csrc/kernels/product.h",
-        "const int64_t n = depth - k < RUN ? depth - k : RUN;",
-        "const int64_t n = RUN;",
-        "tests/test_product.py",
-    ),
-    Mutation(
         "a product is added to the blocks of the inner axis before it",
         "csrc/call/product.c",
         "p.add = add || k > 0;",
