@@ -608,6 +608,17 @@ def test_the_figure(tmp_path: Path, suffix: str, magic: bytes):
         assert file.read_bytes() == content
 
 
+def test_the_figure_has_curves_over_three_numbers_of_threads(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    memory = [MemorySpeed(threads, 4e10, 5e10) for threads in (1, 2, 4)]
+    ones = [comparison("loss-32x10", threads=one.threads) for one in memory]
+    file = tmp_path / "figure.svg"
+    draw_plot(ones, memory, file)
+    assert ">in proportion<" in file.read_text()
+    draw_plot(ones[:2], memory[:2], file)
+    assert ">in proportion<" not in file.read_text()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a child alone")
 def test_interrupt_ends_both_processes_quietly():
     arguments = [sys.executable, "-m", "xent", "bench", "llm", "--rivals"]
