@@ -33,13 +33,17 @@ def cross_entropy(
     temperature: float = 1.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
+    return_hess: bool = False,
     return_lse: bool = False,
     grad_output: ArrayLike | None = None,
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
+    hess_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    target_probs: ArrayLike | None = None,
     entropy_weight: float = 0.0,
     class_bias: ArrayLike | None = None,
+    return_temperature_grad: bool = False,
     return_bias_grad: bool = False,
     **unknown: Never,
 ) -> Loss | tuple[Loss | Array, ...]:
@@ -139,12 +143,16 @@ def cross_entropy(
         temperature=temperature,
         reduction=reduction,
         return_grad=return_grad,
+        return_hess=return_hess,
         return_lse=return_lse,
+        return_temperature_grad=return_temperature_grad,
         return_bias_grad=return_bias_grad,
         grad_output=grad_output,
         out=out,
         grad_out=grad_out,
+        hess_out=hess_out,
         dtype=dtype,
+        target_probs=target_probs,
         entropy_weight=entropy_weight,
         class_bias=class_bias,
     )
@@ -173,8 +181,9 @@ def linear_cross_entropy(
     out: Array | None = None,
     grad_out: tuple[NDArray[Any] | None, ...] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    return_temperature_grad: bool = False,
     **unknown: Never,
-) -> Loss | tuple[Loss, tuple[Array, ...]]:
+) -> Loss | tuple[Any, ...]:
     r"""Softmax cross-entropy of a linear layer whose classes are divided among ranks; logits are never all in memory.
 
     The loss is that of `xent.linear_cross_entropy` for the weights of all ranks on top of each other.
@@ -258,4 +267,5 @@ def linear_cross_entropy(
         out=out,
         grad_out=grad_out,
         dtype=dtype,
+        return_temperature_grad=return_temperature_grad,
     )
