@@ -143,12 +143,13 @@ class LinearShard(Linear):
     def next_block(self) -> Shard:
         self.block = block = next(self.rows)
         upstream = self.grad_output
+        scale = None if self.reduction == "none" else self.request.grad_scale
         loss = self.shard(
             self.load(block)[0],
             piece(self.index, block),
             piece(self.soft, block),
             piece(self.sample_weight, block),
-            self.request.grad_scale if upstream is None else upstream[block],
+            scale if upstream is None else upstream[block],
             piece(self.weights, block),
         )
         loss.put(self.place)
@@ -352,12 +353,12 @@ def linear_cross_entropy(
     with Grid(comm, row_comm) as grid:
         ranks = grid.columns
         with grid.together():
-            (divisor,) = grid.over_rows(divide)
-            (total,) = grid.over_rows(compute)
+            (divisor,) = grid.over_rows(1, divide)
+            (total,) = grid.over_rows(1, compute)
             (results,) = found
             real = results.shards.dtype.type
             if results.with_temperature:
-                terms = grid.over_rows(by_temperature)
+                terms = grid.over_rows(2, by_temperature)
                 slope = real(-sum(terms) / results.request.temperature)
             loss = ranks.attempt(
                 lambda: reduced(total, results.reduction, divisor, results.shards.losses)

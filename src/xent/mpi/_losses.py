@@ -181,12 +181,12 @@ def cross_entropy(
     with Grid(comm, row_comm) as grid:
         ranks = grid.columns
         with grid.together():
-            total, divisor = grid.over_rows(sums)
+            total, divisor = grid.over_rows(2, sums)
             (results,) = found
             results.loss.divisor = divisor
             temperature = None
             if results.with_temperature:
                 # Before the gradient, which may be written over the logits.
-                (temperature,) = grid.over_rows(by_temperature)
+                (temperature,) = grid.over_rows(1, by_temperature)
             answers = ranks.attempt(lambda: results.finish(total, temperature))
         return results.returned(answers)

@@ -173,15 +173,14 @@ class Grid:
         with self.rows.together(), self.columns.together():
             yield
 
-    def over_rows(self, work: Callable[[], tuple[float, ...]]) -> list[float]:
-        """Return the sums of what `work` returns over the ranks that hold other rows, in the order of these.
+    def over_rows(self, count: int, work: Callable[[], Any]) -> list[float]:
+        """Return the sums of the numbers that `work` returns over the ranks that hold other rows, in the order of these.
 
-        What this rank has kept of `work` is raised, and reaches the ranks that hold other rows.
+        What `work` raises reaches the ranks that hold other rows. Where there are none, what this rank has kept of it is
+        still to be exchanged, and the numbers are NaN.
         """
         if self.row_comm is None:
-            numbers = work()
-            self.columns.raise_own()
-            return list(numbers)
+            return list(work() or [np.nan] * count)
         error, found = None, ()
         try:
             with self.columns.together():
