@@ -2,8 +2,8 @@
 
     mpiexec -n 2 python benchmarks/mpi.py [ROWS CLASSES]
 
-All are called in turn; a time is that of the slowest rank, and medians and the median of ratios are printed. The answers must
-be equal. What Megatron-LM does is written with NumPy and mpi4py.
+All are called in turn; a time is that of the slowest rank. Medians and the median of ratios are printed. The answers must be
+equal. What Megatron-LM does is written with NumPy and mpi4py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ single process, or returns the bits of what it got.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +28,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"class_weight": True, "label_smoothing": 0.2, "sample_weight": True},
     {"z_loss": 1e-2, "softcap": 4.0, "temperature": 0.7},
     {"entropy_weight": 0.1, "class_bias": True},
+    {"class_weight": True, "label_smoothing": 0.1, "entropy_weight": 0.1, "temperature": 2.0},
     {"ignore_index": 7},
     {"ignore_index": None},
 ]
@@ -76,24 +76,43 @@ def check_options(dtype: str) -> None:
         targets = data.targets.copy()
         targets[1] = 7 if options.get("ignore_index", -100) == 7 else targets[1]
         targets[2] = -100 if "ignore_index" not in options else targets[2]
-        kinds = [(targets, targets)]
+        kinds = [(targets, targets, {})]
         if "ignore_index" not in options:
-            kinds.append((data.soft, data.soft[:, data.at]))
-        for whole, own in kinds:
+            several = np.stack([targets, data.targets, (data.targets + 3) % CLASSES], axis=1)
+            kinds.append((data.soft, data.soft[:, data.at], {}))
+            kinds.append((several, several, {"target_probs": data.soft[:, :3]}))
+        for whole, own, also in kinds:
             for reduction in ("mean", "sum", "none"):
-                more = {"reduction": reduction, "return_grad": True, "return_lse": True}
-                more["grad_output"] = upstream if reduction == "none" else 0.5
-                expected = xent.cross_entropy(
-                    data.logits, whole, **data.given(options, False), **more
-                )
-                found = xent.mpi.cross_entropy(
-                    data.logits[:, data.at], own, comm=COMM, **data.given(options, True), **more
-                )
-                assert found[1].dtype == expected[1].dtype
-                single = "float32" if dtype == "float16" else dtype
-                close(found[0], expected[0], single)
-                close(found[1], expected[1][:, data.at], dtype)
-                close(found[2], expected[2], single)
+                for returned in results(options | also):
+                    more = {"reduction": reduction, **also, **returned}
+                    more["grad_output"] = upstream if reduction == "none" else 0.5
+                    expected = xent.cross_entropy(
+                        data.logits, whole, **data.given(options, False), **more
+                    )
+                    found = xent.mpi.cross_entropy(
+                        data.logits[:, data.at], own, comm=COMM, **data.given(options, True), **more
+                    )
+                    assert len(found) == len(expected)
+                    for mine, all_of_it in zip(found, expected, strict=True):
+                        of_classes = np.shape(all_of_it)[-1:] == (CLASSES,)
+                        assert mine.dtype == all_of_it.dtype
+                        single = "float32" if dtype == "float16" else dtype
+                        near(
+                            mine,
+                            all_of_it[..., data.at] if of_classes else all_of_it,
+                            str(mine.dtype) if of_classes else single,
+                            1 if reduction == "mean" else ROWS,
+                        )
+
+
+def results(options: dict[str, Any]) -> list[dict[str, bool]]:
+    """Return what may be asked for together."""
+    found = {"return_grad": True, "return_lse": True, "return_temperature_grad": True}
+    if "class_bias" in options:
+        found["return_bias_grad"] = True
+    if options.keys() & {"entropy_weight", "target_probs"}:
+        return [found]
+    return [found, {"return_hess": True}, {"return_grad": True}]
 
 
 def check_functions(dtype: str) -> None:
@@ -124,6 +143,7 @@ def check_linear(dtype: str, block: str) -> None:
         for whole, own in ((targets, targets), (soft, soft[:, data.at])):
             for reduction in ("mean", "sum", "none"):
                 more = {"reduction": reduction, "return_grad": True}
+                more["return_temperature_grad"] = "softcap" not in options
                 more["grad_output"] = upstream if reduction == "none" else 0.5
                 expected = xent.linear_cross_entropy(
                     hidden, weight, whole, bias=bias, **data.given(options, False), **more
@@ -144,6 +164,9 @@ def check_linear(dtype: str, block: str) -> None:
                 for mine, all_of_it in of_slice:
                     assert mine.dtype == all_of_it.dtype
                     near(mine, all_of_it[data.at], dtype, terms)
+                # Made of gradients that are rounded to the dtype.
+                for mine, all_of_it in zip(found[2:], expected[2:], strict=True):
+                    near(mine, all_of_it, dtype, n * CLASSES)
 
 
 def near(found: Any, expected: Any, dtype: str, terms: int) -> None:
@@ -265,25 +288,49 @@ def check_layouts() -> None:
     close(grad, expected[1][:, data.at], "float64")
 
 
-def print_bits(dtype: str) -> None:
-    """Print the bits of all results, with slices that end at multiples of 16,384 classes."""
-    classes = 8 * CHUNK
-    bounds = [classes * i // COMM.size for i in range(COMM.size + 1)]
-    data, digest = Data(dtype, classes, bounds), []
-    for options in OPTIONS[:6]:
-        found = xent.mpi.cross_entropy(
-            data.logits[:, data.at],
-            data.targets,
-            comm=COMM,
-            return_grad=True,
-            return_lse=True,
-            **data.given(options, True),
-        )
-        grads = COMM.gather(found[1])
-        if grads is not None:
-            digest += [found[0].tobytes(), np.concatenate(grads, 1).tobytes(), found[2].tobytes()]
-    if digest:
-        print(hashlib.sha256(b"".join(digest)).hexdigest())
+class Counting(MPI.Intracomm):
+    """A communicator that notes how many bytes each exchange sends."""
+
+    sent: list[int]
+
+    def Allgather(self, own: Any, every: Any) -> None:
+        self.sent.append(own.nbytes)
+        super().Allgather(own, every)
+
+    def Iallreduce(self, at: Any, own: Any, *more: Any) -> Any:
+        self.sent.append(own.nbytes)
+        return super().Iallreduce(at, own, *more)
+
+
+def check_traffic() -> None:
+    """At most 80 bytes of each row, whatever is asked for and however many classes a rank has; few exchanges."""
+    rows = 32
+    rng = np.random.default_rng(1)
+    for chunks in (1, 3):
+        classes = CHUNK * chunks
+        logits = rng.normal(size=(rows, classes))
+        targets = np.arange(rows)
+        soft = np.full((rows, classes), 1e-5)
+        for own in (targets, soft):
+            for options in OPTIONS:
+                given = {k: v for k, v in options.items() if v is not True and k != "ignore_index"}
+                given |= {"class_weight": np.ones(classes)} if "class_weight" in options else {}
+                comm = Counting(COMM)
+                comm.sent = []
+                xent.mpi.cross_entropy(logits, own, comm=comm, return_grad=True, **given)
+                # What is sent of the call, the rows, and that all is well at the end.
+                assert len(comm.sent) == (3 if chunks == 1 else 4)
+                assert sum(comm.sent[1:-1]) <= 80 * rows + 20
+                assert comm.sent[0] + comm.sent[-1] <= 40
+    features = 3
+    hidden, weight = rng.normal(size=(rows, features)), rng.normal(size=(50, features))
+    _linear.BLOCK_BYTES, _linear.BLOCK_ROWS = 1, 8
+    comm = Counting(COMM)
+    comm.sent = []
+    xent.mpi.linear_cross_entropy(hidden, weight, targets, comm=comm, return_grad=True)
+    # The call; memory is there; of each block its sums, and its gradients; the end.
+    assert len(comm.sent) == 2 + 2 * rows // 8 + 1
+    assert sum(comm.sent) <= rows * (80 + hidden.itemsize * features) + 60
 
 
 def raised(call: Callable[[], Any]) -> str:
@@ -371,7 +418,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "grid": check_grid,
     "edges": check_edges,
     "layouts": check_layouts,
-    "bits": print_bits,
+    "traffic": check_traffic,
     "errors": check_errors,
     "injected": check_injected,
 }

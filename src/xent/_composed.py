@@ -69,7 +69,7 @@ def several_targets(request: Any, indices: Any, name: str = "targets") -> Array:
 
 
 def entries(request: Any, index: Array, begin: int = 0, classes: int | None = None) -> Entries:
-    """Look up the logits of several targets of each row; of a shard of `classes` that starts at `begin`, 0 for the others."""
+    """Look up the logits of several targets of each row: those in the shard of `classes` that starts at `begin`, else 0."""
     axis, logits = request.class_axis, request.logits
     own = logits.shape[axis]
     counts = counted(request, index, own if classes is None else classes)
@@ -99,8 +99,9 @@ def token_log_probs(
 ) -> Any:
     """Return the log-probabilities of several targets of each row, in the place of the class axis."""
     request = _functions.stage_request(
-        logits, None, axis, None, 0, ignore_index, temperature, softcap, dtype
+        logits, None, axis, None, 0, None, temperature, softcap, dtype
     )
+    request.ignore_index = ignore_index
     found = entries(request, several_targets(request, targets))
     sums = np.zeros(request.shape, stages.CORE)
     request.stage("reduce", sums, 0, request.logits.shape[request.class_axis])
@@ -183,21 +184,23 @@ class Loss:
         self.options = {
             "temperature": temperature,
             "softcap": softcap,
-            "ignore_index": ignore_index,
+            # Stages do not read several targets.
+            "ignore_index": ignore_index if target_probs is None else None,
             "class_bias": class_bias,
         }
         given = _functions.stage_request(
             logits,
-            None if target_probs is not None else targets,
+            targets if target_probs is None else None,
             axis,
             None,
             0,
-            ignore_index,
+            self.options["ignore_index"],
             temperature,
             softcap,
             dtype,
             class_bias,
         )
+        given.ignore_index = ignore_index
         self.given, self.axis, self.shape = given, given.class_axis, given.shape
         self.compute = given.precision.compute
         self.real = self.compute.type
@@ -442,7 +445,8 @@ class Loss:
         """Return the sums of exp(t) t."""
         if self.needs_entropy:
             return self.sums["entropy_moment"]
-        sums = stages.reduce(self.logits, None, entropy=True, **self.stage_options())
+        options = self.stage_options() | {"ignore_index": None}
+        sums = stages.reduce(self.logits, None, entropy=True, **options)
         return sums["entropy_moment"]
 
     def temperature_total(self, moments: Any, variance: Array | None) -> Any:

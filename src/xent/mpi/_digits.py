@@ -1,8 +1,8 @@
 """Sums of float64 numbers that do not depend on how these are divided among ranks, in a few bytes.
 
-A number is cut into digits at fixed places, the multiples of 34 bits, whatever number it is. Digits of one place are whole
-numbers, whose sums are exact in any order. Of a sum the three places that begin at its largest number are kept: at least 69
-bits below that number's first. What is kept depends on the numbers alone, never on which of them were added together first.
+A number is cut into digits at fixed places, the multiples of 32 bits, whatever number it is. Digits of one place are whole
+numbers, whose sums are exact in any order. Of a sum the three places that begin at its largest number are kept: at least 65
+bits from that number's first. What is kept depends on the numbers alone, never on which of them were added together first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-BITS, PLACES = 34, 3
+BITS, PLACES = 32, 3
 #: How many numbers a rank may add up: the sums of digits are exact in float64.
 MOST = 1 << 19
 #: In the place of the largest digit's place: what the sum is if it is not finite.
@@ -23,8 +23,8 @@ NOTHING = -100
 
 
 def dtype(numbers: int) -> np.dtype[Any]:
-    """Return how digits travel if every rank adds up at most so many numbers: 19 bytes, or 22."""
-    width = 6 if numbers << BITS <= 1 << 47 else 7
+    """Return how digits travel if every rank adds up at most so many numbers: 16 bytes for up to 128."""
+    width = next(width for width in (5, 6, 7) if numbers << BITS <= 1 << (8 * width - 1))
     return np.dtype([("place", "i1"), ("digits", "u1", (PLACES, width))])
 
 

@@ -16,11 +16,11 @@ from mpi4py import MPI
 
 from xent import _arguments as arguments
 from xent._blocks import Array, Block, numbers, piece, stored, unread
+from xent._composed import counted
 from xent._functions import linear_request
 from xent._linear import Factor, Linear, buffers, layer, widest
 from xent._pool import empty_array
 from xent.mpi._ranks import Call, Classes, Grid, Ranks, Slice, digest
-from xent._composed import counted
 from xent.mpi._shard import Shard, held_weights, options_of, rows_of, without_mean
 from xent.mpi._sums import Exchange, Wanted
 
@@ -252,7 +252,7 @@ class LinearResults:
         own = arguments.class_weight(class_weight, classes, precision.compute)
         self.options = options | {"class_weight": own}
         self.grads: tuple[Array, ...] = ()
-        self.states: Array | None = None
+        self.states: Any = None
         if self.with_grad or self.with_temperature:
             self.grads = tuple(
                 empty_array(*form) if grad is None else grad

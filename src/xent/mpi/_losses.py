@@ -10,11 +10,14 @@ from xent import _arguments as arguments
 from xent._pool import empty_array
 from xent.mpi._ranks import Call, Classes, Grid, digest
 from xent.mpi._shard import Shard, options_of, rows_of, without_mean
-from xent.mpi._sums import Exchange
+from xent.mpi._sums import Array, Exchange
 
 
 class Results:
     """The rows of a call, and where its results go."""
+
+    exchange: Exchange
+    losses: Array
 
     def __init__(
         self,
@@ -55,7 +58,8 @@ class Results:
         if out is not None:
             out = arguments.buffer(out, "out", () if reduced else loss.shape, loss.compute)
         self.out = out
-        self.grad = self.hess = None
+        self.grad: Any = None
+        self.hess: Any = None
         if self.with_grad or self.with_bias:
             self.grad = loss.given.gradient_buffer(grad_out)
         if self.with_hess:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from threading import current_thread, main_thread
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from mpi4py import MPI
@@ -17,10 +17,9 @@ from xent._arguments import described
 from xent.stages import size
 
 Array = np.ndarray[Any, Any]
-T = TypeVar("T")
 
-# What a rank says of its call before anything else: whether it failed, the digest of what must be the same on every rank, the
-# number of its classes and that of the first of them.
+# What a rank says first: whether it failed, the digest of what must be the same on every rank, how many classes it holds and
+# the number of the first of them.
 HEADER = np.dtype([("failed", "u1"), ("arguments", "V16"), ("count", "i8"), ("offset", "i8")])
 NO_OFFSET = -1
 
@@ -57,7 +56,7 @@ class Call(NamedTuple):
 
 
 class Interrupts:
-    """Ctrl-C between `begin` and `end`, which do not nest: raised where ranks can be told of it, not between exchanges."""
+    """Ctrl-C between `begin` and `end`: raised where ranks can be told of it, never between exchanges."""
 
     def __init__(self) -> None:
         self.waiting, self.open = False, False
@@ -94,8 +93,8 @@ class Ranks:
         self.comm, self.interrupts = comm, interrupts
         self.error: BaseException | None = None
 
-    def attempt(self, work: Callable[[], T]) -> T | None:
-        """Return what `work` returns; keep what it raises for the next exchange. Nothing is done after an error."""
+    def attempt(self, work: Callable[[], Any]) -> Any:
+        """Return what `work` returns, or keep what it raises for the next exchange and return None, as from then on."""
         if self.error is not None:
             return None
         try:
@@ -181,7 +180,7 @@ class Grid:
         """
         if self.row_comm is None:
             return list(work() or [np.nan] * count)
-        error, found = None, ()
+        error, found = None, None
         try:
             with self.columns.together():
                 found = work()
@@ -211,7 +210,6 @@ class Grid:
 
         filled = self.columns.attempt(fill)
         self.columns.gather(own.view("u1"), every.view("u1").reshape(self.comm.size, -1))
-        assert filled is not None
         call, arguments = filled
         if (every["arguments"] != every["arguments"][0]).any():
             same(self.comm.allgather(arguments))

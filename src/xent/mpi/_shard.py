@@ -78,7 +78,7 @@ class Shard(Loss):
         elif len(merged.weights):
             self.weights = merged.weights.reshape(self.shape)
         sums = merged.sums.reshape(self.shape)
-        if self.smooth and self.weights is not None:
+        if self.smooth and self.weights is not None and self.given.index is not None:
             sums["target_weight"] = self.weights
         self.weigh(sums)
 

@@ -8,6 +8,7 @@ on the number of ranks as long as slices end where chunks do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ class Own(NamedTuple):
     """Sums of some chunks, which are the first axis of each; rows are the last."""
 
     max: Array
-    count: Array
+    at_max: Array  # how many classes have the maximum
     terms: Array  # (chunks, terms, rows)
     mass: Array  # (chunks,)
     logits: Array  # of the targets that the rank holds, 0 of all others; (targets, rows)
@@ -131,7 +132,7 @@ def moved(wanted: Wanted, own: Own, top: Array, temperature: float) -> tuple[Arr
     with np.errstate(all="ignore"):
         step = own.max - top
         below = step < 0
-        total = terms["sum_exp"] + own.count
+        total = terms["sum_exp"] + own.at_max
         f = np.where(total != 0, kernel("exp", np.where(below, step, 0) / temperature), 0.0)
         new = {"sum_exp": np.where(total != 0, total * f, 0.0)}
         if wanted.soft:
@@ -148,7 +149,7 @@ def moved(wanted: Wanted, own: Own, top: Array, temperature: float) -> tuple[Arr
                 f != 0, (terms["entropy_moment"] + total * step) * f, 0.0
             )
     found = np.stack([new[name] for name in wanted.terms], axis=1)
-    return np.where(below, 0, own.count).sum(axis=0), np.where(below[:, None], found, own.terms)
+    return np.where(below, 0, own.at_max).sum(axis=0), np.where(below[:, None], found, own.terms)
 
 
 class Exchange:
@@ -182,8 +183,12 @@ class Exchange:
         """What is sent of a row if all is sent at once."""
         terms = len(self.wanted.terms)
         return np.dtype(
-            [*self.of_targets(), ("max", self.wanted.compute, (most,)), ("count", "u2", (most,))]
-            + [("terms", "f8", (most, terms))]
+            [
+                *self.of_targets(),
+                ("max", self.wanted.compute, (most,)),
+                ("count", "u2", (most,)),
+                ("terms", "f8", (most, terms)),
+            ]
         )
 
     def first(self) -> np.dtype[Any]:
@@ -207,7 +212,7 @@ class Exchange:
         self.ranks.attempt(lambda: fill(own))
         self.ranks.gather(own.view("u1"), every.view("u1").reshape(self.size, -1))
 
-    def merged(self, reduce: Callable[[], Own]) -> Merged | None:
+    def merged(self, reduce: Callable[[], Own]) -> Any:
         """Exchange the sums that `reduce` finds; return those of all classes, or None if this rank has failed since.
 
         As many messages are sent as for the rows of the whole call, whatever has failed.
@@ -245,7 +250,7 @@ class Exchange:
             rows["max"], rows["count"], rows["terms"] = np.finfo(self.wanted.compute).min, 0, 0
             rows["max"][:, :chunks], rows["count"][:, :chunks] = (
                 own.max[:, at].T,
-                own.count[:, at].T,
+                own.at_max[:, at].T,
             )
             rows["terms"][:, :chunks] = np.moveaxis(own.terms[:, :, at], 2, 0)
             message["mass"] = 0
@@ -255,7 +260,7 @@ class Exchange:
             rows = every["rows"][:, : own.max[0, at].size]
             of_all = own._replace(
                 max=chunks_first(rows["max"]).astype(float),
-                count=chunks_first(rows["count"]).astype(float),
+                at_max=chunks_first(rows["count"]).astype(float),
                 terms=chunks_first(rows["terms"]),
                 mass=every["mass"].reshape(-1),
             )
@@ -292,7 +297,7 @@ class Exchange:
             of_rows.append(part)
             top = part["max"].max(axis=0).astype(float)
             of_part = own._replace(
-                max=own.max[:, at], count=own.count[:, at], terms=own.terms[:, :, at]
+                max=own.max[:, at], at_max=own.at_max[:, at], terms=own.terms[:, :, at]
             )
             count, terms = moved(self.wanted, of_part, top, self.temperature)
             rows = message["rows"][0, : len(top)]
@@ -321,7 +326,7 @@ class Exchange:
         self.send(fill_second, sent, every_second)
         self.ranks.attempt(add)
 
-    def added(self, terms: Callable[[], Array]) -> Array | None:
+    def added(self, terms: Callable[[], Array]) -> Any:
         """Return the sums over all chunks of numbers that each rank has for its own, (chunks, rows)."""
         own = self.ranks.attempt(terms)
         found = self.ranks.attempt(lambda: np.empty(own.shape[1]))
@@ -329,8 +334,8 @@ class Exchange:
         sent, every = self.message(_digits.dtype(max(self.chunks)))
         for start in range(0, max(1, self.rows), self.step):
             at = slice(start, min(start + self.step, rows))
-            self.send(lambda m, at=at: pack_rows(m, own[:, at]), sent, every)
-            self.ranks.attempt(lambda at=at: add_rows(found[at], every))
+            self.send(partial(pack_rows, own, at), sent, every)
+            self.ranks.attempt(partial(add_rows, found, at, every))
         return found
 
     def store(
@@ -356,12 +361,14 @@ class Exchange:
             sums["target_logit"] = merged.logits[0, at]
 
 
-def pack_rows(message: Array, own: Array) -> None:
-    _digits.pack(message["rows"][0, : own.shape[1]], *_digits.digits(own))
+def pack_rows(own: Array, at: slice, message: Array) -> None:
+    part = own[:, at]
+    _digits.pack(message["rows"][0, : part.shape[1]], *_digits.digits(part))
 
 
-def add_rows(found: Array, every: Array) -> None:
-    found[...] = _digits.total(*_digits.unpack(every["rows"][:, : found.size]))
+def add_rows(found: Array, at: slice, every: Array) -> None:
+    part = found[at]
+    part[...] = _digits.total(*_digits.unpack(every["rows"][:, : part.size]))
 
 
 def put_targets(rows: Array, own: Own, at: slice) -> None:
