@@ -43,7 +43,8 @@ def digits(x: Array) -> tuple[Array, Array]:
         sums[i] = digit.sum(axis=0)
         rest = rest - np.ldexp(digit, unit)
     if not finite.all():
-        special = np.where(finite, 0.0, x).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            special = np.where(finite, 0.0, x).sum(axis=0)
         for code, value in SPECIAL.items():
             place[(special == value) | (np.isnan(special) & np.isnan(value))] = code
     return place, sums
@@ -70,21 +71,35 @@ def unpack(packed: Array) -> tuple[Array, Array]:
 def total(place: Array, sums: Array) -> Array:
     """Return the float64 sums, from places (ranks, ...) and digits (PLACES, ranks, ...)."""
     special = np.zeros(place.shape)
-    for code, value in SPECIAL.items():
-        special[place == code] = value
-    place = np.where(special != 0, NOTHING, place)  # NaN is not 0 either
+    if (place > -NOTHING).any():
+        for code, value in SPECIAL.items():
+            special[place == code] = value
+        place = np.where(special != 0, NOTHING, place)  # NaN is not 0 either
     top = place.max(axis=0)
-    own = np.zeros((PLACES, *top.shape), np.int64)
-    for i in range(PLACES):
-        # The digit at place top - i of a rank is its number i - (top - place).
-        at = i - (top - place)
-        for j in range(i + 1):
-            own[i] += np.where(at == j, sums[j], 0).sum(axis=0)
+    lower = top - place
+    if lower.any():
+        # The digit at place top - i of a rank is its number i - lower.
+        own = np.zeros((PLACES, *top.shape), np.int64)
+        for i in range(PLACES):
+            for j in range(i + 1):
+                own[i] += np.where(lower == i - j, sums[j], 0).sum(axis=0)
+    else:
+        own = sums.sum(axis=1)
     for i in range(PLACES - 1, 0, -1):
         own[i - 1] += own[i] >> BITS
         own[i] &= (1 << BITS) - 1
     high, middle, low = (np.ldexp(a.astype(float), BITS * (2 - i)) for i, a in enumerate(own))
     most = high + middle
     found = np.ldexp(most + ((middle - (most - high)) + low), BITS * (top - PLACES))
-    beside = special.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        beside = special.sum(axis=0)
     return np.where(beside != 0, beside, found)
+
+
+def added(x: Array) -> Array:
+    """Return the sums of numbers that are all here, (numbers, ...): the bits of `total`."""
+    if len(x) == 1:
+        found: Array = x[0]
+        return found
+    place, sums = digits(x)
+    return total(place[None], sums[:, None])

@@ -8,7 +8,7 @@ on the number of ranks as long as slices end where chunks do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -128,10 +128,12 @@ def own_sums(wanted: Wanted, of_chunks: list[Array], logits: Any, weights: Any) 
 
 def moved(wanted: Wanted, own: Own, top: Array, temperature: float) -> tuple[Array, Array]:
     """Return how many classes have the row's maximum, and the terms relative to it: `rebase` of csrc/kernels/sums.h."""
-    terms = dict(zip(wanted.terms, np.moveaxis(own.terms, 1, 0), strict=True))
     with np.errstate(all="ignore"):
         step = own.max - top
         below = step < 0
+        if not below.any():
+            return own.at_max.sum(axis=0), own.terms
+        terms = dict(zip(wanted.terms, np.moveaxis(own.terms, 1, 0), strict=True))
         total = terms["sum_exp"] + own.at_max
         f = np.where(total != 0, kernel("exp", np.where(below, step, 0) / temperature), 0.0)
         new = {"sum_exp": np.where(total != 0, total * f, 0.0)}
@@ -152,13 +154,45 @@ def moved(wanted: Wanted, own: Own, top: Array, temperature: float) -> tuple[Arr
     return np.where(below, 0, own.at_max).sum(axis=0), np.where(below[:, None], found, own.terms)
 
 
+@cache
+def at_once(wanted: Wanted, most: int) -> np.dtype[Any]:
+    """What is sent of a row if all is sent at once, of up to so many chunks."""
+    return np.dtype(
+        [
+            *of_targets(wanted),
+            ("max", wanted.compute, (most,)),
+            ("count", "u2", (most,)),
+            ("terms", "f8", (most, len(wanted.terms))),
+        ]
+    )
+
+
+@cache
+def first(wanted: Wanted) -> np.dtype[Any]:
+    """What is sent of a row before its maximum is known,"""
+    return np.dtype([*of_targets(wanted), ("max", wanted.compute)])
+
+
+@cache
+def second(wanted: Wanted, most: int) -> np.dtype[Any]:
+    """and when it is."""
+    return np.dtype([("count", "u4"), ("terms", _digits.dtype(most), (len(wanted.terms),))])
+
+
+def of_targets(wanted: Wanted) -> list[Any]:
+    return [
+        ("logits", wanted.compute, (wanted.targets,)),
+        ("weights", wanted.compute, (wanted.targets if wanted.weighted else 0,)),
+    ]
+
+
 class Exchange:
     """The exchanges of one call, and memory for them, which is taken before the first."""
 
     def __init__(self, ranks: Ranks, wanted: Wanted, rows: int, temperature: float = 1.0):
         self.ranks, self.wanted, self.rows, self.temperature = ranks, wanted, rows, temperature
         self.size = ranks.comm.size
-        most = self.first().itemsize + self.second(_digits.MOST).itemsize
+        most = first(wanted).itemsize + second(wanted, _digits.MOST).itemsize
         self.step = max(1, min(rows, EXCHANGE_BYTES // (self.size * most)))
         room = 64 + self.step * most
         self.own, self.every = np.zeros(room, "u1"), np.zeros(self.size * room, "u1")
@@ -166,39 +200,10 @@ class Exchange:
     def put(self, place: Slice) -> None:
         """Set where slices lie, from which follows what is sent."""
         self.place = place
-        self.chunks = [len(chunks(*rank)) for rank in place.ranks]
         # The sums of chunks themselves are sent at once where they are no more than their digits.
-        self.at_once = self.few(max(self.chunks)).itemsize <= (
-            self.first().itemsize + self.second(max(self.chunks)).itemsize
-        )
-
-    def of_targets(self) -> list[Any]:
-        compute, targets = self.wanted.compute, self.wanted.targets
-        return [
-            ("logits", compute, (targets,)),
-            ("weights", compute, (targets if self.wanted.weighted else 0,)),
-        ]
-
-    def few(self, most: int) -> np.dtype[Any]:
-        """What is sent of a row if all is sent at once."""
-        terms = len(self.wanted.terms)
-        return np.dtype(
-            [
-                *self.of_targets(),
-                ("max", self.wanted.compute, (most,)),
-                ("count", "u2", (most,)),
-                ("terms", "f8", (most, terms)),
-            ]
-        )
-
-    def first(self) -> np.dtype[Any]:
-        """What is sent of a row before its maximum is known,"""
-        return np.dtype([*self.of_targets(), ("max", self.wanted.compute)])
-
-    def second(self, most: int) -> np.dtype[Any]:
-        """and when it is."""
-        return np.dtype(
-            [("count", "u4"), ("terms", _digits.dtype(most), (len(self.wanted.terms),))]
+        self.most, wanted = max(len(chunks(*rank)) for rank in place.ranks), self.wanted
+        self.at_once = at_once(wanted, self.most).itemsize <= (
+            first(wanted).itemsize + second(wanted, self.most).itemsize
         )
 
     def message(self, of_row: np.dtype[Any], *of_call: Any) -> tuple[Array, Array]:
@@ -241,8 +246,8 @@ class Exchange:
 
     def at_once_of(self, own: Any, merged: Any, at: slice) -> None:
         """One exchange: the sums of all chunks, which every rank adds up."""
-        most = max(self.chunks)
-        sent, every = self.message(self.few(most), ("mass", "f8", (most,)))
+        form = at_once(self.wanted, self.most)
+        sent, every = self.message(form, ("mass", "f8", (self.most,)))
 
         def fill(message: Any) -> None:
             rows, chunks = message["rows"][0, : own.max[0, at].size], len(own.max)
@@ -266,17 +271,8 @@ class Exchange:
             )
             top = of_all.max.max(axis=0)
             count, terms = moved(self.wanted, of_all, top, self.temperature)
-            place, digits = _digits.digits(terms)
-            of_mass, mass = _digits.digits(of_all.mass[:, None])
-            self.store(
-                merged,
-                at,
-                rows,
-                top,
-                count,
-                (place[None], digits[:, None]),
-                (of_mass[None], mass[:, None]),
-            )
+            mass = _digits.added(of_all.mass) if self.wanted.smooth else 0.0
+            self.store(merged, at, rows, top, count, _digits.added(terms), mass)
 
         self.send(fill, sent, every)
         self.ranks.attempt(add)
@@ -289,7 +285,7 @@ class Exchange:
             put_targets(rows, own, at)
             rows["max"] = own.max[:, at].max(axis=0)
 
-        sent, every = self.message(self.first())
+        sent, every = self.message(first(self.wanted))
         self.send(fill_first, sent, every)
 
         def fill_second(message: Any) -> None:
@@ -316,12 +312,12 @@ class Exchange:
                 part,
                 part["max"].max(axis=0),
                 rows["count"].sum(axis=0, dtype=float),
-                (np.swapaxes(place, 1, 2), np.swapaxes(digits, 2, 3)),
-                _digits.unpack(every_second["mass"]),
+                _digits.total(np.swapaxes(place, 1, 2), np.swapaxes(digits, 2, 3)),
+                _digits.total(*_digits.unpack(every_second["mass"])),
             )
 
         of_rows: list[Array] = []
-        form = self.second(max(self.chunks))
+        form = second(self.wanted, self.most)
         sent, every_second = self.message(form, ("mass", form["terms"].base))
         self.send(fill_second, sent, every_second)
         self.ranks.attempt(add)
@@ -331,7 +327,7 @@ class Exchange:
         own = self.ranks.attempt(terms)
         found = self.ranks.attempt(lambda: np.empty(own.shape[1]))
         rows = 0 if own is None else own.shape[1]
-        sent, every = self.message(_digits.dtype(max(self.chunks)))
+        sent, every = self.message(_digits.dtype(self.most))
         for start in range(0, max(1, self.rows), self.step):
             at = slice(start, min(start + self.step, rows))
             self.send(partial(pack_rows, own, at), sent, every)
@@ -345,14 +341,14 @@ class Exchange:
         rows: Array,
         top: Array,
         count: Array,
-        terms: Any,
+        terms: Array,
         mass: Any,
     ) -> None:
         """Write what follows from the sums of all ranks."""
         sums = merged.sums[at]
         with np.errstate(all="ignore"):
-            sums["max"], sums["max_count"], sums["smooth_mass"] = top, count, _digits.total(*mass)
-            for name, found in zip(self.wanted.terms, _digits.total(*terms), strict=True):
+            sums["max"], sums["max_count"], sums["smooth_mass"] = top, count, mass
+            for name, found in zip(self.wanted.terms, terms, strict=True):
                 sums[name] = found
             # One rank has a target, all others 0.
             merged.logits[:, at] = rows["logits"].sum(axis=0).T
