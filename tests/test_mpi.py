@@ -80,7 +80,7 @@ def test_slices_of_any_size_and_order(ranks):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_at_most_80_bytes_of_a_row_travel(ranks):
-    run(ranks, "traffic")
+    run(ranks, program="mpi_traffic.py")
 
 
 def test_bits_do_not_depend_on_the_number_of_ranks():
