@@ -10,8 +10,12 @@ another order, which is bounded, and never by more. And it trains a twin of the 
 
 import argparse
 import math
+import os
 import sysconfig
 from pathlib import Path
+
+# Ranks of one machine share its cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
@@ -137,9 +141,9 @@ def perplexity(model, text):
 
 def main():
     parser = argparse.ArgumentParser(description="Train a language model on several ranks.")
-    parser.add_argument("--steps", type=at_least(1), default=60, metavar="N", help="default: 60")
+    parser.add_argument("--steps", type=at_least(1), default=40, metavar="N", help="default: 40")
     parser.add_argument(
-        "--vocabulary", type=at_least(16), default=8192, metavar="V", help="default: 8192"
+        "--vocabulary", type=at_least(16), default=4096, metavar="V", help="default: 4096"
     )
     options = parser.parse_args()
 
@@ -149,6 +153,7 @@ def main():
     counts = np.bincount(text.targets, minlength=vocabulary) + 1.0
     frequencies = np.log(counts / counts.sum())
     begin, end = (vocabulary * rank // COMM.size for rank in (COMM.rank, COMM.rank + 1))
+    xent.set_num_threads(1)
     model = Model(frequencies, slice(begin, end))
     twin = Model(frequencies, slice(None)) if COMM.rank == 0 else None
     if twin:
@@ -175,7 +180,7 @@ def main():
             )
             twin.step(of_twin, rate)
             worst, apart = np.maximum(worst, shares), max(apart, abs(float(loss - alone)))
-            if (step + 1) % max(1, options.steps // 6) == 0:
+            if (step + 1) % max(1, options.steps // 5) == 0:
                 print(f"{step + 1:4}  {loss:8.5f}      {alone:8.5f}   ", end="")
                 print(f"{shares[0]:.1e}, {shares[1]:.1e}", flush=True)
 

@@ -137,8 +137,10 @@ xent.cross_entropy(replaced, targets, return_grad=True, grad_out=replaced)
 
 def test_half_and_big_endian_numbers_are_converted_in_blocks(arrays):
     folder, logits, targets = arrays
+    with np.errstate(under="ignore"):
+        half = logits.astype(np.float16)
     np.save(folder / "big.npy", logits.astype(">f4"))
-    np.save(folder / "half.npy", logits.astype(np.float16))
+    np.save(folder / "half.npy", half)
     found = run(
         folder,
         """
@@ -147,8 +149,7 @@ for name in ("big", "half"):
     print(digest(xent.cross_entropy(opened(name), opened("targets"))))
 """,
     )
-    half = xent.cross_entropy(logits.astype(np.float16), targets)
-    assert found == [digest(xent.cross_entropy(logits, targets)), digest(half)]
+    assert found == [digest(xent.cross_entropy(a, targets)) for a in (logits, half)]
 
 
 def test_a_folder_is_read_file_by_file(arrays):
