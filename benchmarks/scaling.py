@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator
-from math import ceil, log2
+from math import ceil, log2, log10
 from pathlib import Path
 from statistics import mean, stdev
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from simulation import COLLECTIVES, Network, blocks, expected_maximum, fastest, seconds
 
-import xent
+from simulation import COLLECTIVES, Network, blocks, expected_maximum, fastest, seconds
 from xent import stages
 
 CHUNK = 16384
@@ -30,8 +29,8 @@ CLASSES = (10**5, 10**6, 10**7)
 
 
 class Rank(NamedTuple):
-    """What one rank does in a second: products and sums of a matrix product, bytes of logits read by the loss, bytes read for
-    the gradient; and the seconds in which the sums of a row and a rank are merged."""
+    """Operations of a matrix product, bytes of logits read for the loss and for the gradient in a second; seconds in which
+    the sums that a row has from one rank are merged."""
 
     flops: float
     read: float
@@ -191,7 +190,7 @@ HOW = ("Allgather", "rows divided", "three Allreduces")
 
 
 class Layer(NamedTuple):
-    """The last layer of a training step on a grid: the tokens of the step, features, classes; ranks along rows and classes."""
+    """The last layer of a training step: its tokens, features and classes; the ranks along rows and along classes."""
 
     tokens: int
     features: int
@@ -250,11 +249,8 @@ def best_grid(
 
 
 def size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
-            break
-        number /= 1000
-    return f"{number:.3g} {unit}"
+    power = min(3, int(log10(max(1.0, number * 1.0005)) / 3))
+    return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def row(*cells: Any) -> str:
@@ -365,7 +361,10 @@ def main() -> None:
     network = Network(options.latency, options.bandwidth)
     rank = (measured() if options.measure else MEASURED).faster(options.faster)
     sent = traffic()
-    print(f"A rank: {rank.flops / 1e9:.3g} GFLOP/s, loss {rank.read / 1e9:.3g} GB/s, gradient ", end="")
+    print(
+        f"A rank: {rank.flops / 1e9:.3g} GFLOP/s, loss {rank.read / 1e9:.3g} GB/s, gradient ",
+        end="",
+    )
     print(f"{rank.apply / 1e9:.3g} GB/s, merges a row of a rank in {rank.merge * 1e9:.3g} ns")
     print(f"Network: {network.latency * 1e6:g} µs, {network.bandwidth / 1e9:g} GB/s each way")
     print(f"A row of 1 to 4 chunks: {', '.join(map(str, sent.by_chunks))} bytes; ", end="")

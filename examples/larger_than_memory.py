@@ -40,7 +40,9 @@ def write(folder, rows, classes):
 
 def load(file):
     """Return logits, which are read where they are needed, and their targets."""
-    return np.load(file, mmap_mode="r"), np.load(file.with_name(file.name.replace("logits", "targets")))
+    return np.load(file, mmap_mode="r"), np.load(
+        file.with_name(file.name.replace("logits", "targets"))
+    )
 
 
 def evaluate(files):
@@ -79,7 +81,9 @@ def run(folder, options):
     write(folder, options.rows, options.classes)
     files = sorted(folder.glob("logits-*.npy"))
     size = sum(load(file)[0].nbytes for file in files) / 1e6
-    print(f"Logits        {options.rows:,} x {options.classes:,}, {size:,.0f} MB in {len(files)} files")
+    print(
+        f"Logits        {options.rows:,} x {options.classes:,}, {size:,.0f} MB in {len(files)} files"
+    )
     evaluate(files[:1])  # threads are started, the kernels chosen
     limit(options.memory)
     try:
@@ -94,7 +98,9 @@ def run(folder, options):
     print(f"File by file  loss {found.loss:.6f}, perplexity {found.perplexity:.3f}")
     print(f"              accuracy {right / found.count:.2%} of {found.count:,}")
     grown = status("VmHWM:") - before
-    print(f"              {size / seconds / 1e3:.2f} GB/s; memory grew by {grown:.0f} MB, the file read last included")
+    print(
+        f"              {size / seconds / 1e3:.2f} GB/s; memory grew by {grown:.0f} MB, the file read last included"
+    )
 
     logits, targets = (part[:100] for part in load(files[0]))
     error = np.abs(xent.score(logits, targets).log_prob - exact(logits, targets)).max()

@@ -3,9 +3,9 @@
     mpiexec -n 4 python examples/vocabulary_parallel.py [--steps N] [--vocabulary V]
 
 The text is Python's own standard library, as in `python -m xent demo`. Each rank holds a slice of the rows of the last
-layer's weight, their gradient and what the optimiser remembers of them; all else is the same on every rank. In each step rank
-0 also computes loss and gradients as one process does, from the same weights: they may differ by the rounding of sums in
-another order, which is bounded, and never by more. And it trains a twin of the model by itself.
+layer's weight, their gradient and what the optimiser remembers of them; all else is the same on every rank. In each step
+rank 0 also computes loss and gradients as one process does, from the same weights: they may differ by the rounding of sums
+in another order, which is bounded, and never by more. And it trains a twin of the model by itself.
 """
 
 import argparse

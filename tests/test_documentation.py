@@ -31,10 +31,13 @@ OPTIONAL = (
     "mpi4py",
     "onnxruntime",
     "optax",
+    "pyspark",
+    "ray",
     "tensorflow",
     "torch",
     "transformers",
     "xgboost",
+    "zarr",
 )
 
 
