@@ -1,6 +1,6 @@
 """Train a language model whose last layer is divided among the ranks of an MPI program, and compare with one process.
 
-    mpiexec -n 4 python examples/vocabulary_parallel.py [--steps N] [--vocabulary V]
+    mpiexec -n 4 python examples/vocabulary_parallel.py [--steps N] [--vocabulary V] [--source DIR]
 
 The text is Python's own standard library, as in `python -m xent demo`. Each rank holds a slice of the rows of the last
 layer's weight, their gradient and what the optimiser remembers of them; all else is the same on every rank. In each step
@@ -36,10 +36,9 @@ BATCH, EMBEDDING, FEATURES, RATE, WARM_UP = 256, 32, 128, 4e-3, 10
 ROUNDING = 2.0**-24  # of float32
 
 
-def read_text(size):
+def read_text(source, size):
     """Return the text to learn from and the files held out, as indices of tokens."""
-    paths = python_files(Path(sysconfig.get_paths()["stdlib"]))
-    known, unseen = split(read(paths, lambda: None))
+    known, unseen = split(read(python_files(source), lambda: None))
     vocabulary = Vocabulary(known, size)
     return Text.encode(known, vocabulary), Text.encode(unseen, vocabulary), len(vocabulary)
 
@@ -145,10 +144,17 @@ def main():
     parser.add_argument(
         "--vocabulary", type=at_least(16), default=4096, metavar="V", help="default: 4096"
     )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        default=Path(sysconfig.get_paths()["stdlib"]),
+        metavar="DIR",
+        help="read the Python files below DIR instead of the standard library",
+    )
     options = parser.parse_args()
 
     text, held_out, vocabulary = COMM.bcast(
-        read_text(options.vocabulary) if COMM.rank == 0 else None
+        read_text(options.source, options.vocabulary) if COMM.rank == 0 else None
     )
     counts = np.bincount(text.targets, minlength=vocabulary) + 1.0
     frequencies = np.log(counts / counts.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import os
 import re
 import runpy
@@ -254,6 +255,7 @@ def test_vocabulary_parallel(ranks: int) -> None:
         [
             *(mpiexec, "-n", str(ranks), sys.executable, "-W", "error"),
             *(str(EXAMPLES / "vocabulary_parallel.py"), "--steps", "10", "--vocabulary", "501"),
+            *("--source", str(Path(email.__file__).parent)),
         ],
         capture_output=True,
         text=True,
