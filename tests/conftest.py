@@ -20,7 +20,7 @@ FLOATS = (np.float32, np.float64)
 # Files whose tests compile, start processes, measure or compute for long. `pytest -m fast` leaves them out; of each other
 # test it runs so many cases, spread over all there are. The examples of docstrings, of every public function, run in full.
 SLOW = re.compile(
-    "test_(accuracy|benchmarks|binary|bits|check|cli|dask|documentation|evidence|examples|fuzz|headers|"
+    "test_(accuracy|benchmarks|binary|bits|check|cli|dask|dask_bits|dask_options|documentation|evidence|examples|fuzz|headers|"
     "huge|jax_callback|machines|memory|mpi|mutations|native|other_machines|package|plots|pool|process|rivals|runtimes|"
     "sanitizers|score_command|sklearn|stack|team|threads|torch_process|typing)"
 )

@@ -22,10 +22,14 @@ Array = np.ndarray[Any, Any]
 
 
 class Entries(NamedTuple):
-    """Several targets of each row, the axis of the targets last: classes, their logits after the cap and its slope."""
+    """Several targets of each row, the axis of the targets last.
+
+    Classes, which of them count and are not in another shard, and of those here their logits after the cap and its slope.
+    """
 
     classes: Array
     counts: Array
+    here: Array
     logits: Array
     slopes: Array
 
@@ -41,8 +45,12 @@ def counted(request: Any, index: Array, classes: int) -> Array:
     return counts
 
 
-def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
-    """Look up the logits of several targets of each row; their axis is that of the classes."""
+def entries(request: Any, indices: Any, begin: int = 0, num_classes: int | None = None) -> Entries:
+    """Look up the logits of several targets of each row; their axis is that of the classes.
+
+    These may be a shard, from `begin` on; the logits of targets in another are 0.
+    """
+    name = "targets"
     axis, logits = request.class_axis, request.logits
     index = arguments.array(indices, name)
     if index.size == 0 and not isinstance(indices, np.ndarray):
@@ -60,20 +68,23 @@ def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
             f"{name}: shape {index.shape} does not fit logits of shape {shape} with the classes on axis {axis}; expected "
             f"that shape with the number of targets of a row in its place"
         )
-    classes = shape[axis]
-    counts = counted(request, index, classes)
+    own = shape[axis]
+    counts = counted(request, index, own if num_classes is None else num_classes)
     chosen = np.where(counts, index, 0).astype(np.int64)
-    picked = (
-        np.take_along_axis(logits, chosen, axis) if classes else np.zeros(index.shape, logits.dtype)
+    here = counts & (chosen >= begin) & (chosen < begin + own)
+    place = np.where(here, chosen - begin, 0)
+    picked = np.take_along_axis(logits, place, axis) if own else np.zeros(index.shape, logits.dtype)
+    chosen, counts, here, place, picked = (
+        np.moveaxis(a, axis, -1) for a in (chosen, counts, here, place, picked)
     )
-    z = numbers(np.moveaxis(picked, axis, -1), request.precision).astype(request.precision.compute)
+    z = numbers(picked, request.precision).astype(request.precision.compute)
     slopes = np.ones_like(z)
-    if request.class_bias is not None:
+    if request.class_bias is not None and own:
         with np.errstate(all="ignore"):
-            z = z + request.class_bias[np.moveaxis(chosen, axis, -1)]
+            z = z + request.class_bias[place]
     if request.softcap > 0:
         z, slopes = capped(z, request.softcap)
-    return Entries(np.moveaxis(chosen, axis, -1), np.moveaxis(counts, axis, -1), z, slopes)
+    return Entries(chosen, counts, here, np.where(here, z, z.dtype.type(0)), slopes)
 
 
 def token_log_probs(
@@ -145,7 +156,8 @@ def perplexities(
 class Loss:
     """The rows of one call of `cross_entropy`: their losses, and the derivatives that are asked for.
 
-    `reduce` comes first. Where the logits are a shard of the classes, `shard` has the arguments of `stages` that say which.
+    `reduce` comes first. Where the logits are a shard of the classes, `shard` has the arguments of `stages` that say which,
+    and sums of all classes come from elsewhere: `prepare` is before them, `weigh` behind.
     """
 
     def __init__(
@@ -167,6 +179,7 @@ class Loss:
         target_probs: Any,
         entropy_weight: float,
         class_bias: Any,
+        shard: dict[str, Any] | None = None,
     ):
         self.options = {
             "temperature": temperature,
@@ -189,15 +202,20 @@ class Loss:
         self.given, self.axis, self.shape = given, given.class_axis, given.shape
         self.compute = given.precision.compute
         self.real = self.compute.type
-        self.classes = given.logits.shape[self.axis]
+        self.shard: dict[str, Any] = shard or {}
+        held = given.logits.shape[self.axis]
+        self.classes = self.shard.get("num_classes", held)
         self.smoothing = arguments.label_smoothing(label_smoothing)
         self.z_loss = arguments.z_loss(z_loss)
         self.entropy_weight = arguments.number(
             entropy_weight, "entropy_weight", -1e30, 1e30, "a finite number"
         )
+        self.needs_entropy = self.entropy_weight != 0
         self.reduction = reduction
         code = arguments.reduction(reduction)
-        self.class_weight = arguments.class_weight(class_weight, self.classes, self.compute)
+        self.class_weight = self.all_weights = arguments.class_weight(
+            class_weight, held, self.compute
+        )
         self.sample_weight = arguments.sample_weight(sample_weight, self.shape, self.compute, code)
         self.upstream, self.scale = arguments.grad_output(
             grad_output, reduction != "none", self.shape, self.compute
@@ -206,12 +224,13 @@ class Loss:
         self.target = targets
         self.probs: Any = None
         self.shares: Any = None
-        self.shard: dict[str, Any] = {}
         if target_probs is not None:
             self.find_entries(targets, target_probs)
 
     def find_entries(self, targets: Any, target_probs: Any) -> None:
-        self.entries = entries(self.request(), targets)
+        self.entries = entries(
+            self.request(), targets, self.shard.get("class_offset", 0), self.classes
+        )
         q, expected = (
             arguments.real(target_probs, "target_probs"),
             np.moveaxis(self.entries.classes, -1, self.axis).shape,
@@ -244,11 +263,10 @@ class Loss:
         self.weigh(self.stage_sums())
 
     def prepare(self) -> None:
-        """Find what the stages read: the targets, and which sums are needed."""
+        """Find the targets that the stages read."""
         real, e = self.real, self.smoothing
         soft = self.given.soft
         self.targets = None if self.probs is not None else self.target
-        self.smooth = e / max(self.classes, 1) if soft is None else 0.0
         if soft is not None and (e > 0 or self.class_weight is not None):
             along = (
                 1
@@ -259,7 +277,11 @@ class Loss:
                 self.targets = (
                     soft.astype(self.compute) * real(1 - e) + real(e / max(self.classes, 1))
                 ) * along
-        self.needs_entropy = self.entropy_weight != 0
+
+    @property
+    def smooth(self) -> float:
+        """The coefficient of the sum over all classes."""
+        return self.smoothing / max(self.classes, 1) if self.given.soft is None else 0.0
 
     def weigh(self, sums: Any) -> None:
         """Find values, coefficients and divisor from the sums of all classes."""
@@ -289,7 +311,7 @@ class Loss:
         if self.probs is not None:
             shares = self.probs.astype(float) * (1 - e)
             if self.class_weight is not None:
-                shares = shares * self.class_weight[self.entries.classes]
+                shares = shares * self.all_weights[self.entries.classes]
             self.shares = shares
 
     def stage_sums(self) -> Any:
@@ -300,12 +322,13 @@ class Loss:
             class_weight=self.class_weight if self.smooth else None,
             smooth=self.smooth > 0,
             entropy=self.needs_entropy,
+            **self.shard,
             **self.stage_options(),
         )
 
     def target_weight(self, counts: Array) -> Array:
         """Return the class weight of each row's target, where the row counts."""
-        found: Array = self.class_weight[np.where(counts, self.given.index, 0)].astype(float)
+        found: Array = self.all_weights[np.where(counts, self.given.index, 0)].astype(float)
         return found
 
     def rows(self) -> Array:
@@ -323,7 +346,7 @@ class Loss:
                 rows = rows + self.smooth * v.smooth
             if self.z_loss:
                 rows = rows + self.z_loss * np.square(np.asarray(v.lse, float))
-            if self.needs_entropy:
+            if self.entropy_weight:
                 rows = rows - self.entropy_weight * v.entropy
             return np.where(self.counts, self.weight * rows, 0.0)
 
@@ -368,7 +391,7 @@ class Loss:
                 coefs["lse"] = lse
             if self.smooth:
                 coefs["smooth"] = s * self.smooth
-            if self.needs_entropy:
+            if self.entropy_weight:
                 coefs["entropy"] = -self.entropy_weight * s
         grad = stages.apply(
             self.logits,
@@ -384,6 +407,8 @@ class Loss:
             self.take_entries(grad, s)
         if not self.counts.all():  # whatever the logits of rows of weight 0 are
             np.moveaxis(stored(grad, self.given.precision), self.axis, -1)[~self.counts] = 0
+        if self.given.precision.bfloat16 and out is None:
+            grad = grad.view(self.given.precision.result_dtype)
         return grad
 
     def take_entries(self, grad: Any, s: Array) -> None:
@@ -392,10 +417,10 @@ class Loss:
         with np.errstate(all="ignore"):
             amount = self.shares * s[..., None] * self.entries.slopes / self.given.temperature
         where = np.moveaxis(grad, self.axis, -1)
-        counting = np.flatnonzero(self.counts[..., None] & self.entries.counts)
+        counting = np.flatnonzero(self.counts[..., None] & self.entries.here)
         taken = amount.reshape(-1)[counting]
-        number = counting // max(amount.shape[-1], 1) * self.classes
-        number += self.entries.classes.reshape(-1)[counting]
+        number = counting // max(amount.shape[-1], 1) * where.shape[-1]
+        number += self.entries.classes.reshape(-1)[counting] - self.shard.get("class_offset", 0)
         if where.flags.c_contiguous:
             shape, flat = (where.size,), where.reshape(-1)
         else:
@@ -415,10 +440,15 @@ class Loss:
 
     def temperature_grad(self) -> Any:
         """Return d result / d temperature."""
+        total = np.sum(self.temperature_rows(), dtype=np.longdouble)
+        return self.real(-total / self.given.temperature)
+
+    def temperature_rows(self) -> Array:
+        """Return what each row adds to d result / d temperature, times minus the temperature."""
         moments, variance = self.sums, None
-        if self.needs_entropy:
+        if self.entropy_weight:
             variance = self.variance()
-        else:
+        if not self.needs_entropy:
             moments = stages.reduce(self.logits, None, entropy=True, **self.stage_options())
         head, s = self.head, self.slope()
         with np.errstate(all="ignore"):
@@ -441,11 +471,7 @@ class Loss:
                 rise = rise + 2 * self.z_loss * lse * (center + head.top)
             if variance is not None:
                 rise = rise + self.entropy_weight * variance
-            total = (
-                -np.sum(np.where(self.counts, s * rise, 0.0), dtype=np.longdouble)
-                / self.given.temperature
-            )
-        return self.real(total)
+            return np.where(self.counts, s * rise, 0.0)
 
     def variance(self) -> Array:
         """Of the logits after cap and temperature, under their softmax."""
