@@ -39,6 +39,9 @@ class File:
         self.map = np.lib.format.open_memmap(path, "w+", np.float32, (WORKERS * period, shape[1]))
         self.shape, self.dtype, self.ndim, self.period = shape, self.map.dtype, 2, period
 
+    def __dask_tokenize__(self) -> str:
+        return str(self.map.filename)
+
     def __setitem__(self, index: Any, values: Any) -> None:
         rows, classes = index
         begin = rows.start % len(self.map)

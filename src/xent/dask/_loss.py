@@ -16,7 +16,7 @@ from xent.dask import _tasks
 from xent.dask._graph import Blocks, lazy, of_rows, placeholder, scalar, without
 
 #: The results of a task of chunks that have all classes, in its order.
-ROWS, GRAD, HESS, LSE, TEMPERATURE = range(5)
+ROWS, GRAD, HESS, LSE, TEMPERATURE, SUMS = range(6)
 
 
 class Loss:
@@ -88,6 +88,7 @@ class Loss:
                 "entropy_weight": entropy_weight,
             },
             self.blocks.classes,
+            self.blocks.shape,
             logits.dtype,
             self.with_temperature,
         )
@@ -137,7 +138,7 @@ class Loss:
                 raise ValueError(
                     f"target_probs: expected the shape of targets, {targets.shape}; got {self.probs.shape}"
                 )
-            self.targets = self.checked(targets)
+            self.targets = targets
         else:
             self.targets = self.set_targets(targets)
 
@@ -153,7 +154,7 @@ class Loss:
             self.upstream = of_rows(value, "grad_output", self.blocks.shape, self.blocks.row_chunks)
 
     def set_targets(self, targets: Any) -> Any:
-        """Return targets in the chunks of the logits, class indices checked by the tasks that read them."""
+        """Return targets in the chunks of the logits."""
         blocks = self.blocks
         chunks = blocks.row_chunks if self.indexed else blocks.x.chunks
         if not isinstance(targets, da.Array):
@@ -165,7 +166,7 @@ class Loss:
                 f"targets: expected the chunks of the logits, {chunks}; got {targets.chunks}: give "
                 "targets.rechunk(logits.chunks)"
             )
-        return self.checked(targets) if self.indexed else targets
+        return targets
 
     def several(self, value: Any, name: str) -> Any:
         """Return numbers of several targets of each row, in the place of the classes, all of a row in one chunk."""
@@ -180,17 +181,6 @@ class Loss:
         if isinstance(value, da.Array):
             return lazy(value, name).rechunk(tuple(chunks))
         return da.from_array(arguments.real(value, name), chunks=tuple(chunks))
-
-    def checked(self, targets: Any) -> Any:
-        """Return class indices that the tasks check which read them."""
-        return da.map_blocks(
-            _tasks.checked,
-            targets,
-            self.blocks.classes,
-            self.ignore_index,
-            dtype=targets.dtype,
-            meta=np.empty((0,) * targets.ndim, targets.dtype),
-        )
 
     def expect_indices(self) -> None:
         """Refuse class probabilities where tokens are expected."""
@@ -237,14 +227,19 @@ class Loss:
         parts = self.blocks.layer(
             _tasks.divisors,
             self.blocks.rows,
+            self.first_rows,
             self.of_row_targets[0],
             self.of_rows(self.weight),
             self.of_classes(self.class_weight if self.indexed else None),
-            (self.ignore_index, None),
-            several=None if self.probs is None else self.blocks.axes[0],
+            options=self.options,
             dtype=object,
         )
         return scalar(_tasks.joined, parts, dtype=object)
+
+    @cached_property
+    def first_rows(self) -> tuple[Any, Any]:
+        """The argument of a layer that checks class indices: where the rows of a chunk are, for the exception."""
+        return (None, None) if self.soft else (self.blocks.first_rows(), self.blocks.rows)
 
     def of_classes(self, value: Any) -> tuple[Any, Any]:
         """Return the argument of a layer that reads the numbers of all classes."""
@@ -281,12 +276,14 @@ class Loss:
             _tasks.whole,
             blocks.rows,
             (blocks.x, blocks.all),
+            self.first_rows,
             *self.of_targets,
             *(self.scale if scaled else (self.of_rows(self.weight), (1.0, None), (None, None))),
             self.of_classes(self.class_weight),
             self.of_classes(self.class_bias),
             options=self.options,
             derivatives=derivatives,
+            sums=self.reduction != "none",
             dtype=object,
         )
         parts = {}
@@ -294,6 +291,7 @@ class Loss:
             (ROWS, self.row_dtype),
             (LSE, self.compute),
             (TEMPERATURE, np.dtype(np.float64)),
+            (SUMS, object),
         ):
             pair = (found, blocks.rows)
             parts[part] = blocks.layer(itemgetter(part), blocks.rows, pair, dtype=dtype)
@@ -317,6 +315,7 @@ class Loss:
             blocks.all,
             (blocks.x, blocks.all),
             offsets,
+            self.first_rows,
             *self.of_targets,
             self.shard(self.class_weight),
             self.shard(self.class_bias),
@@ -369,18 +368,44 @@ class Loss:
             )
         return parts
 
-    def total(self, rows: Any, divisor: Any, exponential: bool = False) -> Any:
-        """Return the sum of rows, without rounding, over a divisor."""
-        blocks = self.blocks
-        sums = blocks.layer(_tasks.exact, blocks.rows, (rows, blocks.rows), dtype=object)
-        return scalar(_tasks.quotient, sums, divisor, self.compute, exponential, dtype=self.compute)
+    def sums(self, rows: Any) -> Any:
+        """Return the sum of the rows of each chunk, without rounding."""
+        return self.blocks.layer(
+            _tasks.exact, self.blocks.rows, (rows, self.blocks.rows), dtype=object
+        )
 
-    def reduced(self, exponential: bool = False) -> Any:
-        """Return the loss after the reduction."""
-        rows = self.parts[ROWS]
+    def sums_alone(self) -> Any:
+        """Return the sums and divisors of chunks that have all classes, where the loss is all that is asked for."""
+        return self.blocks.layer(
+            _tasks.whole_sums,
+            self.blocks.rows,
+            (self.blocks.x, self.blocks.all),
+            self.first_rows,
+            *self.of_targets,
+            self.of_rows(self.weight),
+            self.of_classes(self.class_weight),
+            self.of_classes(self.class_bias),
+            options=self.options,
+            mean=self.reduction == "mean",
+            dtype=object,
+        )
+
+    def reduced(self, exponential: bool = False, alone: bool = True) -> Any:
+        """Return the loss after the reduction; `alone`: nothing else is asked for."""
         if self.reduction == "none":
-            return rows.astype(self.compute)
-        return self.total(rows, 1 if self.divisor is None else self.divisor, exponential)
+            return self.parts[ROWS].astype(self.compute)
+        if alone and self.blocks.whole:
+            return scalar(
+                _tasks.quotient,
+                self.sums_alone(),
+                None if self.reduction == "mean" else 1,
+                self.compute,
+                exponential,
+                dtype=self.compute,
+            )
+        sums = self.parts[SUMS] if self.blocks.whole else self.sums(self.parts[ROWS])
+        divisor = 1 if self.divisor is None else self.divisor
+        return scalar(_tasks.quotient, sums, divisor, self.compute, exponential, dtype=self.compute)
 
     def perplexities(self) -> Any:
         """Return the perplexity of each sequence, along the last axis of the rows."""
@@ -423,7 +448,8 @@ class Loss:
 
     def results(self, with_lse: bool) -> Any:
         """Return the loss, or the tuple of the requested results."""
-        found = [self.reduced()]
+        alone = not (self.needs_gradient or self.with_temperature or with_lse)
+        found = [self.reduced(alone=alone)]
         if self.derivatives:
             found.append(self.parts[GRAD])
         if self.derivatives > 1:
@@ -431,7 +457,8 @@ class Loss:
         if with_lse:
             found.append(self.parts[LSE])
         if self.with_temperature:
-            found.append(self.total(self.parts[TEMPERATURE], 1))
+            sums = self.sums(self.parts[TEMPERATURE])
+            found.append(scalar(_tasks.quotient, sums, 1, self.compute, False, dtype=self.compute))
         if self.with_bias:
             found.append(self.bias_grad())
         return found[0] if len(found) == 1 else tuple(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,112 +17,12 @@ from xent._request import BLOCK_BYTES, not_a_class
 Array = np.ndarray[Any, Any]
 
 
-def checked(targets: Array, classes: int, ignore_index: int | None, block_info: Any) -> Array:
-    """Return class indices, each of which is a class or ignored; the exception names the position in the whole array."""
-    bad = outside(targets, classes, ignore_index)
-    if bad >= 0:
-        place = np.unravel_index(bad, targets.shape)
-        raise IndexError(
-            f"targets[{in_whole(place, block_info)}] = {int(targets[place])}{not_a_class(classes, ignore_index)}"
-        )
-    return targets
-
-
-def in_whole(place: Sequence[Any], block_info: Any) -> str:
-    """Return the position in the whole array of an element of a chunk, as messages show it."""
-    begin = [start for start, _ in block_info[0]["array-location"]]
-    return ", ".join(str(int(i) + b) for i, b in zip(place, begin, strict=True))
-
-
-def counted(targets: Array, ignore_index: int | None) -> Array:
-    """Whether rows count, by their class indices."""
-    return np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
-
-
-def divisors(
-    targets: Any,
-    sample_weight: Array | None,
-    class_weight: Array | None,
-    ignore_index: int | None,
-    several: int | None,
-) -> ExactSum:
-    """Return the sum of what the rows of a chunk add to the divisor of a mean; `several`: the axis of a row's targets."""
-    targets = only(targets)
-    total = ExactSum()
-    if targets is None:
-        total.add(sample_weight)  # type: ignore[arg-type]
-        return total
-    counts = counted(targets, ignore_index)
-    if several is not None:
-        counts = counts.any(axis=several)
-    weight = np.ones(counts.shape) if sample_weight is None else sample_weight.astype(float)
-    if class_weight is not None:
-        weight = weight * class_weight[np.where(counts, targets, 0)]
-    total.add(np.where(counts, weight, 0.0))
-    return total
-
-
-def row_weights(targets: Array, sample_weight: Array | None, ignore_index: int | None) -> Array:
-    """Return the weights of rows, 0 of those that do not count."""
-    weight = 1.0 if sample_weight is None else sample_weight.astype(float)
-    return np.where(counted(targets, ignore_index), weight, 0.0)
-
-
-def exponentials(total: Array, weight: Array, dtype: Any) -> Array:
-    """Return exp(total / weight), rounded at the end."""
-    with np.errstate(all="ignore"):
-        means = np.asarray(total / weight)
-        found = [_functions.exponential(float(mean)) for mean in means.flat]
-        return np.array(found).reshape(means.shape).astype(dtype)
-
-
-def exact(rows: Array) -> ExactSum:
-    """Return the sum of the rows of a chunk."""
-    total = ExactSum()
-    total.add(rows)
-    return total
-
-
-def joined(sums: list[ExactSum]) -> ExactSum:
-    """Return the sum of the sums of all chunks."""
-    total = ExactSum()
-    for part in sums:
-        total.merge(part)
-    return total
-
-
-def quotient(sums: list[ExactSum], divisor: ExactSum | int, dtype: Any, exponential: bool) -> Any:
-    """Return a mean or a sum, or its exponential, rounded to `dtype` at the end."""
-    with np.errstate(all="ignore"):
-        value = joined(sums).over(divisor)
-        return dtype.type(_functions.exponential(value) if exponential else value)
-
-
-def slopes(
-    shape: tuple[int, ...], weight: Array | None, upstream: Any, divisor: ExactSum | int | None
-) -> Array:
-    """Return the derivative of the result with respect to the loss of each row."""
-    by = None if divisor is None else divisor.over(1) if isinstance(divisor, ExactSum) else divisor
-    with np.errstate(all="ignore"):
-        slope = np.broadcast_to(np.asarray(upstream, float), shape)
-        if weight is not None:
-            slope = np.where(weight == 0, 0.0, slope * weight)
-        return slope if by is None else slope / by if by else np.zeros(shape)
-
-
-def weighted(rows: Array, weight: Array | None) -> Array:
-    """Return losses times the rows' weights, in float64; a row of weight 0 costs nothing, whatever its logits are."""
-    if weight is None:
-        return rows
-    with np.errstate(all="ignore"):
-        return np.where(weight == 0, 0.0, rows * weight.astype(float))
-
-
 class Options(NamedTuple):
-    """What is the same for all rows: arguments of `_composed.Loss`, the number of classes, and what sums are needed for."""
+    """What is the same for all chunks: arguments of `_composed.Loss`, classes and rows of the whole, what needs sums."""
 
     row: dict[str, Any]
     classes: int
+    shape: tuple[int, ...]
     logits_dtype: Any
     temperature_grad: bool
 
@@ -153,6 +53,24 @@ class Options(NamedTuple):
         loss.needs_entropy |= self.temperature_grad
         return loss
 
+    def checked(self, targets: Any, first: Array | None) -> Any:
+        """Return targets; the exception for a class index that is no class names its position in the whole array."""
+        targets = only(targets)
+        if first is None:
+            return targets
+        ignore_index = self.row["ignore_index"]
+        bad = outside(targets, self.classes, ignore_index)
+        if bad < 0:
+            return targets
+        place = [int(i) for i in np.unravel_index(bad, targets.shape)]
+        begin = [int(i) for i in np.unravel_index(int(first.item()), self.shape)]
+        if len(place) > len(begin):  # several of a row
+            begin.insert(self.row["axis"], 0)
+        shown = ", ".join(str(i + b) for i, b in zip(place, begin, strict=True))
+        raise IndexError(
+            f"targets[{shown}] = {int(targets[tuple(place)])}{not_a_class(self.classes, ignore_index)}"
+        )
+
     def of_sums(
         self, sums: Array, targets: Any, probs: Any, weight: Array | None, all_weights: Array | None
     ) -> _composed.Loss:
@@ -176,6 +94,97 @@ def only(blocks: Any) -> Any:
     return blocks
 
 
+def counted(targets: Array, ignore_index: int | None) -> Array:
+    """Whether rows count, by their class indices."""
+    return np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
+
+
+def divisors(
+    first: Array | None,
+    targets: Any,
+    sample_weight: Array | None,
+    class_weight: Array | None,
+    *,
+    options: Options,
+) -> ExactSum:
+    """Return the sum of what the rows of a chunk add to the divisor of a mean."""
+    targets = options.checked(targets, first)
+    total = ExactSum()
+    if targets is None:
+        total.add(sample_weight)  # type: ignore[arg-type]
+        return total
+    counts = counted(targets, options.row["ignore_index"])
+    if targets.ndim > len(options.shape):  # several of a row
+        counts = counts.any(axis=options.row["axis"])
+    if sample_weight is None and class_weight is None:
+        total.count(int(np.count_nonzero(counts)))
+        return total
+    weight = np.ones(counts.shape) if sample_weight is None else sample_weight.astype(float)
+    if class_weight is not None:
+        weight = weight * class_weight[np.where(counts, targets, 0)]
+    total.add(np.where(counts, weight, 0.0))
+    return total
+
+
+def row_weights(targets: Array, sample_weight: Array | None, ignore_index: int | None) -> Array:
+    """Return the weights of rows, 0 of those that do not count."""
+    weight = 1.0 if sample_weight is None else sample_weight.astype(float)
+    return np.where(counted(targets, ignore_index), weight, 0.0)
+
+
+def exponentials(total: Array, weight: Array, dtype: Any) -> Array:
+    """Return exp(total / weight), rounded at the end."""
+    with np.errstate(all="ignore"):
+        means = np.asarray(total / weight)
+        found = [_functions.exponential(float(mean)) for mean in means.flat]
+        return np.array(found).reshape(means.shape).astype(dtype)
+
+
+def exact(rows: Array) -> ExactSum:
+    """Return the sum of the rows of a chunk."""
+    total = ExactSum()
+    total.add(rows)
+    return total
+
+
+def joined(sums: Iterable[ExactSum]) -> ExactSum:
+    """Return the sum of the sums of all chunks."""
+    total = ExactSum()
+    for part in sums:
+        total.merge(part)
+    return total
+
+
+def quotient(sums: list[Any], divisor: ExactSum | int | None, dtype: Any, exponential: bool) -> Any:
+    """Return a mean or a sum, or its exponential, rounded to `dtype` at the end; None: sums come with their divisors."""
+    if divisor is None:
+        sums, divisors = zip(*sums, strict=True)  # type: ignore[assignment]
+        divisor = joined(divisors)
+    with np.errstate(all="ignore"):
+        value = joined(sums).over(divisor)
+        return dtype.type(_functions.exponential(value) if exponential else value)
+
+
+def slopes(
+    shape: tuple[int, ...], weight: Array | None, upstream: Any, divisor: ExactSum | int | None
+) -> Array:
+    """Return the derivative of the result with respect to the loss of each row."""
+    by = None if divisor is None else divisor.over(1) if isinstance(divisor, ExactSum) else divisor
+    with np.errstate(all="ignore"):
+        slope = np.broadcast_to(np.asarray(upstream, float), shape)
+        if weight is not None:
+            slope = np.where(weight == 0, 0.0, slope * weight)
+        return slope if by is None else slope / by if by else np.zeros(shape)
+
+
+def weighted(rows: Array, weight: Array | None) -> Array:
+    """Return losses times the rows' weights, in float64; a row of weight 0 costs nothing, whatever its logits are."""
+    if weight is None:
+        return rows
+    with np.errstate(all="ignore"):
+        return np.where(weight == 0, 0.0, rows * weight.astype(float))
+
+
 def alone(sums: Array) -> Array:
     """Return sums without the logits of several targets."""
     found: Array = sums if sums.dtype == stages.dtype else sums["sums"]
@@ -184,6 +193,7 @@ def alone(sums: Array) -> Array:
 
 def whole(
     chunks: Any,
+    first: Array | None,
     targets: Any,
     probs: Any,
     weight: Array | None,
@@ -194,9 +204,13 @@ def whole(
     *,
     options: Options,
     derivatives: int,
+    sums: bool,
 ) -> tuple[Any, ...]:
-    """Return what a chunk that has all classes gives: losses, gradient, Hessian, log-sum-exp, derivatives by temperature."""
-    logits = only(chunks)
+    """Return what a chunk that has all classes gives.
+
+    The losses of its rows, the gradient, the Hessian, the log-sum-exps, the derivatives by the temperature, the sum.
+    """
+    logits, targets = only(chunks), options.checked(targets, first)
     axis = options.row["axis"]
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     slope = None
@@ -214,7 +228,7 @@ def whole(
     else:
         rows, *more, lse = losses.cross_entropy(
             logits,
-            only(targets),
+            targets,
             class_weight=class_weight,
             class_bias=class_bias,
             sample_weight=None if weight is None else weight != 0,
@@ -226,7 +240,33 @@ def whole(
             **options.row,
         )
         grad, hess = (*more, None, None)[:2]
-    return weighted(np.asarray(rows), weight), grad, hess, np.asarray(lse), by_temperature
+    rows = weighted(np.asarray(rows), weight)
+    return rows, grad, hess, np.asarray(lse), by_temperature, exact(rows) if sums else None
+
+
+def whole_sums(
+    chunks: Any,
+    first: Array | None,
+    targets: Any,
+    probs: Any,
+    weight: Array | None,
+    class_weight: Array | None,
+    class_bias: Array | None,
+    *,
+    options: Options,
+    mean: bool,
+) -> Any:
+    """Return the sum of the losses of a chunk that has all classes; with what its rows add to the divisor of a mean."""
+    given = (chunks, first, targets, probs, weight, 1.0, None, class_weight, class_bias)
+    rows, *_, total = whole(*given, options=options, derivatives=0, sums=True)
+    if not mean:
+        return total
+    if first is not None:
+        of_targets = class_weight if probs is None else None
+        return total, divisors(None, targets, weight, of_targets, options=options)
+    divisor = ExactSum()
+    divisor.add(np.ones(rows.shape) if weight is None else weight)
+    return total, divisor
 
 
 def temperatures(loss: _composed.Loss) -> Array:
@@ -237,6 +277,7 @@ def temperatures(loss: _composed.Loss) -> Array:
 def reduce(
     logits: Array,
     offset: Array,
+    first: Array | None,
     targets: Any,
     probs: Any,
     class_weight: Array | None,
@@ -245,7 +286,7 @@ def reduce(
     options: Options,
 ) -> Array:
     """Return the sums of a chunk, in which the class axis has one element, and the logits of several targets beside them."""
-    begin = int(offset.item())
+    begin, targets = int(offset.item()), options.checked(targets, first)
     loss = options.loss(logits, targets, probs, None, class_weight, class_bias, offset=begin)
     loss.prepare()
     sums = loss.stage_sums()
