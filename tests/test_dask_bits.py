@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 
 import xent
 
@@ -31,18 +30,22 @@ def differing(found: Any, expected: Any) -> int:
     return int(np.sum(np.atleast_1d(found).view(kind) != np.atleast_1d(expected).view(kind)))
 
 
-# 60 examples, or 1,000 with --hypothesis-profile=thorough.
-@settings(max_examples=settings.default.max_examples // 5)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
-def test_no_bit_differs_for_shards_at_multiples_of_16384(seed, shards):
+# 60 cases, or 1,000 with --hypothesis-profile=thorough.
+@pytest.mark.parametrize("part", range(4))
+def test_no_bit_differs_for_shards_at_multiples_of_16384(part):
+    cases = range(part, settings.default.max_examples // 5, 4)
+    assert {case: n for case in cases if (n := differing_bits(case, case % 8 + 1))} == {}
+
+
+def differing_bits(seed: int, shards: int) -> int:
+    """Return how many numbers of all results differ, of logits in so many chunks of classes."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 3, shards) * CHUNK
     sizes[-1] -= rng.integers(CHUNK)
-    rows, classes = int(rng.integers(1, 4)), int(sizes.sum())
-    dtype = rng.choice(["float16", "float32"])
-    z = (rng.standard_normal((rows, classes), "f4") * np.float32(rng.choice([0.1, 3, 30]))).astype(
-        dtype
-    )
+    rows, classes = int(rng.integers(1, 3)), int(sizes.sum())
+    z = rng.standard_normal((rows, classes), "f4") * np.float32(rng.choice([0.1, 3, 30]))
+    with np.errstate(under="ignore"):
+        z = z.astype(rng.choice(["float16", "float32"]))
     z[:, rng.integers(0, classes, 5)] = -np.inf
     targets = rng.integers(0, classes, rows)
     targets[rng.random(rows) < 0.2] = -100
@@ -68,7 +71,7 @@ def test_no_bit_differs_for_shards_at_multiples_of_16384(seed, shards):
         one, other = dask.compute(lazy.pop(0), scheduler="sync")[0], expected.pop(0)
         assert np.isnan(other) if np.isnan(one) else abs(one - other) <= np.spacing(other)
     found = dask.compute(*lazy, scheduler="sync")
-    assert sum(map(differing, found, expected)) == 0
+    return sum(map(differing, found, expected))
 
 
 ROWS = 10**9

@@ -173,7 +173,9 @@ def test_options_that_exclude_each_other():
     with pytest.raises(ValueError, match=r"^return_bias_grad: expected class_bias"):
         xd.cross_entropy(logits, y, return_bias_grad=True)
     call = {"return_temperature_grad": True, "entropy_weight": 0.1}
-    with pytest.raises(ValueError, match=r"^return_temperature_grad: .*logits.rechunk\(\{1: -1\}\)"):
+    with pytest.raises(
+        ValueError, match=r"^return_temperature_grad: .*logits.rechunk\(\{1: -1\}\)"
+    ):
         xd.cross_entropy(logits, y, **call)
     check(given, "indices", (7, CLASSES), "float64", **call)
 
@@ -239,7 +241,13 @@ def test_weighted_logsumexp_of_infinities_and_of_nothing(size):
         [[inf, 1, 2, 3, 4, 5], [inf, inf, 1, 2, 3, 4], [nan, 1, 2, 3, 4, 5], [-inf] * 6, [1.0] * 6]
     )
     b = np.array(
-        [[-1, 1, 1, 1, 1, 1], [1, -1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1], [1] * 6, [1, -1, 2, -2, 0, 0]]
+        [
+            [-1, 1, 1, 1, 1, 1],
+            [1, -1, 1, 1, 1, 1],
+            [0, 1, 1, 1, 1, 1],
+            [1] * 6,
+            [1, -1, 2, -2, 0, 0],
+        ]
     )
     found = xd.logsumexp(da.from_array(z, chunks=(2, size)), 1, b, return_sign=True)
     for one, other in zip(found, xent.logsumexp(z, 1, b, return_sign=True), strict=True):
