@@ -12,7 +12,7 @@ from dask.delayed import delayed
 
 from xent import _arguments as arguments
 from xent import _functions, stages
-from xent.dask import _tasks
+from xent.dask import _hessian, _tasks
 from xent.dask._graph import Blocks, lazy, of_rows, placeholder, scalar, without
 
 #: The results of a task of chunks that have all classes, in its order.
@@ -350,7 +350,7 @@ class Loss:
             )
         of_chunks = [(GRAD, _tasks.gradient)] if self.needs_gradient else []
         if self.derivatives > 1:
-            of_chunks.append((HESS, _tasks.hessian))
+            of_chunks.append((HESS, _hessian.hessian))
         for part, task in of_chunks:
             parts[part] = blocks.layer(
                 task,

@@ -84,7 +84,8 @@ def result(values: Array, precision: Any) -> Array:
         found = np.asarray(rounded(values, precision))
         if precision.bfloat16:
             return found.view(precision.result_dtype)
-        return found.astype(precision.result_dtype, copy=False)
+        # What rounds to 0 keeps its sign.
+        return np.copysign(found, values).astype(precision.result_dtype, copy=False)
 
 
 def paired(log: Array, sign: Array) -> Array:
