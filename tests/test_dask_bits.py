@@ -69,7 +69,7 @@ def differing_bits(seed: int, shards: int) -> int:
     if reduction == "mean":
         # In memory a mean is a rounded sum: exactly that of float64, at most one rounding apart.
         one, other = dask.compute(lazy.pop(0), scheduler="sync")[0], expected.pop(0)
-        if not (one == other or np.isnan(one) and np.isnan(other)):
+        if not (one == other or (np.isnan(one) and np.isnan(other))):
             assert abs(one - other) <= np.spacing(other)
     found = dask.compute(*lazy, scheduler="sync")
     return sum(map(differing, found, expected))
