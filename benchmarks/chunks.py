@@ -4,7 +4,7 @@
 
 All chunks of rows are the same block of logits in memory, so that neither side reads a disk and rows may be more than memory
 holds. Gradients go to a file, of which chunks of rows overwrite those before them: a file of all of them measures the disk.
-Both run in the same process, in turn, and the median of the quotients of neighbours is printed, of time and of processor time.
+Both run in the same process, in turn, and medians of the quotients of neighbours are printed, of time and of processor time.
 The answers must be equal. Memory is that of a process for each case: the most anonymous pages above those before the call.
 """
 

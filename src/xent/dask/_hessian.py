@@ -81,9 +81,9 @@ def _amounts(
 ) -> Array:
     """Return how much of each class of a chunk is in the targets of some rows."""
     if soft is not None:
-        return soft[block].astype(float)
+        return np.asarray(soft[block], float)
     along: Any = 1.0 if loss.class_weight is None else loss.class_weight
-    amounts = np.broadcast_to(loss.smooth * along, shape).copy()
+    amounts: Array = np.array(np.broadcast_to(loss.smooth * along, shape))
     own = loss.given.index[block].astype(np.int64) - begin
     inside = loss.counts[block] & (own >= 0) & (own < shape[-1])
     place = (*np.nonzero(inside), own[inside])

@@ -265,7 +265,7 @@ class Loss:
 
     @property
     def needs_gradient(self) -> bool:
-        return self.derivatives > 0 or self.with_bias
+        return bool(self.derivatives > 0 or self.with_bias)
 
     def parts_of_whole(self) -> dict[int, Any]:
         """Of chunks that have all classes: one task for all results of each."""

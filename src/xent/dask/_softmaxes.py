@@ -85,7 +85,7 @@ def result(values: Array, precision: Any) -> Array:
         if precision.bfloat16:
             return found.view(precision.result_dtype)
         # What rounds to 0 keeps its sign.
-        return np.copysign(found, values).astype(precision.result_dtype, copy=False)
+        return np.asarray(np.copysign(found, values).astype(precision.result_dtype, copy=False))
 
 
 def paired(log: Array, sign: Array) -> Array:

@@ -225,7 +225,7 @@ def whole(
         if derivatives:
             grad = loss.grad(None)
     else:
-        rows, *more, lse = losses.cross_entropy(
+        found: Any = losses.cross_entropy(
             logits,
             targets,
             class_weight=class_weight,
@@ -238,6 +238,7 @@ def whole(
             grad_output=slope,
             **options.row,
         )
+        rows, *more, lse = found
         grad, hess = (*more, None, None)[:2]
     rows = weighted(np.asarray(rows), weight)
     return rows, grad, hess, np.asarray(lse), by_temperature, exact(rows) if sums else None
@@ -270,7 +271,7 @@ def whole_sums(
 
 def temperatures(loss: _composed.Loss) -> Array:
     """Return what each row adds to the derivative of the result by the temperature."""
-    return loss.temperature_rows() / -loss.given.temperature
+    return np.asarray(loss.temperature_rows() / -loss.given.temperature)
 
 
 def reduce(

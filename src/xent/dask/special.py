@@ -143,8 +143,8 @@ def logsumexp(
     blocks, dtype = call.blocks, call.dtype
     if b is not None:
         if not isinstance(b, bool | int | float):
-            b = b if isinstance(b, da.Array) else arguments.real(b, "b")
-            dtype = np.result_type(dtype, b.dtype)
+            factors: Any = b if isinstance(b, da.Array) else arguments.real(b, "b")
+            dtype = np.result_type(dtype, factors.dtype)
             dtype = arguments.logits(np.empty(0, dtype), "b")[1].result_dtype
         pairs = call.weighted(b)
         results = [call.of_rows(_softmaxes.logarithm, pairs, dtype, with_sign, dtype=dtype)]
