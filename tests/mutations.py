@@ -2376,15 +2376,15 @@ MUTATIONS = (
     Mutation(
         "arguments of xent.dask are refused by the call, not by its tasks",
         "src/xent/dask/_loss.py",
-        "            arguments.label_smoothing(label_smoothing),",
-        "            label_smoothing,",
+        "arguments.label_smoothing(label_smoothing),",
+        "label_smoothing,",
         "tests/test_dask.py -k test_bad_arguments",
     ),
     Mutation(
         "xent.dask.log_loss names the position of what is no probability in the whole array",
         "src/xent/dask/_log_loss.py",
-        "{in_whole(place, block_info)}",
-        "{', '.join(map(str, map(int, place)))}",
+        "str(int(i) + b)",
+        "str(int(i))",
         "tests/test_dask.py -k test_log_loss_refuses",
     ),
     # xent.jax.
