@@ -34,9 +34,32 @@ int xent_cpus(void) {
 }
 
 #ifdef _OPENMP
+#define LOCK(m) ((SRWLOCK *)(m))
+#define CONDITION(c) ((CONDITION_VARIABLE *)(c))
+void xent_lock(xent_mutex *m) { AcquireSRWLockExclusive(LOCK(m)); }
+void xent_unlock(xent_mutex *m) { ReleaseSRWLockExclusive(LOCK(m)); }
+void xent_wait(xent_condition *c, xent_mutex *m) { SleepConditionVariableSRW(CONDITION(c), LOCK(m), INFINITE, 0); }
+void xent_wake_one(xent_condition *c) { WakeConditionVariable(CONDITION(c)); }
+void xent_wake_all(xent_condition *c) { WakeAllConditionVariable(CONDITION(c)); }
+void xent_yield(void) { SwitchToThread(); }
+
+static BOOL CALLBACK run_once(INIT_ONCE *once, void *run, void **context) {
+    (void)once, (void)context;
+    ((void (*)(void))(uintptr_t)run)();
+    return TRUE;
+}
+void xent_do_once(xent_once *once, void (*run)(void)) {
+    InitOnceExecuteOnce((INIT_ONCE *)once, run_once, (void *)(uintptr_t)run, NULL);
+}
+
+/* Nobody forks. */
+void xent_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void)) {
+    (void)before, (void)in_parent, (void)in_child;
+}
+
 int xent_wait_until(xent_condition *c, xent_mutex *m, double end) {
     const double left = end - xent_clock();
-    return left > 0 && SleepConditionVariableSRW(c, m, 1 + (DWORD)(1e3 * left), 0);
+    return left > 0 && SleepConditionVariableSRW(CONDITION(c), LOCK(m), 1 + (DWORD)(1e3 * left), 0);
 }
 
 static DWORD WINAPI begin(void *run) {
@@ -66,11 +89,9 @@ void xent_file_of(void (*function)(void), char *to, size_t size) {
 }
 #endif
 #else
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sched.h>
-#endif
 
 void *xent_allocate(size_t alignment, size_t bytes) { return aligned_alloc(alignment, bytes); }
 
@@ -115,6 +136,17 @@ int xent_cpus(void) {
 #ifdef _OPENMP
 #include <dlfcn.h>
 #include <signal.h>
+
+void xent_lock(xent_mutex *m) { pthread_mutex_lock(m); }
+void xent_unlock(xent_mutex *m) { pthread_mutex_unlock(m); }
+void xent_wait(xent_condition *c, xent_mutex *m) { pthread_cond_wait(c, m); }
+void xent_wake_one(xent_condition *c) { pthread_cond_signal(c); }
+void xent_wake_all(xent_condition *c) { pthread_cond_broadcast(c); }
+void xent_yield(void) { sched_yield(); }
+void xent_do_once(xent_once *once, void (*run)(void)) { pthread_once(once, run); }
+void xent_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void)) {
+    pthread_atfork(before, in_parent, in_child);
+}
 
 void xent_use_all_cpus(void) { (void)process_cpus(1); }
 

@@ -17,53 +17,31 @@ int xent_cpus(void);
 
 #ifdef _OPENMP /* else there is one thread */
 #ifdef _WIN32
-#define WIN32_LEAN_AND_MEAN
-#include <windows.h>
-
-typedef SRWLOCK xent_mutex;
-typedef CONDITION_VARIABLE xent_condition;
-typedef INIT_ONCE xent_once;
-#define XENT_MUTEX SRWLOCK_INIT
-#define XENT_CONDITION CONDITION_VARIABLE_INIT
-#define XENT_ONCE INIT_ONCE_STATIC_INIT
-static inline void xent_lock(xent_mutex *m) { AcquireSRWLockExclusive(m); }
-static inline void xent_unlock(xent_mutex *m) { ReleaseSRWLockExclusive(m); }
-static inline void xent_wait(xent_condition *c, xent_mutex *m) { SleepConditionVariableSRW(c, m, INFINITE, 0); }
-static inline void xent_wake_one(xent_condition *c) { WakeConditionVariable(c); }
-static inline void xent_wake_all(xent_condition *c) { WakeAllConditionVariable(c); }
-static inline void xent_yield(void) { SwitchToThread(); }
-static inline void xent_do_once(xent_once *once, void (*run)(void)) {
-    BOOL is_first;
-    if (InitOnceBeginInitialize(once, 0, &is_first, NULL) && is_first) {
-        run();
-        InitOnceComplete(once, 0, NULL);
-    }
-}
-/* Nobody forks. */
-static inline void xent_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void)) {
-    (void)before, (void)in_parent, (void)in_child;
-}
+typedef struct {
+    void *state;
+} xent_mutex, xent_condition, xent_once; /* SRWLOCK, CONDITION_VARIABLE, INIT_ONCE */
+#define XENT_MUTEX {NULL}
+#define XENT_CONDITION {NULL}
+#define XENT_ONCE {NULL}
 #else
 #include <pthread.h>
-#include <sched.h>
-
 typedef pthread_mutex_t xent_mutex;
 typedef pthread_cond_t xent_condition;
 typedef pthread_once_t xent_once;
 #define XENT_MUTEX PTHREAD_MUTEX_INITIALIZER
 #define XENT_CONDITION PTHREAD_COND_INITIALIZER
 #define XENT_ONCE PTHREAD_ONCE_INIT
-static inline void xent_lock(xent_mutex *m) { pthread_mutex_lock(m); }
-static inline void xent_unlock(xent_mutex *m) { pthread_mutex_unlock(m); }
-static inline void xent_wait(xent_condition *c, xent_mutex *m) { pthread_cond_wait(c, m); }
-static inline void xent_wake_one(xent_condition *c) { pthread_cond_signal(c); }
-static inline void xent_wake_all(xent_condition *c) { pthread_cond_broadcast(c); }
-static inline void xent_yield(void) { sched_yield(); }
-static inline void xent_do_once(xent_once *once, void (*run)(void)) { pthread_once(once, run); }
-static inline void xent_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void)) {
-    pthread_atfork(before, in_parent, in_child);
-}
 #endif
+
+/* As POSIX has them under longer names. */
+void xent_lock(xent_mutex *m);
+void xent_unlock(xent_mutex *m);
+void xent_wait(xent_condition *c, xent_mutex *m);
+void xent_wake_one(xent_condition *c);
+void xent_wake_all(xent_condition *c);
+void xent_yield(void);
+void xent_do_once(xent_once *once, void (*run)(void));
+void xent_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void));
 
 /* Waits until the clock shows `end`, and returns zero where it does. */
 int xent_wait_until(xent_condition *c, xent_mutex *m, double end);
