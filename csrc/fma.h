@@ -1,11 +1,16 @@
-/* a * b + c, rounded once, for plain C where the library's own is rounded twice, as that of MinGW is: by integers. */
-#ifndef XENT_SIMD_FMA_H
-#define XENT_SIMD_FMA_H
+/* a * b + c, rounded once. The function of C is that, but MinGW's library rounds twice: there it is computed by integers,
+ * unless the processor has the instruction. */
+#ifndef XENT_FMA_H
+#define XENT_FMA_H
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
+#if !defined(_WIN32) || defined(__FMA__) || defined(__aarch64__)
+static inline float xent_fmaf(float a, float b, float c) { return fmaf(a, b, c); }
+static inline double xent_fma(double a, double b, double c) { return fma(a, b, c); }
+#else
 /* A product of floats is exact in double. Its sum with c, rounded to the odd neighbour where it is not exact, has the bits
  * that rounding to float looks at. */
 static inline float xent_fmaf(float a, float b, float c) {
@@ -76,5 +81,6 @@ static inline double xent_fma(double a, double b, double c) {
     const double size = (double)(uint64_t)sum * xent_two_to(e / 2) * xent_two_to(e - e / 2);
     return (less ? signbit(c) != 0 : negative) ? -size : size;
 }
+#endif
 
 #endif
