@@ -287,7 +287,7 @@ def compiler_without(at: Path, word: str) -> str:
 
 
 def test_no_openmp(tmp_path: Path) -> None:
-    message = configure(tmp_path, compiler=compiler_without(tmp_path, "openmp"))
+    message = configure(tmp_path, compiler=compiler_without(tmp_path, "-fopenmp"))
     assert "xent needs a C compiler with OpenMP." in message
     assert "Debian, Ubuntu: apt-get install gcc, or libomp-dev for clang" in message
     assert "-DXENT_OPENMP=OFF, of pip -C cmake.define.XENT_OPENMP=OFF" in message
