@@ -151,7 +151,7 @@ def configure(at: Path, *options: str, compiler: str | None = None) -> str:
         env=WITH_SCRIPTS if compiler is None else {**WITH_SCRIPTS, "CC": compiler},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode != 0
@@ -174,7 +174,7 @@ def configured(at: Path, *options: str, **settings: str) -> subprocess.Completed
         env={**WITH_SCRIPTS, **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
