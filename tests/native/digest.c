@@ -59,6 +59,9 @@ static void disturb(int on) {
     __asm__ volatile("msr fpcr, %0" : : "r"((control() & ~(uint64_t)DISTURBED) | (on ? DISTURBED : 0)));
 }
 #else
+#ifndef FE_UPWARD /* as of WebAssembly, which rounds to nearest */
+#define FE_UPWARD (-1)
+#endif
 static int is_disturbed(void) { return fegetround() == FE_UPWARD; }
 static void disturb(int on) { fesetround(on ? FE_UPWARD : FE_TONEAREST); }
 #endif
