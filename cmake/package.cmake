@@ -10,7 +10,9 @@ install(EXPORT xent-targets NAMESPACE xent:: DESTINATION ${package})
 # The library is static: who links it needs what it needs. Whoever calls find_package has enabled C.
 file(CONFIGURE OUTPUT package/xent-config.cmake @ONLY CONTENT [=[
 include(CMakeFindDependencyMacro)
-find_dependency(OpenMP COMPONENTS C)
+if(@XENT_OPENMP@)
+  find_dependency(OpenMP COMPONENTS C)
+endif()
 include(${CMAKE_CURRENT_LIST_DIR}/xent-targets.cmake)
 ]=])
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/package/xent-config-version.cmake

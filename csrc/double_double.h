@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "fma.h"
+
 /* A sum and the error of its additions (Knuth's two-sum): high + low is exact to twice the precision. */
 typedef struct {
     double high, low;
@@ -34,7 +36,7 @@ static inline double_double dd_total(const double_double *sums, int64_t n) {
 
 /* The quotient of high + low, rounded but once more than exactly; of nothing there is no mean. */
 static inline double dd_quotient(double_double s, double divisor) {
-    const double q = dd_value(s) / divisor, left = fma(-q, divisor, s.high) + s.low;
+    const double q = dd_value(s) / divisor, left = xent_fma(-q, divisor, s.high) + s.low;
     return divisor == 0 ? NAN : isfinite(left) ? q + left / divisor : q;
 }
 

@@ -787,8 +787,8 @@ MUTATIONS = (
     Mutation(
         "a child of fork has a team of its own",
         "csrc/call/team.c",
-        "pthread_atfork(before_fork, in_parent, in_child)",
-        "pthread_atfork(before_fork, in_parent, in_parent)",
+        "xent_at_fork(before_fork, in_parent, in_child)",
+        "xent_at_fork(before_fork, in_parent, in_parent)",
         "tests/test_team.py -k fork_with",
     ),
     Mutation(
@@ -800,7 +800,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a thread that cannot be started is done without",
-        "csrc/call/team.c",
+        "csrc/call/platform.c",
         "    pthread_attr_destroy(&attributes);\n    return n;",
         "    pthread_attr_destroy(&attributes);\n    return threads;",
         "tests/test_process.py -k cannot_be_started",
@@ -808,8 +808,8 @@ MUTATIONS = (
     Mutation(
         "nor one for whose large stack there is no room",
         "csrc/call/team.c",
-        "stack = xent_stack_bytes();",
-        "stack = 0;",
+        "wanted - workers, xent_stack_bytes()",
+        "wanted - workers, 0",
         "tests/test_team.py -k large_stacks",
     ),
     Mutation(
@@ -850,7 +850,7 @@ MUTATIONS = (
     Mutation(
         "idle workers sleep",
         "csrc/call/team.c",
-        "pthread_cond_wait(&team.work, &team.lock);",
+        "xent_wait(&team.work, &team.lock);",
         "unlock(), lock();",
         "tests/test_team.py -k idle",
     ),
@@ -1282,7 +1282,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the number of threads is that of the process's CPUs, whoever calls first",
-        "csrc/call/threads.c",
+        "csrc/call/platform.c",
         "if (sched_getaffinity(getpid(), size, first) == 0)",
         "if (sched_getaffinity(getpid(), size, first) == 1)",
         "tests/test_team.py -k a_bound_caller",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -150,7 +151,7 @@ def configure(at: Path, *options: str, compiler: str | None = None) -> str:
         env=WITH_SCRIPTS if compiler is None else {**WITH_SCRIPTS, "CC": compiler},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode != 0
@@ -173,7 +174,7 @@ def configured(at: Path, *options: str, **settings: str) -> subprocess.Completed
         env={**WITH_SCRIPTS, **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -227,21 +228,35 @@ def test_flags_that_are_left_out(tmp_path, flag):
     assert flag not in (tmp_path / "build/build.ninja").read_text()
 
 
-def test_flags_that_would_change_bits(tmp_path):
-    """What is compiled has the digests of the build without them, and no bytecode."""
-    flags = "-O2 -Ofast -ffast-math -flto"
-    done = configured(tmp_path, "-DXENT_DTYPES=f32;f64", CFLAGS=flags)
+def library_with_the_digests(tmp_path, *options, link, **settings):
+    """Build the library of plain C, whose calls must have the digests of all others, and return its bytes."""
+    done = configured(tmp_path, "-DXENT_DTYPES=f32;f64", *options, **settings)
     assert done.returncode == 0, done.stderr
     command = ["cmake", "--build", tmp_path / "build"]
     subprocess.run(command, env=WITH_SCRIPTS, check=True, capture_output=True)
-    assert b"gnu.lto" not in (tmp_path / "build/libxent.a").read_bytes()
     digest, csrc = tmp_path / "digest", ROOT / "csrc"
     parts = [file for file in (csrc / "call").glob("*.c") if 'include "call.h"' in file.read_text()]
     sources = (ROOT / "tests/native/digest.c", *parts, tmp_path / "build/libxent.a")
-    options = ("-std=gnu11", "-O1", "-ffp-contract=off", "-DXENT_TEST_PIECES", f"-I{csrc}")
-    subprocess.run(["cc", *options, *sources, "-fopenmp", "-lm", "-o", digest], check=True)
+    flags = ("-std=gnu11", "-O1", "-ffp-contract=off", "-DXENT_TEST_PIECES", f"-I{csrc}")
+    subprocess.run(["cc", *flags, *sources, *link, "-lm", "-o", digest], check=True)
     done = subprocess.run([digest], capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout == (ROOT / "tests/native/digest.txt").read_text()
+    return (tmp_path / "build/libxent.a").read_bytes()
+
+
+def test_flags_that_would_change_bits(tmp_path):
+    """What is compiled has the digests of the build without them, and no bytecode."""
+    flags = "-O2 -Ofast -ffast-math -flto"
+    library = library_with_the_digests(tmp_path, link=["-fopenmp"], CFLAGS=flags)
+    assert b"gnu.lto" not in library
+
+
+def test_a_build_without_openmp(tmp_path):
+    """One thread, and the same bits; nothing of OpenMP or of threads is called."""
+    options = ("-DXENT_OPENMP=OFF", "-DCMAKE_BUILD_TYPE=Quick", "-DCMAKE_C_FLAGS_QUICK=-O1")
+    library = library_with_the_digests(tmp_path, *options, link=["-lpthread"])
+    assert b"omp_" not in library
+    assert b"pthread_" not in library
 
 
 @pytest.mark.parametrize(
@@ -263,15 +278,67 @@ def test_the_source_folder_is_left_alone():
     assert "build-dir" not in (ROOT / "pyproject.toml").read_text()
 
 
-def test_no_openmp(tmp_path: Path) -> None:
-    compiler = tmp_path / "cc"
-    compiler.write_text('#!/bin/sh\ncase "$*" in *openmp*) exit 1 ;; esac\nexec cc "$@"\n')
+def compiler_without(at: Path, word: str) -> str:
+    """One that refuses every command with this word."""
+    compiler = at / "cc"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{word}*) exit 1 ;; esac\nexec cc "$@"\n')
     compiler.chmod(0o755)
-    message = configure(tmp_path, compiler=str(compiler))
+    return str(compiler)
+
+
+def test_no_openmp(tmp_path: Path) -> None:
+    message = configure(tmp_path, compiler=compiler_without(tmp_path, "-fopenmp"))
     assert "xent needs a C compiler with OpenMP." in message
     assert "Debian, Ubuntu: apt-get install gcc, or libomp-dev for clang" in message
+    assert "-DXENT_OPENMP=OFF, of pip -C cmake.define.XENT_OPENMP=OFF" in message
+
+
+def test_a_compiler_without_c11(tmp_path):
+    """Or without the options that keep bits."""
+    message = configure(tmp_path, compiler=compiler_without(tmp_path, "-ffp-contract=off"))
+    assert "xent needs a compiler of C11" in message
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of x86-64")
+def test_a_compiler_without_an_instruction_set(tmp_path):
+    compiler = compiler_without(tmp_path, "-mavx512vl")
+    done = configured(tmp_path, "-DXENT_ISAS=", CC=compiler)
+    assert done.returncode == 0, done.stderr
+    assert "xent is built without avx512" in " ".join(done.stderr.split())
+    table = (tmp_path / "build/csrc/xent_isas.h").read_text()
+    assert re.findall(r"XENT_ISA\((\w+)", table) == ["avx2", "scalar"]
+
+
+def test_a_processor_without_any_instruction_set_of_the_build(tmp_path):
+    """Says so where it starts; what is compiled for plain C as well runs anywhere."""
+    (tmp_path / "xent_isas.h").write_text("XENT_ISA(scalar, 0)\n")
+    (tmp_path / "xent_version.h").write_text('#define XENT_VERSION "0"\n')
+    (tmp_path / "main.c").write_text(
+        "#include <stdio.h>\n#include <xent.h>\n"
+        "const char xent_kernels_scalar_f32[9], xent_kernels_scalar_f64[9];\n"
+        "const char *xent_threads_start(void) { return 0; }\n"
+        "int main(void) { puts(xent_start()); }\n"
+    )
+    csrc, program = ROOT / "csrc", tmp_path / "program"
+    options = ("-std=gnu11", f"-I{tmp_path}", f"-I{csrc}", "-o", program)
+    subprocess.run(["cc", *options, tmp_path / "main.c", csrc / "call/dispatch.c"], check=True)
+    said = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("this processor lacks what xent was built for, scalar: build it with ")
 
 
 def test_no_python_headers(tmp_path: Path) -> None:
     message = configure(tmp_path, "-DCMAKE_DISABLE_FIND_PACKAGE_Python=ON")
+    assert "xent needs Python >= 3.11, its headers, and NumPy." in message
     assert "Debian, Ubuntu: apt-get install python3-dev" in message
+
+
+def test_no_cython(tmp_path, monkeypatch):
+    """As where a build without isolation has not been prepared."""
+    (tmp_path / "cython.py").write_text("raise ImportError")
+    monkeypatch.setitem(WITH_SCRIPTS, "PYTHONPATH", str(tmp_path))
+    assert "-m pip install cython" in configure(tmp_path, f"-DPython_EXECUTABLE={sys.executable}")
+
+
+def test_a_python_that_is_too_old():
+    """What pip tells, and refuses, before anything is built."""
+    assert metadata.metadata("xent")["Requires-Python"] == ">=3.11"

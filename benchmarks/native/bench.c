@@ -10,27 +10,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "call/platform.h"
 #include "inputs.h"
+#include "pages.h"
 
 enum { LINKS = 1 << 16, ROUNDS = 9, FEWEST_ROUNDS = 3, PLACES = 3 };
 static const double TURN = 0.5e-3, BUDGET = 0.3; /* seconds: least of one turn, approximate of all turns of a kernel */
-
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* The seconds of one cycle. An exclusive or takes one cycle on every processor; the empty statement keeps the compiler from
  * joining two of them. */
 static double cycle(void) {
     uint64_t x = 1, y = 3;
     __asm__ volatile("" : "+r"(y));
-    const double begin = seconds();
+    const double begin = xent_clock();
     for (int i = 0; i < LINKS / 16; ++i) {
 #define LINK                                                                                                                \
     x ^= y;                                                                                                                 \
@@ -38,7 +31,7 @@ static double cycle(void) {
 #define LINKS_4 LINK LINK LINK LINK
         LINKS_4 LINKS_4 LINKS_4 LINKS_4
     }
-    return (seconds() - begin) / LINKS;
+    return (xent_clock() - begin) / LINKS;
 }
 
 static int compare(const void *a, const void *b) {
@@ -106,25 +99,25 @@ typedef struct {
 } timing;
 
 static double run_many(const task *t, const xent_kernels *kernels, int64_t times) {
-    const double begin = seconds();
+    const double begin = xent_clock();
     for (int64_t i = 0; i < times; ++i)
         run(t, kernels);
-    return (seconds() - begin) / (double)times;
+    return (xent_clock() - begin) / (double)times;
 }
 
 static double read_many(const xent_kernels *kernels, const char *memory, int64_t bytes, int64_t times) {
     static volatile double sink;
-    const double begin = seconds();
+    const double begin = xent_clock();
     for (int64_t i = 0; i < times; ++i)
         sink = kernels->read(memory, bytes);
     (void)sink;
-    return (seconds() - begin) / (double)times / (double)bytes;
+    return (xent_clock() - begin) / (double)times / (double)bytes;
 }
 
 static double copy_many(const xent_kernels *kernels, char *memory, int64_t bytes) {
-    const double begin = seconds();
+    const double begin = xent_clock();
     kernels->copy(memory + bytes / 2, memory, bytes / 2);
-    return (seconds() - begin) / (double)(bytes / 2);
+    return (xent_clock() - begin) / (double)(bytes / 2);
 }
 
 static int64_t times_for(double once) { return once > TURN ? 1 : (int64_t)(TURN / once) + 1; }
@@ -135,7 +128,7 @@ static timing measure(const task *t, const xent_kernels *kernels, char *plain, c
     const int64_t times = times_for(run_many(t, kernels, 1)), bytes = place->bytes;
     const int64_t read_times = times_for(read_many(kernels, plain, bytes, 1) * (double)bytes);
     int n = 0;
-    for (const double begin = seconds(); n < ROUNDS && (n < FEWEST_ROUNDS || seconds() - begin < BUDGET); ++n) {
+    for (const double begin = xent_clock(); n < ROUNDS && (n < FEWEST_ROUNDS || xent_clock() - begin < BUDGET); ++n) {
         cycles[n] = cycle();
         (void)read_many(kernels, plain, bytes, 1);
         reads[n] = read_many(kernels, plain, bytes, read_times);
@@ -149,8 +142,8 @@ static timing measure(const task *t, const xent_kernels *kernels, char *plain, c
 
 /* Maps memory with large pages, as NumPy does. */
 static char *map(int64_t bytes) {
-    char *at = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) {
+    char *at = new_pages((size_t)bytes);
+    if (!at) {
         perror("xent-native");
         exit(2);
     }
@@ -171,7 +164,7 @@ static void measure_at(const operation *o, xent_dtype dtype, const char *isa, co
     const int64_t need = bytes_of(&t, 0, ARRAYS) + ARRAYS * 64;
     if (need > a->own_bytes) {
         if (a->own)
-            munmap(a->own, (size_t)a->own_bytes);
+            drop_pages(a->own, (size_t)a->own_bytes);
         a->own = map(need);
         a->own_bytes = need;
     }

@@ -13,10 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "inputs.h"
+#include "pages.h"
 
 enum { REGION_BYTES = 8 << 20, MARGIN = 64, MOST_ELEMENTS = 1 << 16, UNTOUCHED = 0xa5 };
 
@@ -37,11 +36,10 @@ static void describe(char *to, size_t size) {
 static void on_fault(int signal) {
     char what[256], message[320];
     describe(what, sizeof what);
-    const int n =
-        snprintf(message, sizeof message, "%s: %s\n", what,
-                 signal == SIGILL ? "an instruction this machine does not have" : "touches memory outside its arrays");
-    ssize_t written = write(STDERR_FILENO, message, (size_t)n);
-    _exit(written < 0 ? 2 : 1);
+    snprintf(message, sizeof message, "%s: %s\n", what,
+             signal == SIGILL ? "an instruction this machine does not have" : "touches memory outside its arrays");
+    fputs(message, stderr);
+    _Exit(1);
 }
 
 /* One region of memory for each array, between two guard pages. */
@@ -49,8 +47,8 @@ static void on_fault(int signal) {
 static char *regions[ARRAYS];
 
 static char *map(int64_t bytes) {
-    char *at = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) {
+    char *at = new_pages((size_t)bytes);
+    if (!at) {
         perror("xent-native");
         exit(2);
     }
@@ -58,11 +56,11 @@ static char *map(int64_t bytes) {
 }
 
 static void make_regions(void) {
-    const int64_t page = sysconf(_SC_PAGESIZE);
+    const int64_t page = (int64_t)page_bytes();
     for (int k = 0; k < ARRAYS; ++k) {
         regions[k] = map(REGION_BYTES + 2 * page) + page;
-        mprotect(regions[k] - page, (size_t)page, PROT_NONE);
-        mprotect(regions[k] + REGION_BYTES, (size_t)page, PROT_NONE);
+        close_pages(regions[k] - page, (size_t)page);
+        close_pages(regions[k] + REGION_BYTES, (size_t)page);
     }
 }
 
@@ -251,10 +249,15 @@ static int check_operation(const operation *o, xent_dtype dtype, const selection
 }
 
 int check(const selection *s) {
-    const struct sigaction action = {.sa_handler = on_fault};
-    sigaction(SIGSEGV, &action, NULL);
-    sigaction(SIGBUS, &action, NULL);
-    sigaction(SIGILL, &action, NULL);
+    static const int faults[] = {
+        SIGSEGV,
+        SIGILL,
+#ifdef SIGBUS
+        SIGBUS,
+#endif
+    };
+    for (size_t k = 0; k < sizeof faults / sizeof *faults; ++k)
+        signal(faults[k], on_fault);
     make_regions();
     int failures = 0;
     for (int d = 0; d < s->dtype_count; ++d) {

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "call/platform.h"
+
 const char *const role_names[ARRAYS] = {"x",    "second", "index", "class weight", "weight", "pos_weight", "upstream",
                                         "loss", "lse",    "out",   "hess",         "sums",   "chunks"};
 
@@ -254,9 +256,9 @@ static void *workspace_of(const xent_kernels *kernels) {
     static void *workspace;
     static size_t bytes;
     if (bytes < kernels->workspace_bytes) {
-        free(workspace);
+        xent_free(workspace);
         bytes = (kernels->workspace_bytes + 63) / 64 * 64;
-        workspace = aligned_alloc(64, bytes);
+        workspace = xent_allocate(64, bytes);
         if (!workspace)
             abort();
     }
@@ -309,9 +311,9 @@ static void run_region(const task *t, const xent_kernels *kernels) {
     const array *a = t->arrays;
     const size_t needed = ((size_t)xent_region_space(t->classes) + 63) / 64 * 64;
     if (bytes < needed) {
-        free(workspace);
+        xent_free(workspace);
         bytes = needed;
-        workspace = aligned_alloc(64, bytes);
+        workspace = xent_allocate(64, bytes);
         if (!workspace)
             abort();
     }

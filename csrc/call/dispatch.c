@@ -80,7 +80,12 @@ const char *xent_start(void) {
                 n += (size_t)snprintf(message + n, sizeof message - n, " %s", isas[i].name);
         return message;
     }
-    (void)current();
+    if (!isas[current()].available()) {
+        snprintf(message, sizeof message,
+                 "this processor lacks what xent was built for, %s: build it with XENT_ISAS=scalar, or for all of them",
+                 isas[ISAS - 1].name);
+        return message;
+    }
     return xent_threads_start();
 }
 

@@ -16,7 +16,7 @@ typedef struct {
 
 /* x / scale to 53 bits, the last of them 1 where some are lost: rounded to fewer, it is as if the quotient were exact. */
 static double odd_quotient(double x, double scale) {
-    const double q = x / scale, rest = fma(-q, scale, x);
+    const double q = x / scale, rest = xent_fma(-q, scale, x);
     if (!(fabs(q) < INFINITY) || rest == 0)
         return q;
     const uint64_t bits = f64_bits(q);

@@ -18,31 +18,27 @@
  * Before a fork the workers leave all jobs and none joins, so that each piece is either done or not begun: a child that was
  * forked in the middle of a call, by a signal handler, goes on with it alone. It has none of the threads, and makes a team
  * of its own when it first shares a call. */
-#define _GNU_SOURCE
 #include "team.h"
 
-#if defined(_OPENMP) && !defined(_WIN32)
+#ifdef _OPENMP
 #include <omp.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <time.h>
 
 #include "environment.h"
+#include "platform.h"
 
 #define NO_TEAM                                                                                                             \
     {                                                                                                                       \
-        .lock = PTHREAD_MUTEX_INITIALIZER,                                                                                  \
-        .work = PTHREAD_COND_INITIALIZER,                                                                                   \
-        .left = PTHREAD_COND_INITIALIZER,                                                                                   \
-        .more = PTHREAD_COND_INITIALIZER,                                                                                   \
+        .lock = XENT_MUTEX,                                                                                                 \
+        .work = XENT_CONDITION,                                                                                             \
+        .left = XENT_CONDITION,                                                                                             \
+        .more = XENT_CONDITION,                                                                                             \
     }
 
 static struct team {
-    pthread_mutex_t lock;
-    pthread_cond_t work; /* for workers: a job was posted, or it is time to leave the region */
-    pthread_cond_t left; /* for callers, and who forks: the last worker has left a job */
-    pthread_cond_t more; /* for the service thread: more workers are wanted */
+    xent_mutex lock;
+    xent_condition work; /* for workers: a job was posted, or it is time to leave the region */
+    xent_condition left; /* for callers, and who forks: the last worker has left a job */
+    xent_condition more; /* for the service thread: more workers are wanted */
     xent_job *jobs;      /* those posted, the latest first */
     int wanted;          /* workers; 0: there is no service thread */
     int asleep, inside;  /* workers that wait for `work`; workers inside jobs */
@@ -50,15 +46,15 @@ static struct team {
     atomic_uint news;    /* counts what idle workers look out for */
 } team = NO_TEAM;
 
-static void lock(void) { pthread_mutex_lock(&team.lock); }
-static void unlock(void) { pthread_mutex_unlock(&team.lock); }
+static void lock(void) { xent_lock(&team.lock); }
+static void unlock(void) { xent_unlock(&team.lock); }
 
 /* One of at most SPINS turns of waiting without sleep: 0.1 ms in all (a pause takes 3 to 50 ns), so that a loop of short
  * calls finds its workers awake. The last turns let others have the core. */
 enum { SPINS = 500, YIELDS = 20, PAUSES = 8 };
 static void spin(int turn) {
     if (turn >= SPINS - YIELDS)
-        sched_yield();
+        xent_yield();
     else
         for (int i = 0; i < PAUSES; ++i)
             relax();
@@ -68,10 +64,10 @@ static void spin(int turn) {
 static void wake(int n) {
     atomic_fetch_add_explicit(&team.news, 1, memory_order_relaxed);
     if (n >= team.asleep)
-        pthread_cond_broadcast(&team.work);
+        xent_wake_all(&team.work);
     else
         while (n-- > 0)
-            pthread_cond_signal(&team.work);
+            xent_wake_one(&team.work);
 }
 
 /* Under the lock: a job that a worker may join. */
@@ -98,7 +94,7 @@ static void work_on(xent_job *job) {
     --team.inside;
     if (atomic_fetch_sub_explicit(&job->inside, 1, memory_order_relaxed) == 1) {
         job->joined = 0; /* numbers begin anew: only who made way for a fork can come back */
-        pthread_cond_broadcast(&team.left);
+        xent_wake_all(&team.left);
     }
 }
 
@@ -121,40 +117,11 @@ static void work(int wanted) {
         lock();
         if (atomic_load_explicit(&team.news, memory_order_relaxed) == seen) {
             ++team.asleep;
-            pthread_cond_wait(&team.work, &team.lock);
+            xent_wait(&team.work, &team.lock);
             --team.asleep;
         }
     }
     unlock();
-}
-
-static void *wait_for(void *gate) {
-    pthread_mutex_lock(gate);
-    pthread_mutex_unlock(gate);
-    return NULL;
-}
-
-/* OpenMP's runtimes end the process when a thread cannot be started (for want of memory for its stack, or by a limit on
- * threads). So before the team grows, the threads it lacks are started here, all at once, and end again: as many as could
- * be had may be asked of OpenMP. */
-static int startable(int threads) {
-    pthread_t begun[MOST_THREADS];
-    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-    pthread_attr_t attributes;
-    if (pthread_attr_init(&attributes))
-        return 0;
-    const size_t stack = xent_stack_bytes();
-    if (stack) /* what the system refuses here OpenMP cannot have either: the default is left */
-        (void)pthread_attr_setstacksize(&attributes, stack);
-    int n = 0;
-    pthread_mutex_lock(&gate);
-    while (n < threads && pthread_create(&begun[n], &attributes, wait_for, &gate) == 0)
-        ++n;
-    pthread_mutex_unlock(&gate);
-    for (int i = 0; i < n; ++i)
-        pthread_join(begun[i], NULL);
-    pthread_attr_destroy(&attributes);
-    return n;
 }
 
 /* Opens the region, where the service thread has the caller's place, and has left it when more workers are wanted than it
@@ -163,7 +130,10 @@ static int open_region(int workers) {
     lock();
     const int wanted = team.wanted;
     unlock();
-    const int threads = 1 + workers + startable(wanted - workers);
+    /* OpenMP's runtimes end the process when a thread cannot be started (for want of memory for its stack, or by a limit on
+     * threads). So before the team grows, the threads it lacks are started once, all at once, and end again: as many as
+     * could be had may be asked of OpenMP. */
+    const int threads = 1 + workers + xent_startable(wanted - workers, xent_stack_bytes());
 #pragma omp parallel num_threads(threads)
     {
         if (omp_get_thread_num() > 0)
@@ -172,41 +142,24 @@ static int open_region(int workers) {
             workers = omp_get_num_threads() - 1;
             lock();
             while (team.wanted == wanted)
-                pthread_cond_wait(&team.more, &team.lock);
+                xent_wait(&team.more, &team.lock);
             unlock();
         }
     }
     return workers;
 }
 
-static void *serve(void *unused) {
+static void serve(void) {
     omp_set_dynamic(0); /* the load of the machine at the first call says nothing of later ones */
     for (int workers = 0;;)
         workers = open_region(workers);
-    return unused;
-}
-
-/* Under the lock: starts the service thread, on which no signal is handled, nor on the workers that inherit from it. */
-static int start_service(void) {
-    sigset_t before, others;
-    sigfillset(&others);
-    static const int own_faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
-    for (size_t i = 0; i < sizeof own_faults / sizeof *own_faults; ++i)
-        sigdelset(&others, own_faults[i]);
-    pthread_t thread;
-    pthread_sigmask(SIG_SETMASK, &others, &before);
-    const int started = pthread_create(&thread, NULL, serve, NULL) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (started)
-        pthread_detach(thread);
-    return started;
 }
 
 static void before_fork(void) {
     lock();
     atomic_fetch_add_explicit(&team.forking, 1, memory_order_relaxed);
     while (team.inside)
-        pthread_cond_wait(&team.left, &team.lock);
+        xent_wait(&team.left, &team.lock);
 }
 
 static void in_parent(void) {
@@ -217,22 +170,22 @@ static void in_parent(void) {
 
 static void in_child(void) { team = (struct team)NO_TEAM; }
 
-static void survive_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
+static void survive_forks(void) { xent_at_fork(before_fork, in_parent, in_child); }
 
 /* Under the lock: the workers that there are leave the region for a larger one. */
 static void want(int workers) {
-    if (!team.wanted && !start_service())
+    if (!team.wanted && !xent_start_thread(serve)) /* nor is a signal handled on the workers, which inherit from it */
         return;
     team.wanted = workers;
-    pthread_cond_signal(&team.more);
+    xent_wake_one(&team.more);
     wake(team.asleep);
 }
 
 int xent_team_post(xent_job *job, int threads) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    static xent_once once = XENT_ONCE;
     if (omp_in_parallel())
         return 0;
-    pthread_once(&once, survive_forks);
+    xent_do_once(&once, survive_forks);
     job->seats = threads - 1;
     lock();
     if (job->seats > team.wanted)
@@ -262,15 +215,9 @@ int xent_team_finish(xent_job *job, double seconds) {
             spin(turn);
         lock();
     }
-    if (job->inside) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        const double end = 1e-9 * (double)until.tv_nsec + seconds;
-        until.tv_sec += (time_t)end;
-        until.tv_nsec = (long)((end - (double)(time_t)end) * 1e9);
-        while (job->inside && pthread_cond_timedwait(&team.left, &team.lock, &until) == 0)
-            ;
-    }
+    const double end = job->inside ? xent_clock() + seconds : 0;
+    while (job->inside && xent_wait_until(&team.left, &team.lock, end))
+        ;
     const int finished = !job->inside;
     unlock();
     return finished;

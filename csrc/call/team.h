@@ -37,9 +37,6 @@ int xent_team_post(xent_job *job, int threads);
 /* To be called when no piece is left until it says that no worker is inside the job, each time for up to so many seconds. */
 int xent_team_finish(xent_job *job, double seconds);
 
-/* threads.c: lets this thread run on every CPU that the process may use. */
-void xent_use_all_cpus(void);
-
 /* threads.c: bytes of the stack that OpenMP was told to give its threads, or 0. */
 size_t xent_stack_bytes(void);
 

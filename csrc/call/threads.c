@@ -1,77 +1,27 @@
 /* How many threads: the environment's word, else what this process may use of the machine. */
-#define _GNU_SOURCE
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef _WIN32
-#include <windows.h>
-#else
-#include <unistd.h>
-#endif
-#ifdef __linux__
-#include <sched.h>
-#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 #include "control_groups.h"
+#include "platform.h"
 #include "team.h"
 
 static atomic_int own; /* threads that were asked for, or 0 */
 
 static int clamp(double n) { return n < 1 ? 1 : n > MOST_THREADS ? MOST_THREADS : (int)n; }
 
-#ifdef __linux__
-/* How many CPUs the process may use, which are those of its first thread and of this one: either may have been bound to a
- * few for reasons of its own. Where asked, this thread may then run on all of them. */
-static int process_cpus(int use) {
-    int n = 0;
-    for (int most = 1024; n == 0 && most <= 1 << 20; most *= 4) { /* the kernel refuses a set smaller than its own */
-        const size_t size = CPU_ALLOC_SIZE(most);
-        cpu_set_t *all = CPU_ALLOC(most), *first = CPU_ALLOC(most);
-        if (all && first && sched_getaffinity(0, size, all) == 0) {
-            if (sched_getaffinity(getpid(), size, first) == 0)
-                CPU_OR_S(size, all, all, first);
-            n = CPU_COUNT_S(size, all);
-            if (use)
-                (void)sched_setaffinity(0, size, all);
-        }
-        CPU_FREE(all);
-        CPU_FREE(first);
-    }
-    return n;
-}
-
-void xent_use_all_cpus(void) { (void)process_cpus(1); }
-#else
-static int process_cpus(int use) {
-    (void)use;
-    return 0;
-}
-
-void xent_use_all_cpus(void) {}
-#endif
-
-static int machine_cpus(void) {
-#ifdef _WIN32
-    SYSTEM_INFO info;
-    GetSystemInfo(&info);
-    return (int)info.dwNumberOfProcessors;
-#else
-    return (int)sysconf(_SC_NPROCESSORS_ONLN);
-#endif
-}
-
 static int cpus(void) {
 #ifdef _OPENMP
     if (omp_get_proc_bind() != omp_proc_bind_false) /* the runtime has bound the first thread to the first of its places */
         return omp_get_num_procs();
 #endif
-    const int n = process_cpus(0);
-    return n ? n : machine_cpus();
+    return xent_cpus();
 }
 
 /* CPUs of one control group; 0 where it sets no limit. */
@@ -147,7 +97,7 @@ int xent_thread_limit(void) {
 #ifdef _OPENMP
         n = clamp((double)omp_get_thread_limit());
 #else
-        n = MOST_THREADS;
+        n = 1;
 #endif
         atomic_store_explicit(&known, n, memory_order_relaxed);
     }

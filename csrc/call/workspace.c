@@ -5,7 +5,8 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdlib.h>
+
+#include "platform.h"
 
 enum { SLOTS = 64, ALIGNMENT = 64 };
 
@@ -24,9 +25,9 @@ static void *workspace_of(size_t bytes) {
         header *kept = atomic_exchange_explicit(&slots[i], NULL, memory_order_acquire);
         if (kept && kept->bytes >= bytes)
             return kept + 1;
-        free(kept); /* for another compute type, whose workspaces are smaller */
+        xent_free(kept); /* for another compute type, whose workspaces are smaller */
     }
-    header *fresh = aligned_alloc(ALIGNMENT, sizeof(header) + (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    header *fresh = xent_allocate(ALIGNMENT, sizeof(header) + (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     if (fresh)
         fresh->bytes = bytes;
     return fresh ? fresh + 1 : NULL;
@@ -47,6 +48,6 @@ void xent_return_workspaces(void **workspaces, int count) {
             if (atomic_compare_exchange_strong_explicit(&slots[k], &none, kept, memory_order_release, memory_order_relaxed))
                 kept = NULL;
         }
-        free(kept);
+        xent_free(kept);
     }
 }

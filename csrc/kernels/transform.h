@@ -18,7 +18,7 @@ typedef struct {
 static inline vec inverse_high(double d) { return v(set)((real)(1 / d)); }
 static inline vec inverse_low(double d) {
     const double high = (double)(real)(1 / d);
-    return v(set)((real)(fma(-d, high, 1.0) / d));
+    return v(set)((real)(xent_fma(-d, high, 1.0) / d));
 }
 
 static transform_plan prepare_transform(const xent_plan *plan) {

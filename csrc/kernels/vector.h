@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../fma.h"
 #include XENT_SIMD
 
 #define XENT_JOIN_(a, b) a##_##b

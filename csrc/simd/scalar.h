@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../fma.h"
+
 /* Vectors live in memory here: specialising the algorithms would multiply the code and gain nothing. */
 #define INLINE
 
@@ -212,8 +214,8 @@ enum { XENT_SIDE_BY_SIDE = 1, XENT_PANEL_VECTORS = 1 };
 
 #define XENT_EACH(N) for (int i = 0; i < (N); ++i)
 
-XENT_VECTOR(f32, float, int32_t, uint32_t, 16, 23, 0x3f800000u, 0x3f3504f3u, 0x1p23f, 127.0f, fmaf)
-XENT_VECTOR(f64, double, int64_t, uint64_t, 8, 52, 0x3ff0000000000000u, 0x3fe6a09e667f3bcdu, 0x1p52, 1023.0, fma)
+XENT_VECTOR(f32, float, int32_t, uint32_t, 16, 23, 0x3f800000u, 0x3f3504f3u, 0x1p23f, 127.0f, xent_fmaf)
+XENT_VECTOR(f64, double, int64_t, uint64_t, 8, 52, 0x3ff0000000000000u, 0x3fe6a09e667f3bcdu, 0x1p52, 1023.0, xent_fma)
 
 /* The first eight floats, and the others, as doubles. */
 static inline f64_vec f32_widen_first(f32_vec a) {

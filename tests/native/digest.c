@@ -14,7 +14,6 @@
  */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
-#include <omp.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -26,6 +25,7 @@
 #include <fenv.h>
 #endif
 
+#include "call/platform.h"
 #include "calls.h"
 
 enum { CALLS = 180, ROOM = 1 << 20, UNTOUCHED = 0x55, CALLERS = 8 };
@@ -59,6 +59,9 @@ static void disturb(int on) {
     __asm__ volatile("msr fpcr, %0" : : "r"((control() & ~(uint64_t)DISTURBED) | (on ? DISTURBED : 0)));
 }
 #else
+#ifndef FE_UPWARD /* as of WebAssembly, which rounds to nearest */
+#define FE_UPWARD (-1)
+#endif
 static int is_disturbed(void) { return fegetround() == FE_UPWARD; }
 static void disturb(int on) { fesetround(on ? FE_UPWARD : FE_TONEAREST); }
 #endif
@@ -342,7 +345,7 @@ static uint64_t digests[TASKS];
 static atomic_int next_task;
 
 static void *digest_tasks(void *unused) {
-    rooms = aligned_alloc(64, ROOMS * sizeof *rooms);
+    rooms = xent_allocate(64, ROOMS * sizeof *rooms);
     if (!rooms)
         abort();
     for (int task; (task = atomic_fetch_add(&next_task, 1)) < TASKS;) {
@@ -355,7 +358,7 @@ static void *digest_tasks(void *unused) {
             digests[task] = digest_call(digests[task], l, dtype, shape);
         }
     }
-    free(rooms);
+    xent_free(rooms);
     return unused;
 }
 

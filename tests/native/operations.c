@@ -5,11 +5,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include XENT_SIMD
 
+#include "../../benchmarks/native/pages.h"
 #include "numbers.h"
 
 enum { ROUNDS = 4000, ROOM = 16 * 9 * 8, UNTOUCHED = 0x55 };
@@ -17,9 +16,9 @@ static const format f32_format = {4, 23, 8}, f64_format = {8, 52, 11};
 
 /* The end of the memory that may be touched. */
 static char *fence(void) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED || mprotect(pages + page, page, PROT_NONE))
+    const size_t page = page_bytes();
+    char *pages = new_pages(2 * page);
+    if (!pages || !close_pages(pages + page, page))
         exit(2);
     return pages + page;
 }
