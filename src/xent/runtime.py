@@ -237,11 +237,7 @@ def get_library() -> str:
     Examples
     --------
     >>> import os, xent
-    >>> try:
-    ...     files = os.listdir(xent.get_library())
-    ... except FileNotFoundError:
-    ...     files = ["libxent.a"]  # after pip install . -C cmake.define.XENT_INSTALL_LIBRARY=ON
-    >>> files
+    >>> os.listdir(xent.get_library())
     ['libxent.a']
     """
     path = os.path.join(os.path.dirname(_core.__file__), "lib")
