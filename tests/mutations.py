@@ -2591,7 +2591,11 @@ class Workshop:
                 shutil.copy2(module, self.tree / "src/xent")
             return
         # No bit depends on optimisation, which takes most of the time of a build.
-        options = "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS_DEBUG=-O1", "-DXENT_INSTALL_LIBRARY=ON"
+        options = (
+            "-DCMAKE_BUILD_TYPE=Debug",
+            "-DCMAKE_C_FLAGS_DEBUG=-O1",
+            "-DXENT_INSTALL_LIBRARY=ON",
+        )
         made_of = f"-DXENT_ISAS={kernels}" if kernels else f"-DXENT_LIBRARY={LIBRARY}"
         python = f"-DPython_EXECUTABLE={sys.executable}"
         run("cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", python, *options, made_of)

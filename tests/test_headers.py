@@ -292,14 +292,16 @@ def test_cython_knows_every_field_and_function():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library without Python, with the kernels of the one that is installed, as distributions build: for /usr, below DESTDIR."""
+    """The library without Python, with the kernels of LIBRARY, as distributions install it: for /usr, below DESTDIR."""
     at = tmp_path_factory.mktemp("installed")
     paths = ("-DCMAKE_INSTALL_PREFIX=/usr", "-DCMAKE_INSTALL_LIBDIR=lib/some-machine")
     options = ("-DXENT_PYTHON=OFF", f"-DXENT_LIBRARY={LIBRARY}", *paths)
     run("cmake", "-S", ROOT, "-B", at / "build", "-G", "Ninja", *options, at=at)
     run("cmake", "--build", at / "build", at=at)
     run("cmake", "--install", at / "build", at=at, DESTDIR=str(at / "root"))
-    files = {file.relative_to(at / "root/usr") for file in (at / "root").rglob("*") if file.is_file()}
+    files = {
+        file.relative_to(at / "root/usr") for file in (at / "root").rglob("*") if file.is_file()
+    }
     assert {str(file.parent) for file in files} == {
         "include/xent",
         "lib/some-machine",

@@ -31,7 +31,9 @@ def test_one_version() -> None:
     assert latest
     assert xent.__version__ == metadata.version("xent") == _core.version() == latest[1]
     for file in ("CITATION.cff", "packaging/conda/recipe.yaml"):
-        assert re.findall(r'^ *version: "?(\d[^"\s]*)', (ROOT / file).read_text(), re.MULTILINE) == [latest[1]]
+        assert re.findall(
+            r'^ *version: "?(\d[^"\s]*)', (ROOT / file).read_text(), re.MULTILINE
+        ) == [latest[1]]
 
 
 def test_what_is_tested_is_what_is_installed() -> None:
@@ -68,7 +70,7 @@ def test_links_survive_an_index() -> None:
 
 def test_library_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_core, "__file__", str(tmp_path / "_core.so"))
-    with pytest.raises(FileNotFoundError, match="-C cmake.define.XENT_INSTALL_LIBRARY=ON"):
+    with pytest.raises(FileNotFoundError, match=r"-C cmake\.define\.XENT_INSTALL_LIBRARY=ON"):
         xent.get_library()
 
 
@@ -163,7 +165,17 @@ def test_source_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with tarfile.open(tmp_path / build.build_sdist(str(tmp_path))) as archive:
         files = {PurePath(*PurePath(name).parts[1:]) for name in archive.getnames()}
     # Tests need all of it: they compile, read the manual, run the examples.
-    folders = (".ci", "benchmarks", "cmake", "csrc", "docs", "examples", "packaging", "src", "tests")
+    folders = (
+        ".ci",
+        "benchmarks",
+        "cmake",
+        "csrc",
+        "docs",
+        "examples",
+        "packaging",
+        "src",
+        "tests",
+    )
     paths = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*") if path.is_file()]
     # Of an editable install: what the build writes beside the source.
     built = {ROOT / "src/xent/__init__.pyi"}
