@@ -256,6 +256,23 @@ xent_status xent_merge(xent_sums *merged, const xent_sums *const *shards, int64_
  * and nothing is written, where one of these is not so. */
 xent_status xent_unscale(void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite);
 
+/* A matrix: the number of row i and column j is at data + i * row_step + j * column_step, steps in bytes of any sign. */
+typedef struct {
+    void *data;
+    xent_dtype dtype; /* XENT_F32, XENT_F16 or XENT_BF16 */
+    int64_t row_step, column_step;
+} xent_matrix;
+
+/* out = a b, or with `add` out += a b: (rows, columns) = (rows, inner) (inner, columns), computed in float. Of `out`, float,
+ * rows are contiguous, and it shares no memory with the others. Each number of it is a sum over runs of 512 products, fused
+ * one after the other: its error is at most (512 + inner / 512) 2^-24 sum |a b|, and its bits are the same on any number of
+ * threads and any instruction set. Threads and `poll` as those of a call. */
+xent_status xent_multiply(const xent_matrix *a, const xent_matrix *b, const xent_matrix *out, int64_t rows, int64_t columns,
+                          int64_t inner, int add, int threads, int (*poll)(void *data), void *poll_data);
+
+/* Rounds `count` numbers next to each other to XENT_F16 or XENT_BF16, to nearest, ties to even. */
+xent_status xent_round(void *to, xent_dtype dtype, const float *from, int64_t count, int threads);
+
 /* Whether the arrays can be used where they lie. */
 int xent_layout_supported(const xent_call *call);
 

@@ -47,7 +47,12 @@ enum { XENT_API_VERSION = 1 };
     FUNCTION(const char *, compiler, (void))                                                                                \
     FUNCTION(void, math, (xent_function function, xent_dtype dtype, const void *from, void *to, int64_t n))                 \
     FUNCTION(int, thread_limit, (void))                                                                                     \
-    FUNCTION(xent_status, unscale, (void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite))
+    FUNCTION(xent_status, unscale,                                                                                          \
+             (void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite))                     \
+    FUNCTION(xent_status, multiply,                                                                                         \
+             (const xent_matrix *a, const xent_matrix *b, const xent_matrix *out, int64_t rows, int64_t columns,            \
+              int64_t inner, int add, int threads, int (*poll)(void *data), void *poll_data))                               \
+    FUNCTION(xent_status, round, (void *to, xent_dtype dtype, const float *from, int64_t count, int threads))
 
 typedef struct {
     int api_version;
@@ -103,6 +108,8 @@ static inline int xent_import(void) {
 #define xent_math xent_loaded->math
 #define xent_thread_limit xent_loaded->thread_limit
 #define xent_unscale xent_loaded->unscale
+#define xent_multiply xent_loaded->multiply
+#define xent_round xent_loaded->round
 #endif
 
 #ifdef __cplusplus

@@ -6,7 +6,6 @@ single process, or returns the bits of what it got.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +28,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"class_weight": True, "label_smoothing": 0.2, "sample_weight": True},
     {"z_loss": 1e-2, "softcap": 4.0, "temperature": 0.7},
     {"entropy_weight": 0.1, "class_bias": True},
+    {"class_weight": True, "label_smoothing": 0.1, "entropy_weight": 0.1, "temperature": 2.0},
     {"ignore_index": 7},
     {"ignore_index": None},
 ]
@@ -76,24 +76,43 @@ def check_options(dtype: str) -> None:
         targets = data.targets.copy()
         targets[1] = 7 if options.get("ignore_index", -100) == 7 else targets[1]
         targets[2] = -100 if "ignore_index" not in options else targets[2]
-        kinds = [(targets, targets)]
+        kinds = [(targets, targets, {})]
         if "ignore_index" not in options:
-            kinds.append((data.soft, data.soft[:, data.at]))
-        for whole, own in kinds:
+            several = np.stack([targets, data.targets, (data.targets + 3) % CLASSES], axis=1)
+            kinds.append((data.soft, data.soft[:, data.at], {}))
+            kinds.append((several, several, {"target_probs": data.soft[:, :3]}))
+        for whole, own, also in kinds:
             for reduction in ("mean", "sum", "none"):
-                more = {"reduction": reduction, "return_grad": True, "return_lse": True}
-                more["grad_output"] = upstream if reduction == "none" else 0.5
-                expected = xent.cross_entropy(
-                    data.logits, whole, **data.given(options, False), **more
-                )
-                found = xent.mpi.cross_entropy(
-                    data.logits[:, data.at], own, comm=COMM, **data.given(options, True), **more
-                )
-                assert found[1].dtype == expected[1].dtype
-                single = "float32" if dtype == "float16" else dtype
-                close(found[0], expected[0], single)
-                close(found[1], expected[1][:, data.at], dtype)
-                close(found[2], expected[2], single)
+                for returned in results(options | also):
+                    more = {"reduction": reduction, **also, **returned}
+                    more["grad_output"] = upstream if reduction == "none" else 0.5
+                    expected = xent.cross_entropy(
+                        data.logits, whole, **data.given(options, False), **more
+                    )
+                    found = xent.mpi.cross_entropy(
+                        data.logits[:, data.at], own, comm=COMM, **data.given(options, True), **more
+                    )
+                    assert len(found) == len(expected)
+                    for mine, all_of_it in zip(found, expected, strict=True):
+                        of_classes = np.shape(all_of_it)[-1:] == (CLASSES,)
+                        assert mine.dtype == all_of_it.dtype
+                        single = "float32" if dtype == "float16" else dtype
+                        near(
+                            mine,
+                            all_of_it[..., data.at] if of_classes else all_of_it,
+                            str(mine.dtype) if of_classes else single,
+                            1 if reduction == "mean" else ROWS,
+                        )
+
+
+def results(options: dict[str, Any]) -> list[dict[str, bool]]:
+    """Return what may be asked for together."""
+    found = {"return_grad": True, "return_lse": True, "return_temperature_grad": True}
+    if "class_bias" in options:
+        found["return_bias_grad"] = True
+    if options.keys() & {"entropy_weight", "target_probs"}:
+        return [found]
+    return [found, {"return_hess": True}, {"return_grad": True}]
 
 
 def check_functions(dtype: str) -> None:
@@ -124,6 +143,7 @@ def check_linear(dtype: str, block: str) -> None:
         for whole, own in ((targets, targets), (soft, soft[:, data.at])):
             for reduction in ("mean", "sum", "none"):
                 more = {"reduction": reduction, "return_grad": True}
+                more["return_temperature_grad"] = "softcap" not in options
                 more["grad_output"] = upstream if reduction == "none" else 0.5
                 expected = xent.linear_cross_entropy(
                     hidden, weight, whole, bias=bias, **data.given(options, False), **more
@@ -144,6 +164,9 @@ def check_linear(dtype: str, block: str) -> None:
                 for mine, all_of_it in of_slice:
                     assert mine.dtype == all_of_it.dtype
                     near(mine, all_of_it[data.at], dtype, terms)
+                # Made of gradients that are rounded to the dtype.
+                for mine, all_of_it in zip(found[2:], expected[2:], strict=True):
+                    near(mine, all_of_it, dtype, n * CLASSES)
 
 
 def near(found: Any, expected: Any, dtype: str, terms: int) -> None:
@@ -265,27 +288,6 @@ def check_layouts() -> None:
     close(grad, expected[1][:, data.at], "float64")
 
 
-def print_bits(dtype: str) -> None:
-    """Print the bits of all results, with slices that end at multiples of 16,384 classes."""
-    classes = 8 * CHUNK
-    bounds = [classes * i // COMM.size for i in range(COMM.size + 1)]
-    data, digest = Data(dtype, classes, bounds), []
-    for options in OPTIONS[:6]:
-        found = xent.mpi.cross_entropy(
-            data.logits[:, data.at],
-            data.targets,
-            comm=COMM,
-            return_grad=True,
-            return_lse=True,
-            **data.given(options, True),
-        )
-        grads = COMM.gather(found[1])
-        if grads is not None:
-            digest += [found[0].tobytes(), np.concatenate(grads, 1).tobytes(), found[2].tobytes()]
-    if digest:
-        print(hashlib.sha256(b"".join(digest)).hexdigest())
-
-
 def raised(call: Callable[[], Any]) -> str:
     """Return what a call raised, which must be the same on every rank."""
     said = "nothing"
@@ -334,6 +336,16 @@ def check_errors() -> None:
         assert said.startswith(says), said
         assert (out == 7).all()
     close(xent.mpi.cross_entropy(own, y, comm=COMM), xent.cross_entropy(data.logits, y), "float64")
+    if several:
+        # Of a communicator that is too small, slices do not begin at class 0, or a target is in none of them.
+        alone, far = COMM.Split(COMM.rank), np.full(ROWS, CLASSES - 1)
+        try:
+            xent.mpi.cross_entropy(own, far, comm=alone, class_offset=data.at.start)
+        except (IndexError, ValueError) as error:
+            said = str(error)
+        assert said.startswith(
+            "class_offset: the classes of rank 0" if COMM.rank else "targets[0] = 49"
+        )
 
 
 def check_injected() -> None:
@@ -371,7 +383,6 @@ CHECKS: dict[str, Callable[..., None]] = {
     "grid": check_grid,
     "edges": check_edges,
     "layouts": check_layouts,
-    "bits": print_bits,
     "errors": check_errors,
     "injected": check_injected,
 }

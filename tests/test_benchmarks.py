@@ -25,7 +25,7 @@ import pytest
 import xent
 from xent import _core
 from xent.cli import bench, main
-from xent.cli.bench import rivals
+from xent.cli.bench import against, record, rivals
 from xent.cli.bench.case import Case
 from xent.cli.bench.data import draw, store, widened
 from xent.cli.bench.measure import (
@@ -426,6 +426,83 @@ def test_relative(tmp_path: Path):
     assert result["time_per_byte_ratio"] == result["time_ratio"] / result["bytes_ratio"]
 
 
+def saved(file: Path, *comparisons: Comparison, version: str = "1.0") -> dict[str, Any]:
+    """What an earlier run with these times, and NumPy of this version, wrote."""
+    record.save(file, [], comparisons, [])
+    content: dict[str, Any] = json.loads(file.read_text())
+    content["environment"]["versions"] = {"numpy": version}
+    return content
+
+
+def test_against_an_earlier_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The machine is half as fast as it was, by NumPy's times; torch is of another version."""
+    monkeypatch.setattr(against, "versions", lambda: {"numpy": "1.0", "torch": "2.0"})
+    quiet = {"xent": 0.0, "numpy": 0.0, "torch": 0.0}
+    then = {"xent": 1.0, "numpy": 10.0, "torch": 5.0}
+    names = ("loss-32x10", "grad-32x10", "loss-1x1000", "loss-8192x1000")
+    earlier = saved(
+        tmp_path / "r.json", *(comparison(n, seconds=then, spread=quiet) for n in names[:3])
+    )
+    now = [
+        comparison(
+            name, seconds=then | {"xent": seconds, "numpy": 20.0}, spread=quiet | {"xent": noise}
+        )
+        for name, seconds, noise in zip(
+            names, (2.0, 2.2, 2.2, 9.0), (0.0, 0.0, 0.2, 0.0), strict=True
+        )
+    ]
+    found = against.compare(earlier, now)
+    assert (found.machine, found.rivals) == (2.0, 3)
+    assert [(one.case, one.ratio, one.verdict) for one in found.cases] == [
+        ("loss-32x10", 1.0, ""),
+        ("grad-32x10", 1.1, "slower"),
+        ("loss-1x1000", 1.1, ""),
+    ]
+    assert found.summary().endswith("Slower: grad-32x10 (1.10).")
+    assert found.table().rows[1] == ["grad-32x10", "1.00 s", "2.20 s", "1.10", "0%", "slower"]
+
+    other = saved(tmp_path / "r.json", *now[:1], version="0.9")
+    found = against.compare(other, now[:1])
+    assert (found.machine, found.rivals) == (1.0, 0)
+    assert "no rival of the same version" in found.summary()
+    assert against.compare(earlier, now[3:]).summary().startswith("No case of this run")
+
+
+def test_against_by_the_command(tmp_path: Path):
+    """A run is compared with itself, and with one that was a hundred times faster."""
+    file = tmp_path / "r.json"
+    arguments = ("loss-32x10", "--rounds", "2", "--rivals", "numpy")
+    assert run(*arguments, "--json", str(file)).returncode == 0
+    content = json.loads(file.read_text())
+    content["results"][0]["seconds"]["xent"] /= 100
+    file.write_text(json.dumps(content))
+    done = run(*arguments, "--against", str(file))
+    assert done.returncode == 1
+    assert re.search(r"Slower: loss-32x10 \([\d.]+\)\.$", done.stdout, re.MULTILINE)
+    content["results"][0]["seconds"]["xent"] *= 1e4
+    file.write_text(json.dumps(content))
+    done = run(*arguments, "--against", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "Slower: none." in done.stdout
+
+
+def test_against_what_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "r.json"
+    for text, message in (
+        ("{", "Expecting"),
+        ("[]", "expected a file of"),
+        ('{"format": 0}', "format 1"),
+    ):
+        file.write_text(text)
+        assert main(["bench", "--against", str(file)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["bench", "--against", str(tmp_path / "nowhere")]) == 2
+    assert "No such file" in capsys.readouterr().err
+    saved(file, comparison("loss-32x10"))
+    assert main(["bench", "--relative", "logsumexp-1x50257", "--against", str(file)]) == 2
+    assert "--relative has none" in capsys.readouterr().err
+
+
 def test_the_list(capsys: pytest.CaptureFixture[str]):
     assert main(["bench", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -529,6 +606,17 @@ def test_the_figure(tmp_path: Path, suffix: str, magic: bytes):
         assert all(f">{word}<" in text for word in ("grad-512x50257", "llm", TITLES["sweep"]))
         draw_plot(members, memory, file)
         assert file.read_bytes() == content
+
+
+def test_the_figure_has_curves_over_three_numbers_of_threads(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    memory = [MemorySpeed(threads, 4e10, 5e10) for threads in (1, 2, 4)]
+    ones = [comparison("loss-32x10", threads=one.threads) for one in memory]
+    file = tmp_path / "figure.svg"
+    draw_plot(ones, memory, file)
+    assert ">in proportion<" in file.read_text()
+    draw_plot(ones[:2], memory[:2], file)
+    assert ">in proportion<" not in file.read_text()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a child alone")

@@ -19,6 +19,10 @@ if find_spec("dask"):
     import xent.dask
 
     NAMES += [f"dask.{name}" for name in xent.dask.__all__]
+if find_spec("mpi4py"):
+    import xent.mpi
+
+    NAMES += [f"mpi.{name}" for name in xent.mpi.__all__]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -31,10 +31,13 @@ OPTIONAL = (
     "mpi4py",
     "onnxruntime",
     "optax",
+    "pyspark",
+    "ray",
     "tensorflow",
     "torch",
     "transformers",
     "xgboost",
+    "zarr",
 )
 
 
@@ -55,7 +58,7 @@ def blocks(page: str) -> list[Block]:
 def run_shell(text: str, at: Path) -> None:
     command = ["bash", "-euc", text]
     done = subprocess.run(
-        command, cwd=at, env=WITH_SCRIPTS, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=at, env=WITH_SCRIPTS, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import os
 import re
 import runpy
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import which
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +26,14 @@ COMMANDS = re.compile(
     r"^```console\n\$ python (examples/\w+\.py) --plot (\S+)\n(.*?)^```$", re.M | re.S
 )
 SHOWN = {Path(path).stem: (figure, output) for path, figure, output in COMMANDS.findall(PAGE)}
+WITHOUT_FIGURE = {
+    Path(path).stem: output
+    for path, output in re.findall(
+        r"^```console\n\$ (?:mpiexec -n 4 )?python (examples/\w+\.py)\n(.*?)^```$",
+        PAGE,
+        re.M | re.S,
+    )
+}
 IMAGES_MISSING = "The images come with scikit-learn: pip install scikit-learn\n"
 DIGITS = ("image_classification", "imbalanced_classes", "retrieval", "half_precision")
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
@@ -68,7 +78,7 @@ def labels(figure: Path) -> list[str]:
 
 def test_every_example_is_on_the_page() -> None:
     examples = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert set(SHOWN) == examples - {"digits", "make_speech"}
+    assert set(SHOWN) == examples - {"digits", "make_speech", *WITHOUT_FIGURE}
     for name, (figure, _) in SHOWN.items():
         assert figure == f"docs/images/{name}.svg"
         assert f"](images/{name}.svg)" in PAGE
@@ -204,6 +214,98 @@ def test_prints_and_draws_what_the_page_shows(name: str, tmp_path: Path) -> None
     np.testing.assert_allclose(*percentages, atol=4)
     np.testing.assert_allclose(numbers(done.stdout), numbers(output), rtol=0.3)
     STATES[name](done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_logits_larger_than_memory(tmp_path: Path) -> None:
+    """The words of the page, and the numbers of `python -m xent score`; the memory grows by one file."""
+    program, shown = str(EXAMPLES / "larger_than_memory.py"), WITHOUT_FIGURE["larger_than_memory"]
+    done = run(program, "--rows", "6144", "--folder", str(tmp_path / "logits"), "--memory", "100")
+    assert (done.returncode, done.stderr) == (0, "")
+    exponent = r"\de-\d\d"
+    written = re.sub(r"^\[.*\n", "", done.stdout, flags=re.MULTILINE)
+    assert words(re.sub(exponent, "", written)) == words(re.sub(exponent, "", shown))
+    assert find("At once", done.stdout) == [100]
+    assert numbers(done.stdout.partition("memory grew by")[2])[0] < 100
+    for name in ("logits", "targets"):
+        (tmp_path / f"{name}-only").mkdir()
+        for file in (tmp_path / "logits").glob(f"{name}-*"):
+            file.rename(tmp_path / f"{name}-only" / file.name)
+    scored = run(
+        *("-m", "xent", "score"),
+        *(str(tmp_path / f"{name}-only") for name in ("logits", "targets")),
+    )
+    assert find("File by file  loss", done.stdout) == pytest.approx(
+        [find("Loss", scored.stdout)[0], find("Perplexity", scored.stdout)[0]], abs=1e-3
+    )
+    assert find("accuracy", done.stdout)[0] == pytest.approx(
+        find("Accuracy", scored.stdout)[0], abs=0.01
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_vocabulary_parallel(ranks: int) -> None:
+    """The words of the page, no difference beyond its bound, and a loss that falls."""
+    pytest.importorskip("mpi4py")
+    beside = Path(sys.executable).parent / "mpiexec"
+    mpiexec = str(beside) if beside.exists() else which("mpiexec")
+    if mpiexec is None:
+        pytest.skip("could not find mpiexec")
+    done = subprocess.run(
+        [
+            *(mpiexec, "-n", str(ranks), sys.executable, "-W", "error"),
+            *(str(EXAMPLES / "vocabulary_parallel.py"), "--steps", "10", "--vocabulary", "501"),
+            *("--source", str(Path(email.__file__).parent)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    exponent = r"\de[-+]\d\d"
+    shown = WITHOUT_FIGURE["vocabulary_parallel"]
+    assert words(re.sub(exponent, "", done.stdout)) == words(re.sub(exponent, "", shown))
+    rows = re.findall(r"^ +\d+ +([\d.]+) +([\d.]+) ", done.stdout, re.MULTILINE)
+    losses, alone = np.array(rows, float).T
+    np.testing.assert_allclose(losses, alone, atol=1e-5)
+    assert losses[-1] < losses[0]
+    (worst,) = re.findall(r"at most (\S+) of the bound", done.stdout)
+    assert float(worst) < 1
+
+
+def test_bounds_of_vocabulary_parallel_hold_and_are_not_idle() -> None:
+    """Of float32 sums in another order, here of shuffled features and classes: within, and by less than a million."""
+    pytest.importorskip("mpi4py")
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "vocabulary_parallel.py")))
+    rng = np.random.default_rng(0)
+    states, weight, bias = (
+        rng.normal(size=shape).astype(np.float32)
+        for shape in ((32, example.FEATURES), (600, example.FEATURES), (600,))
+    )
+    targets = rng.integers(0, 600, 32)
+    features, classes = rng.permutation(example.FEATURES), rng.permutation(600)
+    loss, grads = xent.linear_cross_entropy(states, weight, targets, bias=bias, return_grad=True)
+    other, others = xent.linear_cross_entropy(
+        np.ascontiguousarray(states[:, features]),
+        np.ascontiguousarray(weight[classes][:, features]),
+        np.argsort(classes)[targets],
+        bias=bias[classes],
+        return_grad=True,
+    )
+    back = np.argsort(features), np.argsort(classes)
+    found = others[0][:, back[0]], others[1][back[1]][:, back[0]], others[2][back[1]]
+    of_loss, *of_grads = example.bounds(states, weight, bias, targets)
+    assert abs(loss - other) <= of_loss < 0.01
+    for a, b, bound in zip(grads, found, of_grads, strict=True):
+        share = np.max(np.abs(a - b) / bound)
+        assert 1e-6 < share <= 1
+
+
+def test_vocabulary_parallel_says_that_mpi4py_is_missing() -> None:
+    done = without("mpi4py", "vocabulary_parallel.py")
+    message = "The ranks need mpi4py and an MPI library: pip install mpi4py mpich\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
 def assert_gradients(

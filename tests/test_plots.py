@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("matplotlib")
 
 DOCS = Path(__file__).parent.parent / "docs"
-# These are of runs of ``python -m xent bench``.
-MEASURED = ("bench.svg", "classes.svg")
+# These are of runs of ``python -m xent bench`` and of benchmarks/scaling.py.
+MEASURED = ("bench.svg", "classes.svg", "scaling.svg")
 # And these of the examples and the demo: test_examples.py draws them.
 EXAMPLES = {f"{path.stem}.svg" for path in (DOCS.parent / "examples").glob("*.py")}
 EXAMPLES.add("language_model.svg")

@@ -597,6 +597,23 @@ def test_temperature_gradient_of_a_call_in_place():
     assert found[2] == wanted[2]
 
 
+def test_an_ignored_class_is_any_class():
+    """Of several targets and of the derivative by the temperature, too; the default is no class."""
+    logits = np.random.default_rng(1).normal(size=(3, 5))
+    targets = np.array([2, 4, 0])
+    several = np.array([[1, 4], [4, 4], [0, 3]])
+    for index, more in (
+        (targets, {"return_temperature_grad": True}),
+        (several, {"target_probs": np.array([[0.2, 0.8], [0.5, 0.5], [1, 3]])}),
+    ):
+        found = xent.cross_entropy(logits, index, ignore_index=4, **more)
+        expected = xent.cross_entropy(logits, np.where(index == 4, -100, index), **more)
+        np.testing.assert_array_equal(found, expected)
+    found = xent.token_log_probs(logits, several, ignore_index=4)
+    expected = xent.token_log_probs(logits, np.where(several == 4, -100, several))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_half_types_of_composed_options(isa):
     logits, targets = rows(65, np.float16)
     wide = logits.astype(np.float32)

@@ -118,7 +118,8 @@ static void copy_elements(const array *to, const array *from) {
 /* The same task, its arrays elsewhere. */
 static task relocate(const task *reference, generator *g) {
     task t = *reference;
-    const int in_place = t.operation->family != COPY && t.arrays[OUT].size == t.arrays[X].size && pick(g, 4) == 0;
+    const int in_place = t.operation->family != COPY && t.operation->family != PRODUCT &&
+                         t.arrays[OUT].size == t.arrays[X].size && pick(g, 4) == 0;
     t.layout = t.operation->layout;
     t.plan.non_temporal = (int)pick(g, 2);
     t.plan.rows_bytes = pick(g, 2) ? 1 << 16 : 1;

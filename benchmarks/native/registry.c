@@ -61,6 +61,8 @@ int list_operations(operation to[MOST_OPERATIONS]) {
     add_operation(to, &n, (operation){.family = INDICES, .layout = FLAT}, "%s", "check", "");
     add_operation(to, &n, (operation){.family = UNSCALE, .layout = FLAT, .first = 1}, "%s", "unscale-multiply", "");
     add_operation(to, &n, (operation){.family = UNSCALE, .layout = FLAT}, "%s", "unscale-divide", "");
+    add_operation(to, &n, (operation){.family = PRODUCT, .layout = FLAT}, "%s", "product", "");
+    add_operation(to, &n, (operation){.family = ROUND, .layout = FLAT}, "%s", "round", "");
     add_operation(to, &n, (operation){.family = READ, .layout = FLAT}, "%s", "read", "");
     add_operation(to, &n, (operation){.family = COPY, .layout = FLAT}, "%s", "copy", "");
     return n;

@@ -8,7 +8,7 @@
 #include "call/dispatch.h"
 
 /* The functions of xent_kernels. */
-typedef enum { ROWS, ELEMENTS, REGION, DIVERGENCE, INDICES, MATH, UNSCALE, READ, COPY } family;
+typedef enum { ROWS, ELEMENTS, REGION, DIVERGENCE, INDICES, MATH, UNSCALE, PRODUCT, ROUND, READ, COPY } family;
 typedef enum { WIDE, NARROW, COLUMNS, FLAT } layout;
 typedef enum { LOSS_ALONE, GRADIENT, HESSIAN, LOG_SOFTMAX } output;
 

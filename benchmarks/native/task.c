@@ -173,6 +173,13 @@ static void make_elements(task *t, generator *g) {
         add_array(t, HESS, stored, t->rows, 1);
 }
 
+/* The numbers of a product's task are a matrix of so many rows, of up to XENT_DEEP columns, and read in another order a
+ * second one, of so many columns. */
+static int64_t rows_of_product(int64_t numbers) {
+    const int64_t whole = numbers / XENT_DEEP;
+    return whole < 1 ? 1 : whole > XENT_GROUP ? XENT_GROUP : whole;
+}
+
 task make_task(const operation *operation, xent_dtype dtype, int64_t rows, int64_t classes, generator *g) {
     task t = {.operation = operation, .dtype = dtype, .layout = operation->layout, .rows = rows, .classes = classes};
     const xent_dtype computed = dtype == XENT_F64 ? XENT_F64 : XENT_F32;
@@ -203,6 +210,14 @@ task make_task(const operation *operation, xent_dtype dtype, int64_t rows, int64
         add_array(&t, X, dtype, rows, 1);
         add_array(&t, OUT, dtype, rows, 1);
         add_array(&t, LOSS, XENT_I64, 1, 1); /* whether all were finite */
+        break;
+    case PRODUCT:
+        add_array(&t, X, computed == XENT_F64 ? XENT_F32 : dtype, rows, 1);
+        add_array(&t, OUT, XENT_F32, rows_of_product(rows) * rows_of_product(rows), 1);
+        break;
+    case ROUND:
+        add_array(&t, X, XENT_F32, rows, 1);
+        add_array(&t, OUT, dtype == XENT_BF16 ? XENT_BF16 : XENT_F16, rows, 1);
         break;
     case READ:
         add_array(&t, X, XENT_U8, rows, 1);
@@ -274,6 +289,18 @@ static void run_stages(const xent_plan *plan, xent_rows row, const xent_kernels 
         part.stages = XENT_APPLY;
         kernels->rows(&shard, &part);
     }
+}
+
+static void run_product(const task *t, const xent_kernels *kernels) {
+    static _Alignas(64) float strips[XENT_PACKED(XENT_GROUP + XENT_TALL, XENT_TALL)];
+    static _Alignas(64) float panels[XENT_PACKED(XENT_GROUP, XENT_MOST_LANES)];
+    const array *a = t->arrays;
+    const int64_t rows = rows_of_product(t->rows), depth = t->rows < XENT_DEEP ? t->rows : XENT_DEEP, size = a[X].size;
+    const xent_dtype dtype = t->dtype == XENT_F64 ? XENT_F32 : t->dtype;
+    const xent_factor left = {a[X].at, dtype, depth * size, size}, right = {a[X].at, dtype, size, rows * size};
+    kernels->pack_strips(strips, &left, rows, depth);
+    kernels->pack_panels(panels, &right, rows, depth);
+    kernels->multiply(strips, panels, depth, a[OUT].at, rows * (int64_t)sizeof(float), rows, rows, 0);
 }
 
 static void run_region(const task *t, const xent_kernels *kernels) {
@@ -421,6 +448,11 @@ void run(const task *t, const xent_kernels *kernels) {
         const int multiplies = t->operation->first;
         const int64_t finite = kernels->unscale(t->dtype, a[OUT].at, n, multiplies ? 0x1p-10 : 3, multiplies);
         memcpy(a[LOSS].at, &finite, sizeof finite);
+    } else if (t->operation->family == PRODUCT) {
+        run_product(t, xent_kernels_for(XENT_F32));
+    } else if (t->operation->family == ROUND) {
+        kernels = xent_kernels_for(XENT_F32);
+        kernels->round(t->dtype == XENT_BF16 ? XENT_BF16 : XENT_F16, a[OUT].at, a[X].at, n);
     } else if (t->operation->family == READ) {
         const double most = kernels->read(a[X].at, n);
         memcpy(a[LOSS].at, &most, sizeof most);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "../call/divergence.h"
+#include "../call/product.h"
 #include "../double_double.h"
 #include "../xent.h"
 
@@ -292,6 +293,14 @@ typedef struct {
     int64_t (*region)(const xent_region *piece);
     /* Rows begin..end-1 of a call; NULL but of float64. */
     void (*divergence)(const xent_divergence *call, int64_t begin, int64_t end, void *workspace);
+    /* Of float32 alone: the factors of a matrix product, `count` rows or columns of them, packed; and multiplied, to (rows,
+     * columns) of the result or, with `add`, added to them. */
+    void (*pack_strips)(void *to, const xent_factor *left, int64_t count, int64_t depth);
+    void (*pack_panels)(void *to, const xent_factor *right, int64_t count, int64_t depth);
+    void (*multiply)(const void *strips, const void *panels, int64_t depth, char *out, int64_t step, int64_t rows,
+                     int64_t columns, int add);
+    /* Numbers next to each other, rounded to the type they are stored in. */
+    void (*round)(xent_dtype dtype, void *to, const void *from, int64_t count);
     /* How many rows are not ignored; in *bad the first whose index is neither a class nor ignored, if there is one, and in
      * *outside the first before it whose probability is outside [0, 1]. */
     int64_t (*check)(const xent_indices *indices, int64_t *bad, int64_t *outside);

@@ -32,7 +32,9 @@ enum { LANES = v(lanes) };
 #include "elementwise.h"
 #include "unscale.h"
 #include "regions.h"
-#if !XENT_HALF_TYPES
+#if XENT_HALF_TYPES
+#include "product.h"
+#else
 #include "divergence.h"
 #endif
 #include "probe.h"
@@ -51,7 +53,12 @@ const xent_kernels XENT_TABLE(XENT_ISA, P) = {
     .merge = merge_sums,
     .elements = all_elements,
     .region = region_piece,
-#if !XENT_HALF_TYPES
+#if XENT_HALF_TYPES
+    .pack_strips = pack_strips,
+    .pack_panels = pack_panels,
+    .multiply = multiply,
+    .round = round_numbers,
+#else
     .divergence = divergence_rows,
 #endif
     .check = check_indices,

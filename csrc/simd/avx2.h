@@ -8,7 +8,7 @@
 
 /* Algorithms are specialised for what they are called with: constants become registers, not tests. */
 #define INLINE inline __attribute__((always_inline))
-enum { XENT_SIDE_BY_SIDE = 1 };
+enum { XENT_SIDE_BY_SIDE = 1, XENT_PANEL_VECTORS = 1 };
 
 #define XENT_BOTH(P, F) ((P##_vec){F(lo), F(hi)})
 

@@ -7,7 +7,7 @@
 
 /* Algorithms are specialised for what they are called with: constants become registers, not tests. */
 #define INLINE inline __attribute__((always_inline))
-enum { XENT_SIDE_BY_SIDE = 4 };
+enum { XENT_SIDE_BY_SIDE = 4, XENT_PANEL_VECTORS = 4 };
 
 #define XENT_VECTOR(P, REAL, VEC, MASK, N, PS, EPI, SI, MANTISSA, ONE_MINUS_SQRT_HALF, TWO_TO_MANTISSA, MAGIC_BITS, BIAS)   \
     enum { P##_lanes = N };                                                                                                 \

@@ -11,7 +11,7 @@
 
 /* Algorithms are specialised for what they are called with: constants become registers, not tests. */
 #define INLINE inline __attribute__((always_inline))
-enum { XENT_SIDE_BY_SIDE = 1 };
+enum { XENT_SIDE_BY_SIDE = 1, XENT_PANEL_VECTORS = 1 };
 
 /* One register, from memory of any alignment; `first`: its lanes 0..n-1 alone, for any n. */
 static inline float32x4_t f32_read(const uint8_t *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }

@@ -15,7 +15,7 @@
 #define INLINE
 
 /* So many vectors are computed side by side: there are registers for them, and one alone would wait for its own results. */
-enum { XENT_SIDE_BY_SIDE = 1 };
+enum { XENT_SIDE_BY_SIDE = 1, XENT_PANEL_VECTORS = 1 };
 
 #define XENT_VECTOR(P, REAL, INT, UINT, N, MANTISSA, ONE, SQRT_HALF, TWO_TO_MANTISSA, BIAS, FMA)                            \
     enum { P##_lanes = N };                                                                                                 \

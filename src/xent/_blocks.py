@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from xent import _core
 from xent._arguments import Precision
 from xent._pool import empty_array
 from xent._request import BLOCK_BYTES, ELEMENTS, Request, bad_probability
@@ -301,6 +302,10 @@ def float16(values: Array) -> Array:
 
 def rounded(values: Array, kind: Precision) -> Array:
     """Round float32 or float64 numbers to half-precision results; conversions to other dtypes are left to NumPy."""
+    if values.dtype == np.float32 and kind.storage.itemsize == 2:
+        result = empty_array(values.shape, kind.storage)
+        _core.round_to(result, np.ascontiguousarray(values))
+        return result
     if kind.bfloat16:
         return bfloat16_bits(values)
     return float16(values) if kind.result_dtype == np.float16 else values

@@ -22,10 +22,15 @@ Array = np.ndarray[Any, Any]
 
 
 class Entries(NamedTuple):
-    """Several targets of each row, the axis of the targets last: classes, their logits after the cap and its slope."""
+    """Several targets of each row, the axis of the targets last: classes, their logits after the cap and its slope.
+
+    Of a shard those that it holds, and their places in it.
+    """
 
     classes: Array
     counts: Array
+    held: Array
+    places: Array
     logits: Array
     slopes: Array
 
@@ -41,39 +46,46 @@ def counted(request: Any, index: Array, classes: int) -> Array:
     return counts
 
 
-def entries(request: Any, indices: Any, name: str = "targets") -> Entries:
-    """Look up the logits of several targets of each row; their axis is that of the classes."""
-    axis, logits = request.class_axis, request.logits
-    index = arguments.array(indices, name)
+def several_targets(request: Any, indices: Any, name: str = "targets") -> Array:
+    """Return several class indices of each row, validated but for what they are; their axis is that of the classes."""
+    axis = request.class_axis
+    index: Array = arguments.array(indices, name)
     if index.size == 0 and not isinstance(indices, np.ndarray):
         index = index.astype(np.int64)
     if index.dtype.kind not in "iub":
         raise TypeError(
             f"{name}: dtype {index.dtype} is not accepted for class indices; expected integers or bool"
         )
-    shape = logits.shape
+    shape = request.logits.shape
     if (
-        index.ndim != logits.ndim
+        index.ndim != len(shape)
         or index.shape[:axis] + index.shape[axis + 1 :] != shape[:axis] + shape[axis + 1 :]
     ):
         raise ValueError(
             f"{name}: shape {index.shape} does not fit logits of shape {shape} with the classes on axis {axis}; expected "
             f"that shape with the number of targets of a row in its place"
         )
-    classes = shape[axis]
-    counts = counted(request, index, classes)
-    chosen = np.where(counts, index, 0).astype(np.int64)
-    picked = (
-        np.take_along_axis(logits, chosen, axis) if classes else np.zeros(index.shape, logits.dtype)
-    )
+    return index
+
+
+def entries(request: Any, index: Array, begin: int = 0, classes: int | None = None) -> Entries:
+    """Look up the logits of several targets of each row: those in the shard of `classes` that starts at `begin`, else 0."""
+    axis, logits = request.class_axis, request.logits
+    own = logits.shape[axis]
+    counts = counted(request, index, own if classes is None else classes)
+    chosen = np.where(counts, index, begin).astype(np.int64)
+    held = (chosen >= begin) & (chosen < begin + own)
+    here = np.where(held, chosen - begin, 0)
+    picked = np.take_along_axis(logits, here, axis) if own else np.zeros(index.shape, logits.dtype)
+    chosen, counts, held, here = (np.moveaxis(a, axis, -1) for a in (chosen, counts, held, here))
     z = numbers(np.moveaxis(picked, axis, -1), request.precision).astype(request.precision.compute)
     slopes = np.ones_like(z)
-    if request.class_bias is not None:
+    if request.class_bias is not None and own:
         with np.errstate(all="ignore"):
-            z = z + request.class_bias[np.moveaxis(chosen, axis, -1)]
+            z = z + request.class_bias[here]
     if request.softcap > 0:
         z, slopes = capped(z, request.softcap)
-    return Entries(np.moveaxis(chosen, axis, -1), np.moveaxis(counts, axis, -1), z, slopes)
+    return Entries(chosen, counts, held, here, np.where(held, z, z.dtype.type(0)), slopes)
 
 
 def token_log_probs(
@@ -87,9 +99,10 @@ def token_log_probs(
 ) -> Any:
     """Return the log-probabilities of several targets of each row, in the place of the class axis."""
     request = _functions.stage_request(
-        logits, None, axis, None, 0, ignore_index, temperature, softcap, dtype
+        logits, None, axis, None, 0, None, temperature, softcap, dtype
     )
-    found = entries(request, targets)
+    request.ignore_index = ignore_index
+    found = entries(request, several_targets(request, targets))
     sums = np.zeros(request.shape, stages.CORE)
     request.stage("reduce", sums, 0, request.logits.shape[request.class_axis])
     head = Head(sums, request.precision.compute.type)
@@ -171,21 +184,23 @@ class Loss:
         self.options = {
             "temperature": temperature,
             "softcap": softcap,
-            "ignore_index": ignore_index,
+            # Stages do not read several targets.
+            "ignore_index": ignore_index if target_probs is None else None,
             "class_bias": class_bias,
         }
         given = _functions.stage_request(
             logits,
-            None if target_probs is not None else targets,
+            targets if target_probs is None else None,
             axis,
             None,
             0,
-            ignore_index,
+            self.options["ignore_index"],
             temperature,
             softcap,
             dtype,
             class_bias,
         )
+        given.ignore_index = ignore_index
         self.given, self.axis, self.shape = given, given.class_axis, given.shape
         self.compute = given.precision.compute
         self.real = self.compute.type
@@ -208,26 +223,13 @@ class Loss:
         self.shares: Any = None
         self.shard: dict[str, Any] = {}
         if target_probs is not None:
-            self.find_entries(targets, target_probs)
-
-    def find_entries(self, targets: Any, target_probs: Any) -> None:
-        self.entries = entries(self.request(), targets)
-        q, expected = (
-            arguments.real(target_probs, "target_probs"),
-            np.moveaxis(self.entries.classes, -1, self.axis).shape,
-        )
-        if np.shape(q) != expected:
-            raise ValueError(
-                f"target_probs: expected the shape of targets, {expected}; got {np.shape(q)}"
-            )
-        q = np.moveaxis(q, self.axis, -1)
-        self.probs = np.where(self.entries.counts, q.astype(self.compute), self.real(0))
-
-    def request(self) -> Any:
-        """Return the request of a stage without targets."""
-        return _functions.stage_request(
-            self.logits, None, class_weight=None, num_classes=0, **self.stage_options()
-        )
+            self.several = several_targets(given, targets)
+            q = arguments.real(target_probs, "target_probs")
+            if np.shape(q) != self.several.shape:
+                raise ValueError(
+                    f"target_probs: expected the shape of targets, {self.several.shape}; got {np.shape(q)}"
+                )
+            self.probs = np.moveaxis(q, self.axis, -1).astype(self.compute)
 
     def stage_options(self) -> dict[str, Any]:
         dtype = "bfloat16" if self.given.precision.bfloat16 else None
@@ -246,6 +248,9 @@ class Loss:
     def prepare(self) -> None:
         """Find what the stages read: the targets, and which sums are needed."""
         real, e = self.real, self.smoothing
+        if self.probs is not None:
+            self.entries = self.find_entries()
+            self.probs = np.where(self.entries.counts, self.probs, real(0))
         soft = self.given.soft
         self.targets = None if self.probs is not None else self.target
         self.smooth = e / max(self.classes, 1) if soft is None else 0.0
@@ -289,8 +294,12 @@ class Loss:
         if self.probs is not None:
             shares = self.probs.astype(float) * (1 - e)
             if self.class_weight is not None:
-                shares = shares * self.class_weight[self.entries.classes]
+                shares = shares * self.entry_weights()
             self.shares = shares
+
+    def find_entries(self) -> Entries:
+        """Look up several targets of each row."""
+        return entries(self.given, self.several)
 
     def stage_sums(self) -> Any:
         """Return the sums of all classes of each row."""
@@ -306,6 +315,11 @@ class Loss:
     def target_weight(self, counts: Array) -> Array:
         """Return the class weight of each row's target, where the row counts."""
         found: Array = self.class_weight[np.where(counts, self.given.index, 0)].astype(float)
+        return found
+
+    def entry_weights(self) -> Array:
+        """Return the class weight of each of several targets."""
+        found: Array = self.class_weight[self.entries.places]
         return found
 
     def rows(self) -> Array:
@@ -392,10 +406,11 @@ class Loss:
         with np.errstate(all="ignore"):
             amount = self.shares * s[..., None] * self.entries.slopes / self.given.temperature
         where = np.moveaxis(grad, self.axis, -1)
-        counting = np.flatnonzero(self.counts[..., None] & self.entries.counts)
+        taking = self.counts[..., None] & self.entries.counts & self.entries.held
+        counting = np.flatnonzero(taking)
         taken = amount.reshape(-1)[counting]
-        number = counting // max(amount.shape[-1], 1) * self.classes
-        number += self.entries.classes.reshape(-1)[counting]
+        number = counting // max(amount.shape[-1], 1) * where.shape[-1]
+        number += self.entries.places.reshape(-1)[counting]
         if where.flags.c_contiguous:
             shape, flat = (where.size,), where.reshape(-1)
         else:
@@ -413,16 +428,32 @@ class Loss:
                 precision,
             )
 
+    def bias_grad(self, grad: Any) -> Array:
+        """Return d result / d class_bias, the sum of the gradient over rows."""
+        wide = numbers(stored(grad, self.given.precision), self.given.precision)
+        others = tuple(d for d in range(wide.ndim) if d != self.axis)
+        found: Array = np.sum(wide, axis=others, dtype=np.float64).astype(self.compute)
+        return found
+
     def temperature_grad(self) -> Any:
         """Return d result / d temperature."""
-        moments, variance = self.sums, None
+        moments = self.moments()
+        variance = self.variance() if self.needs_entropy else None
+        return self.real(self.temperature_total(moments, variance))
+
+    def moments(self) -> Any:
+        """Return the sums of exp(t) t."""
         if self.needs_entropy:
-            variance = self.variance()
-        else:
-            moments = stages.reduce(self.logits, None, entropy=True, **self.stage_options())
+            return self.sums["entropy_moment"]
+        options = self.stage_options() | {"ignore_index": None}
+        sums = stages.reduce(self.logits, None, entropy=True, **options)
+        return sums["entropy_moment"]
+
+    def temperature_total(self, moments: Any, variance: Array | None) -> Any:
+        """Return d result / d temperature, of the rows that are here."""
         head, s = self.head, self.slope()
         with np.errstate(all="ignore"):
-            center = np.asarray(head.center(moments["entropy_moment"]), float)
+            center = np.asarray(head.center(moments), float)
             lse = np.asarray(self.values.lse, float)
             if self.probs is not None:
                 apart = center[..., None] + head.gap(self.entries.logits, 1)
@@ -441,27 +472,30 @@ class Loss:
                 rise = rise + 2 * self.z_loss * lse * (center + head.top)
             if variance is not None:
                 rise = rise + self.entropy_weight * variance
-            total = (
+            return (
                 -np.sum(np.where(self.counts, s * rise, 0.0), dtype=np.longdouble)
                 / self.given.temperature
             )
-        return self.real(total)
 
     def variance(self) -> Array:
         """Of the logits after cap and temperature, under their softmax."""
-        z = np.moveaxis(numbers(self.logits, self.given.precision), self.axis, -1)
+        z = self.heated()
         if not z.shape[-1]:
             return np.zeros(z.shape[:-1])
-        z = z.astype(float)
+        with np.errstate(all="ignore"):
+            p = _functions.softmax_family("softmax", np.ascontiguousarray(z), -1, None)
+            mean = row_sums(np.where(p > 0, p * z, 0.0))[..., None]
+            return row_sums(np.where(p > 0, p * np.square(z - mean), 0.0))
+
+    def heated(self) -> Array:
+        """Return the logits after bias, cap and temperature in float64, the class axis last."""
+        z = np.moveaxis(numbers(self.logits, self.given.precision), self.axis, -1).astype(float)
         with np.errstate(all="ignore"):
             if self.given.class_bias is not None:
                 z = z + self.given.class_bias
             if self.given.softcap > 0:
                 z = capped(z, self.given.softcap)[0]
-            z = z / self.given.temperature
-            p = _functions.softmax_family("softmax", np.ascontiguousarray(z), -1, None)
-            mean = row_sums(np.where(p > 0, p * z, 0.0))[..., None]
-            return row_sums(np.where(p > 0, p * np.square(z - mean), 0.0))
+            return z / self.given.temperature
 
 
 def cross_entropy(
@@ -510,9 +544,7 @@ def cross_entropy(
     if with_temperature:
         found.append(by_temperature)
     if with_bias:
-        wide = numbers(stored(grad, loss.given.precision), loss.given.precision)
-        others = tuple(d for d in range(wide.ndim) if d != loss.axis)
-        found.append(np.sum(wide, axis=others, dtype=np.float64).astype(loss.compute))
+        found.append(loss.bias_grad(grad))
     if out is not None:
         out[...] = result
         found[0] = out

@@ -210,6 +210,42 @@ SUMS_BYTES = sizeof(xent_sums)
 
 # Passes that have no xent_call: their modules say what lies where.
 
+cdef xent_matrix matrix_of(cnp.ndarray a):
+    """Returns a matrix as the library reads it; uint16 are the bits of bfloat16."""
+    cdef int number = cnp.PyArray_TYPE(a)
+    cdef xent_matrix m
+    m.data = cnp.PyArray_DATA(a)
+    m.dtype = XENT_F32 if number == cnp.NPY_FLOAT32 else XENT_F16 if number == cnp.NPY_FLOAT16 else XENT_BF16
+    m.row_step, m.column_step = cnp.PyArray_STRIDE(a, 0), cnp.PyArray_STRIDE(a, 1)
+    return m
+
+
+def multiply(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, bint add=False):
+    """Computes out = a b, or out += a b, of matrices of float32, float16 and the bits of bfloat16; `out` is float32."""
+    cdef xent_matrix left = matrix_of(a), right = matrix_of(b), result = matrix_of(out)
+    cdef int64_t rows = cnp.PyArray_DIM(a, 0), inner = cnp.PyArray_DIM(a, 1), columns = cnp.PyArray_DIM(b, 1)
+    cdef int threads = get_value(context_threads)
+    cdef xent_status status
+    # Of one row or column NumPy may have any stride.
+    result.column_step, result.row_step = 4, result.row_step if rows > 1 else 4 * columns
+    with nogil:
+        status = xent_multiply(&left, &right, &result, rows, columns, inner, add, threads, poll, NULL)
+    refuse(status)
+
+
+def round_to(cnp.ndarray out not None, cnp.ndarray values not None):
+    """Rounds float32 numbers to float16 or, where `out` is uint16, to bfloat16; both arrays are C-contiguous."""
+    cdef void *data = cnp.PyArray_DATA(out)
+    cdef const float *source = <const float *>cnp.PyArray_DATA(values)
+    cdef xent_dtype dtype = XENT_F16 if cnp.PyArray_TYPE(out) == cnp.NPY_FLOAT16 else XENT_BF16
+    cdef int64_t count = cnp.PyArray_SIZE(values)
+    cdef int threads = get_value(context_threads)
+    cdef xent_status status
+    with nogil:
+        status = xent_round(data, dtype, source, count, threads)
+    refuse(status)
+
+
 cdef int poll(void *data) noexcept with gil:
     return PyErr_CheckSignals()
 

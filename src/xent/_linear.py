@@ -1,9 +1,10 @@
 """Cross-entropy of logits that are a matrix product, hidden @ weight.T + bias, and its backward products.
 
 Nearly all of the time goes to three matrix products: the logits, the gradient of hidden and the gradient of weight. NumPy
-leaves them to BLAS; the kernels compute the loss between them. Only one block of rows of the logits exists at a time, and
-its gradient overwrites it. Rows that do not count are left out: an ignored row costs no product, and whatever its hidden
-state holds reaches no gradient.
+leaves them to BLAS where that can read the weight; of half types, and of a float32 weight in any other layout, they are the
+library's own (`xent_multiply`), which reads numbers as they lie. The kernels compute the loss between the products. Only one
+block of rows of the logits exists at a time, and its gradient overwrites it. Rows that do not count are left out: an ignored
+row costs no product, and whatever its hidden state holds reaches no gradient.
 
 NumPy's interface to BLAS cannot add a product to an array (gemm's beta). What later blocks contribute to the gradient of the
 weight is therefore computed for a slice of classes at a time, and added while the slice is in the cache.
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from xent import _arguments as arguments
+from xent import _core
 from xent._arguments import Precision
 from xent._blocks import Array, Block, RowBlocks, blocks, numbers, rounded, stored, unread
 from xent._functions import linear_request
@@ -122,12 +124,30 @@ def buffers(value: Any, expected: dict[str, tuple[Any, ...]]) -> list[Array | No
     ]
 
 
+def is_own(weight: Factor, dtype: np.dtype[Any]) -> bool:
+    """Whether products with a weight are the library's own: what BLAS cannot read, but the library can."""
+    own = dtype == np.float32 and weight.values.dtype == weight.kind.storage
+    return own and not matrix(weight.values, dtype)
+
+
+def multiply(a: Array, b: Array, out: Array, own: bool, add: bool = False) -> None:
+    """Compute out = a b, or out += a b."""
+    if own:
+        _core.multiply(a, b, out, add)
+    elif add:
+        out += np.matmul(a, b)
+    else:
+        np.matmul(a, b, out=out)
+
+
 def product(factors: dict[str, Factor], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return all logits, in the compute dtype."""
+    weight = factors["weight"]
+    own = is_own(weight, dtype)
     with np.errstate(all="ignore"):
-        states = factors["hidden"].read(..., dtype)
-        weight = factors["weight"].read(..., dtype)
-        logits: Array = np.matmul(states.reshape(-1, weight.shape[1]), weight.T)
+        states = factors["hidden"].read(..., dtype).reshape(-1, weight.values.shape[1])
+        logits = np.empty((len(states), shape[-1]), dtype)
+        multiply(states, (weight.values if own else weight.read(..., dtype)).T, logits, own)
         if "bias" in factors:
             logits += factors["bias"].read(..., dtype)
     return logits.reshape(shape)
@@ -141,6 +161,8 @@ class Linear(RowBlocks):
         self.hidden, self.weight, self.bias = hidden, weight, bias
         self.classes, self.features = weight.values.shape
         self.dtype = self.precision.compute
+        # Whether the products are the library's own.
+        self.own = is_own(weight, self.dtype)
         step = max(1, SLICE_BYTES // (max(1, self.features) * self.dtype.itemsize))
         starts = range(0, max(1, self.classes), step)
         self.slices = [slice(start, start + step) for start in starts]
@@ -206,8 +228,8 @@ class Linear(RowBlocks):
                 self.bias.write(..., self.bias_sum)
 
     def read_weight(self) -> Iterator[tuple[slice, Array]]:
-        """Yield the weight by slices of classes; as a whole if BLAS can read it without a copy."""
-        if matrix(self.weight.values, self.dtype):
+        """Yield the weight by slices of classes; as a whole if it is multiplied as it lies."""
+        if self.own or matrix(self.weight.values, self.dtype):
             yield slice(None), self.weight.values
         else:
             for classes in self.slices:
@@ -224,7 +246,7 @@ class Linear(RowBlocks):
             self.states = states.reshape(prod(shape), self.features)
             logits = self.room[: len(self.states)]
             for classes, weight in self.read_weight():
-                np.matmul(self.states, weight.T, out=logits[:, classes])
+                multiply(self.states, weight.T, logits[:, classes], self.own)
             if self.bias is not None:
                 logits += self.bias.read(..., self.dtype)
         logits = logits.reshape(*shape, self.classes)
@@ -247,12 +269,13 @@ class Linear(RowBlocks):
             return
         if self.bias_sum is not None:
             self.bias_sum += gradient.sum(axis=0, dtype=np.float64)
-        if self.empty and self.sum is not None and matrix(self.sum, self.dtype):
-            np.matmul(gradient.T, self.states, out=self.sum)
+        if self.sum is not None and self.is_summed_as_a_whole(self.sum):
+            multiply(gradient.T, self.states, self.sum, self.own, add=not self.empty)
             return
         for classes in self.slices:
             part = gradient[:, classes].T
-            term = np.matmul(part, self.states, out=self.term[: len(part)])
+            term = self.term[: len(part)]
+            multiply(part, self.states, term, self.own)
             if self.sum is None:
                 self.weight.write(classes, term)
             elif self.empty:
@@ -260,13 +283,16 @@ class Linear(RowBlocks):
             else:
                 self.sum[classes] += term
 
+    def is_summed_as_a_whole(self, total: Array) -> bool:
+        """Whether a product can be written, or added, to the sum without a slice of its own."""
+        if self.own:
+            return matrix(total, self.dtype) and total.strides[1] == total.itemsize
+        return self.empty and matrix(total, self.dtype)
+
     def multiply(self, gradient: Array, result: Array) -> None:
         """Write the product of a gradient of logits and the weight, the gradient of the hidden states."""
         for number, (classes, weight) in enumerate(self.read_weight()):
-            if number:
-                result += np.matmul(gradient[:, classes], weight)
-            else:
-                np.matmul(gradient[:, classes], weight, out=result)
+            multiply(gradient[:, classes], weight, result, self.own, add=number > 0)
 
     def store_hidden(self, block: Block, gradient: Array) -> None:
         """Compute and store the gradient of the hidden states of a block."""

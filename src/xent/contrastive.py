@@ -114,7 +114,7 @@ def info_nce(
     The gradient of the keys and the derivative by the temperature are sums over queries. Inside a block the first is a
     product of BLAS in the compute dtype, and blocks are added in it; the second is a sum of products of queries and their
     gradients, in float64 over queries and blocks. The last bits of BLAS depend on machine, threads and size, and so do those
-    of the results.
+    of the results. Keys of a half type that are not normalized are multiplied as `linear_cross_entropy` has it.
 
     References
     ----------

@@ -139,6 +139,16 @@ cdef extern from "xent.h" nogil:
     xent_status xent_head(xent_call *call)
     xent_status xent_apply(xent_call *call)
     xent_status xent_merge(xent_sums *merged, const xent_sums *const *shards, int64_t count, int64_t rows, int64_t *bad_row)
+    ctypedef struct xent_matrix:
+        void *data
+        xent_dtype dtype
+        int64_t row_step
+        int64_t column_step
+
+    xent_status xent_multiply(const xent_matrix *a, const xent_matrix *b, const xent_matrix *out, int64_t rows,
+                              int64_t columns, int64_t inner, int add, int threads, int (*poll)(void *data) noexcept,
+                              void *poll_data)
+    xent_status xent_round(void *to, xent_dtype dtype, const float *source, int64_t count, int threads)
     xent_status xent_unscale(void *data, xent_dtype dtype, int64_t count, double scale, int threads, int *all_finite)
     int xent_layout_supported(const xent_call *call)
     const char *xent_status_text(xent_status status)

@@ -392,6 +392,31 @@ static void nulls(void) {
             fail(__LINE__, "a scale that divides nothing", NULL);
     if (x != 1 || finite != 7 || xent_unscale(NULL, XENT_F32, 0, 2, 1, &finite) != XENT_OK || finite != 1)
         fail(__LINE__, "numbers have been unscaled", NULL);
+    const xent_matrix one = {&x, XENT_F32, 4, 4}, none = {NULL, XENT_F32, 4, 4}, wide = {&x, XENT_F64, 8, 8};
+    const xent_matrix skewed = {(char *)&x + 1, XENT_F32, 4, 4}, columns = {&x, XENT_F32, 4, 8}, half = {&x, XENT_F16, 2, 2};
+    const xent_matrix *const bad[] = {NULL, &none, &wide};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i)
+        if (xent_multiply(bad[i], &one, &one, 1, 1, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+            xent_multiply(&one, bad[i], &one, 1, 1, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+            xent_multiply(&one, &one, bad[i], 1, 1, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT)
+            fail(__LINE__, "a matrix that cannot be multiplied", NULL);
+    if (xent_multiply(&one, &one, &skewed, 1, 1, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+        xent_multiply(&one, &one, &columns, 1, 1, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+        xent_multiply(&one, &one, &half, 1, 1, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+        xent_multiply(&one, &one, &one, 2, 2, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+        xent_multiply(&one, &one, &one, -1, 1, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+        xent_multiply(&one, &one, &one, 1, INT64_MAX, 1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+        xent_multiply(&one, &one, &one, 1, 1, -1, 0, 1, NULL, NULL) != XENT_BAD_ARGUMENT ||
+        xent_multiply(&one, &one, &one, 1, 1, 1, 0, -1, NULL, NULL) != XENT_BAD_ARGUMENT)
+        fail(__LINE__, "a product that cannot be", NULL);
+    if (xent_round(NULL, XENT_F16, &x, 1, 1) != XENT_BAD_ARGUMENT ||
+        xent_round(&x, XENT_F32, &x, 1, 1) != XENT_BAD_ARGUMENT ||
+        xent_round(&x, XENT_BF16, NULL, 1, 1) != XENT_BAD_ARGUMENT ||
+        xent_round(&x, XENT_BF16, &x, -1, 1) != XENT_BAD_ARGUMENT ||
+        xent_round(&x, XENT_BF16, &x, 1, -1) != XENT_BAD_ARGUMENT)
+        fail(__LINE__, "numbers that cannot be rounded", NULL);
+    if (x != 1)
+        fail(__LINE__, "a bad product has been written", NULL);
     xent_math(XENT_EXP, XENT_F32, NULL, &x, 1);
     xent_math(XENT_EXP, XENT_F16, &x, &x, 1);
     xent_math((xent_function)99, XENT_F32, &x, &x, 1);

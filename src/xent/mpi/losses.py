@@ -33,28 +33,32 @@ def cross_entropy(
     temperature: float = 1.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
+    return_hess: bool = False,
     return_lse: bool = False,
     grad_output: ArrayLike | None = None,
     out: Array | None = None,
     grad_out: NDArray[Any] | None = None,
+    hess_out: NDArray[Any] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    target_probs: ArrayLike | None = None,
     entropy_weight: float = 0.0,
     class_bias: ArrayLike | None = None,
+    return_temperature_grad: bool = False,
     return_bias_grad: bool = False,
     **unknown: Never,
 ) -> Loss | tuple[Loss | Array, ...]:
     r"""Softmax cross-entropy of logits whose classes are divided among ranks: vocabulary parallelism.
 
     The loss is that of `xent.cross_entropy` for the logits of all ranks side by side. It comes back on every rank, and the
-    gradient for the classes that the rank holds. What travels are a few sums of each row and 16,384 classes, never logits.
+    gradient for the classes that the rank holds. What travels are a few sums of each row, never logits.
 
     Parameters
     ----------
     logits : array_like, shape (..., C, ...)
         This rank's classes of every row; a rank may have none.
     targets : array_like
-        Class indices, which are numbers of the whole vocabulary and the same on every rank of `comm`. Or this rank's part of
-        class probabilities: the shape of `logits`.
+        Class indices, which are numbers of the whole vocabulary and the same on every rank of `comm`; with `target_probs`
+        several of each row. Or this rank's part of class probabilities: the shape of `logits`.
     comm : mpi4py.MPI.Intracomm
         The ranks that hold the other classes of these rows. Every rank calls the function, with the same options.
     class_offset : int, optional
@@ -71,12 +75,18 @@ def cross_entropy(
         As in `xent.cross_entropy`. Smoothing is over the classes of all ranks.
     return_grad : bool, default False
         Also return the gradient with respect to this rank's logits.
+    return_hess : bool, default False
+        Also return the gradient and the diagonal of the Hessian, for this rank's logits.
     return_lse : bool, default False
         Also return the log-sum-exp of each row, over all classes.
-    out, grad_out : ndarray, optional
-        Where to write the loss and the gradient. `grad_out` may be exactly the memory of `logits`.
+    out, grad_out, hess_out : ndarray, optional
+        Where to write the loss, the gradient and the Hessian's diagonal. `grad_out` may be exactly the memory of `logits`.
     dtype : {None, "bfloat16"}
         ``"bfloat16"`` reads uint16 logits as the bits of bfloat16 numbers; the gradient comes in the same form.
+    target_probs : array_like, shape of `targets`, optional
+        Probabilities of several classes of each row, as in `xent.cross_entropy`; the same on every rank of `comm`.
+    return_temperature_grad : bool, default False
+        Also return the derivative with respect to `temperature`, of the rows of all ranks.
     return_bias_grad : bool, default False
         Also return the gradient with respect to `class_bias`, of this rank's rows.
 
@@ -86,8 +96,12 @@ def cross_entropy(
         The same on every rank of `comm`.
     grad : ndarray, shape of `logits`
         With `return_grad`; of the dtype of `logits`, float64 for integers.
+    hess : ndarray, shape of `logits`
+        With `return_hess`; as `grad`.
     lse : ndarray, shape of `logits` without the class axis
         With `return_lse`.
+    temperature_grad : float32 or float64 scalar
+        With `return_temperature_grad`; the same on every rank.
     bias_grad : ndarray, shape (C,)
         With `return_bias_grad`.
 
@@ -101,10 +115,11 @@ def cross_entropy(
 
     Notes
     -----
-    Every rank merges the sums of all chunks of 16,384 classes in the order of the classes, in float64. Where slices end at
-    multiples of 16,384, results have the same bits whatever the number of ranks.
+    A slice is summed in chunks of 16,384 classes. Their sums are moved to the maximum of the row and added up without
+    rounding, so that it does not matter which rank has added which: where slices end at multiples of 16,384, results have
+    the same bits whatever the number of ranks.
 
-    This is the parallel cross-entropy of Megatron-LM [1]_, with one exchange in the place of three.
+    The idea is that of Megatron-LM's parallel cross-entropy [1]_.
 
     References
     ----------
@@ -139,12 +154,16 @@ def cross_entropy(
         temperature=temperature,
         reduction=reduction,
         return_grad=return_grad,
+        return_hess=return_hess,
         return_lse=return_lse,
+        return_temperature_grad=return_temperature_grad,
         return_bias_grad=return_bias_grad,
         grad_output=grad_output,
         out=out,
         grad_out=grad_out,
+        hess_out=hess_out,
         dtype=dtype,
+        target_probs=target_probs,
         entropy_weight=entropy_weight,
         class_bias=class_bias,
     )
@@ -173,8 +192,9 @@ def linear_cross_entropy(
     out: Array | None = None,
     grad_out: tuple[NDArray[Any] | None, ...] | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    return_temperature_grad: bool = False,
     **unknown: Never,
-) -> Loss | tuple[Loss, tuple[Array, ...]]:
+) -> Loss | tuple[Any, ...]:
     r"""Softmax cross-entropy of a linear layer whose classes are divided among ranks; logits are never all in memory.
 
     The loss is that of `xent.linear_cross_entropy` for the weights of all ranks on top of each other.
@@ -203,6 +223,8 @@ def linear_cross_entropy(
         exactly the memory of `hidden`.
     dtype : {None, "bfloat16"}
         ``"bfloat16"`` reads uint16 `hidden`, `weight` and `bias` as the bits of bfloat16 numbers.
+    return_temperature_grad : bool, default False
+        Append the derivative with respect to `temperature`, of the rows of all ranks; not with `softcap`.
 
     Returns
     -------
@@ -212,6 +234,8 @@ def linear_cross_entropy(
         With `return_grad`: ``(grad_hidden, grad_weight)``, and ``grad_bias`` if a bias is given. That of `hidden` is the sum
         over all classes, on every rank of `comm`; those of `weight` and `bias` are of this rank's classes and its own rows.
         With `row_comm`, sum these over it, as data parallelism does with the gradients of all parameters.
+    temperature_grad : float32 or float64 scalar
+        With `return_temperature_grad`.
 
     Raises
     ------
@@ -220,8 +244,8 @@ def linear_cross_entropy(
 
     Notes
     -----
-    For each block of rows, the same on all ranks, there is one exchange of sums and one sum of gradients of `hidden`. Bits
-    depend on BLAS and on the order in which MPI adds.
+    For each block of rows, the same on all ranks, there is an exchange of sums, and the gradients of `hidden` are summed
+    while the next block is computed. Bits depend on BLAS and on the order in which MPI adds.
 
     Examples
     --------
@@ -258,4 +282,5 @@ def linear_cross_entropy(
         out=out,
         grad_out=grad_out,
         dtype=dtype,
+        return_temperature_grad=return_temperature_grad,
     )

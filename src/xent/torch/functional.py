@@ -573,7 +573,7 @@ def linear_cross_entropy(
     Notes
     -----
     The forward computes the gradients, unless none is wanted or the reduction is "none"; the backward multiplies them by the
-    upstream gradient and rounds them to the dtypes of what they belong to. BLAS is NumPy's.
+    upstream gradient and rounds them to the dtypes of what they belong to. Products are `xent.linear_cross_entropy`'s.
 
     References
     ----------

@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import xent
 from xent import _core
-from xent.cli.bench import record
+from xent.cli.bench import against, record
 from xent.cli.bench.case import Case
 from xent.cli.bench.measure import (
     Comparison,
@@ -92,6 +93,12 @@ def add_parser(commands: Any) -> None:
         help="the libraries to compare with (default: all that are installed)",
     )
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="compare with what --json wrote earlier; the exit status is 1 where a case is slower",
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
@@ -119,6 +126,16 @@ def run(options: argparse.Namespace) -> int:
         if not cases:
             print("error: none of these has a plain cross-entropy beside it", file=sys.stderr)
             return 2
+    earlier = None
+    if options.against:
+        try:
+            earlier = against.load(options.against)
+        except ValueError as error:
+            print(f"error: --against: {error}", file=sys.stderr)
+            return 2
+        if options.relative:
+            print("error: --against compares times, of which --relative has none", file=sys.stderr)
+            return 2
     try:
         memory, measured, failures = measure(cases, options)
     except WorkerError as error:  # not of a case, but of the memory
@@ -131,6 +148,13 @@ def run(options: argparse.Namespace) -> int:
             print(markdown(table))
         else:
             show(table)
+    regressions: list[against.Change] = []
+    if earlier is not None:
+        changes = against.compare(earlier, measured)
+        regressions = changes.regressions
+        print()
+        show(changes.table())
+        print(changes.summary())
     sys.stdout.flush()
     for note in (*notes(measured, options.rivals), *failures):
         print(note, file=sys.stderr)
@@ -138,7 +162,7 @@ def run(options: argparse.Namespace) -> int:
         record.save(options.json, memory, measured, failures)
     if options.plot and measured:
         draw(measured, memory, options.plot)
-    return 1 if failures else 0
+    return 1 if failures or regressions else 0
 
 
 def list_cases(cases: Sequence[Case]) -> None:

@@ -1,4 +1,4 @@
-"""The figure of ``--plot``: speed-up and bandwidth of each case, and curves over the classes."""
+"""The figure of ``--plot``: speed-up and bandwidth of each case, curves over the classes and over the threads."""
 
 from __future__ import annotations
 
@@ -60,15 +60,18 @@ def draw(comparisons: Sequence[Comparison], memory: Sequence[MemorySpeed], path:
             curves[workload] = list(members)
         else:
             bars += [workload, *members]
-    heights = [len(bars) * BAR + MARGIN] * bool(bars) + [CURVES] * len(curves)
+    scaling = len({one.threads for one in comparisons}) > 2
+    heights = [len(bars) * BAR + MARGIN] * bool(bars) + [CURVES] * (len(curves) + scaling)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout="constrained")
         figure.suptitle(_title(comparisons))
         parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False)[:, 0]
         if bars:
             _draw_bars(parts[0], bars, varying(comparisons), memory)
-        for part, (workload, members_) in zip(parts[-len(curves) :], curves.items(), strict=False):
+        for part, (workload, members_) in zip(parts[bool(bars) :], curves.items(), strict=False):
             _draw_curves(part, TITLES[workload], members_, memory)
+        if scaling:
+            _draw_scaling(parts[-1], comparisons, memory)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
         figure.savefig(path, dpi=150, metadata=metadata)
 
@@ -205,3 +208,39 @@ def _draw_curves(
     handles = [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]
     unique = {handle.get_label(): handle for handle in handles}
     figure.legend(handles=list(unique.values()), loc="outside right upper")
+
+
+def _draw_scaling(
+    figure: Any, comparisons: Sequence[Comparison], memory: Sequence[MemorySpeed]
+) -> None:
+    """How many times as fast each case, and the memory, become with more threads."""
+    axes = figure.subplots(1, 1)
+    figure.suptitle("threads", fontsize=10, weight="bold")
+    settings = [name for name in varying(comparisons) if name != "threads"]
+    lines: dict[str, dict[int, float]] = {}
+    for one in comparisons:
+        label = ", ".join(filter(None, [one.case.name, setting(one, settings)]))
+        lines.setdefault(label, {})[one.threads] = 1 / one.seconds["xent"]
+    colours = [f"C{i}" for i in range(10)]
+    for i, (label, speeds) in enumerate(lines.items()):
+        style = {"color": colours[i % 10], "marker": MARKERS[i // 10 % len(MARKERS)]}
+        _draw_speeds(axes, speeds, label=label, markersize=4, **style)
+    for name, dashes in SPEEDS.items():
+        speeds = {one.threads: getattr(one, name) for one in memory}
+        _draw_speeds(axes, speeds, label=f"memory, {name}", color="black", linestyle=dashes)
+    counts = sorted({one.threads for one in comparisons})
+    fewest, most = counts[0], counts[-1]
+    axes.plot([fewest, most], [1, most / fewest], color="black", alpha=0.3, label="in proportion")
+    axes.set(xscale="log", yscale="log", xlabel="threads")
+    axes.set_ylabel(f"speed / speed of {count(fewest)}")
+    axes.grid(alpha=STYLE["grid.alpha"], axis="both")
+    _plain_ticks(axes.yaxis)
+    axes.set_xticks(counts, counts)
+    axes.minorticks_off()
+    figure.legend(loc="outside right upper", ncols=1 + len(lines) // 16)
+
+
+def _draw_speeds(axes: Any, speeds: dict[int, float], **style: Any) -> None:
+    """Speeds over threads, of the fewest threads 1."""
+    threads = sorted(speeds)
+    axes.plot(threads, [speeds[n] / speeds[threads[0]] for n in threads], linewidth=1, **style)
