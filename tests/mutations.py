@@ -1606,6 +1606,13 @@ MUTATIONS = (
         "        pass\n",
         "tests/test_threads.py -k context_manager",
     ),
+    Mutation(
+        "an installation without its static library says how to get it",
+        "src/xent/runtime.py",
+        "    if not os.path.isdir(path):\n",
+        "    if False:\n",
+        "tests/test_package.py -k library_that_is_not_installed",
+    ),
     # What class indices read of (log-)probabilities.
     Mutation(
         "the probabilities of targets are validated",
