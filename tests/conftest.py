@@ -20,9 +20,9 @@ FLOATS = (np.float32, np.float64)
 # Files whose tests compile, start processes, measure or compute for long. `pytest -m fast` leaves them out; of each other
 # test it runs so many cases, spread over all there are. The examples of docstrings, of every public function, run in full.
 SLOW = re.compile(
-    "test_(accuracy|benchmarks|binary|bits|check|cli|dask|documentation|evidence|examples|fuzz|headers|"
-    "huge|jax_callback|machines|memory|mpi|mutations|native|other_machines|out_of_core|package|plots|pool|process|rivals|runtimes|"
-    "sanitizers|scaling_plan|score_command|sklearn|stack|team|threads|torch_process|typing)"
+    "test_(accuracy|benchmarks|binary|bits|check|cli|dask|dask_bits|dask_options|documentation|evidence|examples|fuzz|"
+    "headers|huge|jax_callback|machines|memory|mpi|mutations|native|other_machines|out_of_core|package|plots|pool|process|rivals|"
+    "runtimes|sanitizers|scaling_plan|score_command|sklearn|stack|team|threads|torch_process|typing)"
 )
 FAST_CASES = 4
 IN_FULL = "test_docstrings"

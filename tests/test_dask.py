@@ -478,7 +478,9 @@ def check_results(**options):
 
 
 # Servers of the cluster may say good-bye late.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
+)
 def test_workers_of_a_cluster(tmp_path):
     distributed = pytest.importorskip("distributed")
     with (

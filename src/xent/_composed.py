@@ -158,7 +158,8 @@ def perplexities(
 class Loss:
     """The rows of one call of `cross_entropy`: their losses, and the derivatives that are asked for.
 
-    `reduce` comes first. Where the logits are a shard of the classes, `shard` has the arguments of `stages` that say which.
+    `reduce` comes first. Where the logits are a shard of the classes, `shard` has the arguments of `stages` that say which,
+    and sums of all classes come from elsewhere: `prepare` is before them, `weigh` behind.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class Loss:
         target_probs: Any,
         entropy_weight: float,
         class_bias: Any,
+        shard: dict[str, Any] | None = None,
     ):
         self.options = {
             "temperature": temperature,
@@ -204,15 +206,20 @@ class Loss:
         self.given, self.axis, self.shape = given, given.class_axis, given.shape
         self.compute = given.precision.compute
         self.real = self.compute.type
-        self.classes = given.logits.shape[self.axis]
+        self.shard: dict[str, Any] = shard or {}
+        held = given.logits.shape[self.axis]
+        self.classes = self.shard.get("num_classes", held)
         self.smoothing = arguments.label_smoothing(label_smoothing)
         self.z_loss = arguments.z_loss(z_loss)
         self.entropy_weight = arguments.number(
             entropy_weight, "entropy_weight", -1e30, 1e30, "a finite number"
         )
+        self.needs_entropy = self.entropy_weight != 0
         self.reduction = reduction
         code = arguments.reduction(reduction)
-        self.class_weight = arguments.class_weight(class_weight, self.classes, self.compute)
+        self.class_weight = self.all_weights = arguments.class_weight(
+            class_weight, held, self.compute
+        )
         self.sample_weight = arguments.sample_weight(sample_weight, self.shape, self.compute, code)
         self.upstream, self.scale = arguments.grad_output(
             grad_output, reduction != "none", self.shape, self.compute
@@ -221,7 +228,6 @@ class Loss:
         self.target = targets
         self.probs: Any = None
         self.shares: Any = None
-        self.shard: dict[str, Any] = {}
         if target_probs is not None:
             self.several = several_targets(given, targets)
             q = arguments.real(target_probs, "target_probs")
@@ -246,14 +252,12 @@ class Loss:
         self.weigh(self.stage_sums())
 
     def prepare(self) -> None:
-        """Find what the stages read: the targets, and which sums are needed."""
+        """Find the targets that the stages read."""
         real, e = self.real, self.smoothing
         if self.probs is not None:
-            self.entries = self.find_entries()
-            self.probs = np.where(self.entries.counts, self.probs, real(0))
+            self.find_entries()
         soft = self.given.soft
         self.targets = None if self.probs is not None else self.target
-        self.smooth = e / max(self.classes, 1) if soft is None else 0.0
         if soft is not None and (e > 0 or self.class_weight is not None):
             along = (
                 1
@@ -264,7 +268,11 @@ class Loss:
                 self.targets = (
                     soft.astype(self.compute) * real(1 - e) + real(e / max(self.classes, 1))
                 ) * along
-        self.needs_entropy = self.entropy_weight != 0
+
+    @property
+    def smooth(self) -> float:
+        """The coefficient of the sum over all classes."""
+        return self.smoothing / max(self.classes, 1) if self.given.soft is None else 0.0
 
     def weigh(self, sums: Any) -> None:
         """Find values, coefficients and divisor from the sums of all classes."""
@@ -297,9 +305,11 @@ class Loss:
                 shares = shares * self.entry_weights()
             self.shares = shares
 
-    def find_entries(self) -> Entries:
-        """Look up several targets of each row."""
-        return entries(self.given, self.several)
+    def find_entries(self) -> None:
+        """Look up several targets of each row; those that do not count have no share."""
+        begin = self.shard.get("class_offset", 0)
+        self.entries = entries(self.given, self.several, begin, self.classes)
+        self.probs = np.where(self.entries.counts, self.probs, self.real(0))
 
     def stage_sums(self) -> Any:
         """Return the sums of all classes of each row."""
@@ -309,17 +319,18 @@ class Loss:
             class_weight=self.class_weight if self.smooth else None,
             smooth=self.smooth > 0,
             entropy=self.needs_entropy,
+            **self.shard,
             **self.stage_options(),
         )
 
     def target_weight(self, counts: Array) -> Array:
         """Return the class weight of each row's target, where the row counts."""
-        found: Array = self.class_weight[np.where(counts, self.given.index, 0)].astype(float)
+        found: Array = self.all_weights[np.where(counts, self.given.index, 0)].astype(float)
         return found
 
     def entry_weights(self) -> Array:
         """Return the class weight of each of several targets."""
-        found: Array = self.class_weight[self.entries.places]
+        found: Array = self.all_weights[self.entries.classes]
         return found
 
     def rows(self) -> Array:
@@ -337,7 +348,7 @@ class Loss:
                 rows = rows + self.smooth * v.smooth
             if self.z_loss:
                 rows = rows + self.z_loss * np.square(np.asarray(v.lse, float))
-            if self.needs_entropy:
+            if self.entropy_weight:
                 rows = rows - self.entropy_weight * v.entropy
             return np.where(self.counts, self.weight * rows, 0.0)
 
@@ -382,7 +393,7 @@ class Loss:
                 coefs["lse"] = lse
             if self.smooth:
                 coefs["smooth"] = s * self.smooth
-            if self.needs_entropy:
+            if self.entropy_weight:
                 coefs["entropy"] = -self.entropy_weight * s
         grad = stages.apply(
             self.logits,
@@ -398,6 +409,8 @@ class Loss:
             self.take_entries(grad, s)
         if not self.counts.all():  # whatever the logits of rows of weight 0 are
             np.moveaxis(stored(grad, self.given.precision), self.axis, -1)[~self.counts] = 0
+        if self.given.precision.bfloat16 and out is None:
+            grad = grad.view(self.given.precision.result_dtype)
         return grad
 
     def take_entries(self, grad: Any, s: Array) -> None:
@@ -438,7 +451,7 @@ class Loss:
     def temperature_grad(self) -> Any:
         """Return d result / d temperature."""
         moments = self.moments()
-        variance = self.variance() if self.needs_entropy else None
+        variance = self.variance() if self.entropy_weight else None
         return self.real(self.temperature_total(moments, variance))
 
     def moments(self) -> Any:
@@ -451,6 +464,11 @@ class Loss:
 
     def temperature_total(self, moments: Any, variance: Array | None) -> Any:
         """Return d result / d temperature, of the rows that are here."""
+        total = np.sum(self.temperature_rows(moments, variance), dtype=np.longdouble)
+        return -total / self.given.temperature
+
+    def temperature_rows(self, moments: Any, variance: Array | None) -> Array:
+        """Return what each row adds to d result / d temperature, times minus the temperature."""
         head, s = self.head, self.slope()
         with np.errstate(all="ignore"):
             center = np.asarray(head.center(moments), float)
@@ -472,10 +490,7 @@ class Loss:
                 rise = rise + 2 * self.z_loss * lse * (center + head.top)
             if variance is not None:
                 rise = rise + self.entropy_weight * variance
-            return (
-                -np.sum(np.where(self.counts, s * rise, 0.0), dtype=np.longdouble)
-                / self.given.temperature
-            )
+            return np.where(self.counts, s * rise, 0.0)
 
     def variance(self) -> Array:
         """Of the logits after cap and temperature, under their softmax."""

@@ -33,6 +33,10 @@ class ExactSum:
         for start in range(0, flat.size, PART):
             self.units += _units(flat[start : start + PART])
 
+    def count(self, number: int) -> None:
+        """Add the number 1 so many times."""
+        self.units += number << UNIT
+
     def merge(self, other: ExactSum) -> None:
         """Add the numbers of another sum."""
         self.units += other.units
@@ -61,6 +65,8 @@ def _units(x: Array) -> int:
     lowest = int(exponent.min())
     total = 0
     for half, bits in ((high, 26), (low, 53)):
+        if bits == 53 and not half.any():
+            break  # numbers of float32 have no low halves
         sums = np.bincount(exponent - lowest, weights=half)
         for k in np.flatnonzero(sums):
             total += int(sums[k]) << int(k) + lowest + UNIT - bits

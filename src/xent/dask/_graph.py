@@ -78,6 +78,14 @@ class Blocks:
         first = np.array([0, *accumulate(sizes)][:-1], np.int64).reshape([len(c) for c in chunks])
         return da.from_array(first, chunks=1)
 
+    def first_rows(self) -> Any:
+        """Return the number of the first row of each chunk, in C order."""
+        starts = [[0, *accumulate(sizes)][:-1] for sizes in self.row_chunks]
+        at = np.ix_(*(np.array(s, np.int64) for s in starts))
+        steps = [prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        first = sum((a * step for a, step in zip(at, steps, strict=True)), np.int64(0))
+        return da.from_array(np.asarray(first), chunks=1)
+
     def layer(
         self, function: Callable[..., Any], out: Axes, *pairs: Any, dtype: Any, **options: Any
     ) -> Any:

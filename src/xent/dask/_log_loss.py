@@ -10,7 +10,7 @@ import numpy as np
 from xent import _predictions as validated
 from xent import binary_cross_entropy, categorical_cross_entropy
 from xent._exact_sum import ExactSum
-from xent.dask._tasks import in_whole, joined
+from xent.dask._tasks import joined
 
 Array = np.ndarray[Any, Any]
 
@@ -22,8 +22,10 @@ def checked(block: Array, block_info: Any) -> Array:
     right = (proba >= 0) & (proba <= 1)
     if not right.all():
         place = np.unravel_index(int(np.argmin(right)), proba.shape)
+        begin = [start for start, _ in block_info[0]["array-location"]]
+        shown = ", ".join(str(int(i) + b) for i, b in zip(place, begin, strict=True))
         raise ValueError(
-            f"y_proba[{in_whole(place, block_info)}] = {float(proba[place])} is not a probability; expected 0 <= p <= 1"
+            f"y_proba[{shown}] = {float(proba[place])} is not a probability; expected 0 <= p <= 1"
         )
     return proba
 

@@ -2,61 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xent import _arguments as arguments
-from xent import _functions, losses, stages
-from xent._blocks import numbers, rounded
+from xent import _composed, _functions, losses, stages
+from xent._blocks import numbers, stored
 from xent._exact_sum import ExactSum
-from xent._head import Head
 from xent._predictions import outside
 from xent._request import not_a_class
 
 Array = np.ndarray[Any, Any]
 
 
-class Terms(NamedTuple):
-    """The terms of a row's loss besides the negative log-likelihood of its target, and the number of classes."""
+class Options(NamedTuple):
+    """What is the same for all chunks: arguments of `_composed.Loss`, classes and rows of the whole, what needs sums."""
 
-    label_smoothing: float
-    z_loss: float
-    entropy_weight: float
+    row: dict[str, Any]
     classes: int
+    shape: tuple[int, ...]
+    logits_dtype: Any
+    temperature_grad: bool
 
-    def smooths(self, targets: Array, axis: int, dtype: Any, class_weight: Array | None) -> Array:
-        """Return class probabilities, smoothed and times the class weights, of a chunk."""
-        e = dtype.type(self.label_smoothing)
-        if not e and class_weight is None:
-            return targets
-        along = 1 if class_weight is None else shaped(class_weight, axis, targets.ndim)
-        with np.errstate(all="ignore"):
-            found: Array = (targets.astype(dtype) * (1 - e) + e / dtype.type(self.classes)) * along
-            return found
-
-
-def shaped(of_classes: Array, axis: int, ndim: int) -> Array:
-    """Return one number a class in a shape that broadcasts along the class axis."""
-    return of_classes.reshape((-1,) + (1,) * (ndim - axis - 1))
-
-
-def checked(targets: Array, classes: int, ignore_index: int | None, block_info: Any) -> Array:
-    """Return class indices, each of which is a class or ignored; the exception names the position in the whole array."""
-    bad = outside(targets, classes, ignore_index)
-    if bad >= 0:
-        place = np.unravel_index(bad, targets.shape)
-        raise IndexError(
-            f"targets[{in_whole(place, block_info)}] = {int(targets[place])}{not_a_class(classes, ignore_index)}"
+    def loss(
+        self,
+        logits: Array,
+        targets: Any,
+        probs: Any = None,
+        weight: Array | None = None,
+        class_weight: Array | None = None,
+        class_bias: Array | None = None,
+        slope: Any = None,
+        offset: int | None = None,
+    ) -> _composed.Loss:
+        """Return the rows of a chunk. Weights of rows are left to `slopes` and `weighted`, but for whether they are 0."""
+        loss = _composed.Loss(
+            logits,
+            only(targets),
+            target_probs=only(probs),
+            sample_weight=None if weight is None else weight != 0,
+            class_weight=class_weight,
+            class_bias=class_bias,
+            grad_output=slope,
+            reduction="none",
+            shard=None if offset is None else {"class_offset": offset, "num_classes": self.classes},
+            **self.row,
         )
-    return targets
+        loss.needs_entropy |= self.temperature_grad
+        return loss
+
+    def checked(self, targets: Any, first: Array | None) -> Any:
+        """Return targets; the exception for a class index that is no class names its position in the whole array."""
+        targets = only(targets)
+        if first is None:
+            return targets
+        ignore_index = self.row["ignore_index"]
+        bad = outside(targets, self.classes, ignore_index)
+        if bad < 0:
+            return targets
+        place = [int(i) for i in np.unravel_index(bad, targets.shape)]
+        begin = [int(i) for i in np.unravel_index(int(first.item()), self.shape)]
+        if len(place) > len(begin):  # several of a row
+            begin.insert(self.row["axis"], 0)
+        shown = ", ".join(str(i + b) for i, b in zip(place, begin, strict=True))
+        raise IndexError(
+            f"targets[{shown}] = {int(targets[tuple(place)])}{not_a_class(self.classes, ignore_index)}"
+        )
+
+    def of_sums(
+        self, sums: Array, targets: Any, probs: Any, weight: Array | None, all_weights: Array | None
+    ) -> _composed.Loss:
+        """Return rows of which there are the sums of all classes and no logits; targets are None for class probabilities."""
+        shape = list(sums.shape)
+        shape.insert(self.row["axis"], self.classes)
+        logits = np.broadcast_to(np.zeros((), self.logits_dtype), shape)
+        # Probabilities were smoothed before they were summed.
+        row = self.row if targets is not None else self.row | {"label_smoothing": 0.0}
+        loss = self._replace(row=row).loss(logits, targets, probs, weight, all_weights)
+        if probs is not None:
+            loss.find_entries()
+            loss.entries = loss.entries._replace(logits=sums["picked"])
+        loss.weigh(alone(sums))
+        return loss
 
 
-def in_whole(place: Sequence[Any], block_info: Any) -> str:
-    """Return the position in the whole array of an element of a chunk, as messages show it."""
-    begin = [start for start, _ in block_info[0]["array-location"]]
-    return ", ".join(str(int(i) + b) for i, b in zip(place, begin, strict=True))
+def only(blocks: Any) -> Any:
+    """Return the chunk of an array that has one along the axes which the result does not have."""
+    while isinstance(blocks, list):
+        (blocks,) = blocks
+    return blocks
 
 
 def counted(targets: Array, ignore_index: int | None) -> Array:
@@ -65,22 +100,44 @@ def counted(targets: Array, ignore_index: int | None) -> Array:
 
 
 def divisors(
-    targets: Array | None,
+    first: Array | None,
+    targets: Any,
     sample_weight: Array | None,
     class_weight: Array | None,
-    ignore_index: int | None,
+    *,
+    options: Options,
 ) -> ExactSum:
     """Return the sum of what the rows of a chunk add to the divisor of a mean."""
+    targets = options.checked(targets, first)
     total = ExactSum()
     if targets is None:
         total.add(sample_weight)  # type: ignore[arg-type]
         return total
-    counts = counted(targets, ignore_index)
-    weight = np.ones(targets.shape) if sample_weight is None else sample_weight.astype(float)
+    counts = counted(targets, options.row["ignore_index"])
+    if targets.ndim > len(options.shape):  # several of a row
+        counts = counts.any(axis=options.row["axis"])
+    if sample_weight is None and class_weight is None:
+        total.count(int(np.count_nonzero(counts)))
+        return total
+    weight = np.ones(counts.shape) if sample_weight is None else sample_weight.astype(float)
     if class_weight is not None:
         weight = weight * class_weight[np.where(counts, targets, 0)]
     total.add(np.where(counts, weight, 0.0))
     return total
+
+
+def row_weights(targets: Array, sample_weight: Array | None, ignore_index: int | None) -> Array:
+    """Return the weights of rows, 0 of those that do not count."""
+    weight = 1.0 if sample_weight is None else sample_weight.astype(float)
+    return np.where(counted(targets, ignore_index), weight, 0.0)
+
+
+def exponentials(total: Array, weight: Array, dtype: Any) -> Array:
+    """Return exp(total / weight), rounded at the end."""
+    with np.errstate(all="ignore"):
+        means = np.asarray(total / weight)
+        found = [_functions.exponential(float(mean)) for mean in means.flat]
+        return np.array(found).reshape(means.shape).astype(dtype)
 
 
 def exact(rows: Array) -> ExactSum:
@@ -90,7 +147,7 @@ def exact(rows: Array) -> ExactSum:
     return total
 
 
-def joined(sums: list[ExactSum]) -> ExactSum:
+def joined(sums: Iterable[ExactSum]) -> ExactSum:
     """Return the sum of the sums of all chunks."""
     total = ExactSum()
     for part in sums:
@@ -98,8 +155,11 @@ def joined(sums: list[ExactSum]) -> ExactSum:
     return total
 
 
-def quotient(sums: list[ExactSum], divisor: ExactSum | int, dtype: Any, exponential: bool) -> Any:
-    """Return a mean or a sum, or its exponential, rounded to `dtype` at the end."""
+def quotient(sums: list[Any], divisor: ExactSum | int | None, dtype: Any, exponential: bool) -> Any:
+    """Return a mean or a sum, or its exponential, rounded to `dtype` at the end; None: sums come with their divisors."""
+    if divisor is None:
+        sums, divisors = zip(*sums, strict=True)  # type: ignore[assignment]
+        divisor = joined(divisors)
     with np.errstate(all="ignore"):
         value = joined(sums).over(divisor)
         return dtype.type(_functions.exponential(value) if exponential else value)
@@ -125,127 +185,170 @@ def weighted(rows: Array, weight: Array | None) -> Array:
         return np.where(weight == 0, 0.0, rows * weight.astype(float))
 
 
-def clear(grad: Array, counts: Array, axis: int) -> None:
-    """Zero the gradient of rows that do not count, whatever their logits are."""
-    if not counts.all():
-        bits = grad.view(f"u{grad.itemsize}")
-        np.moveaxis(bits, axis, -1)[~counts] = 0
+def alone(sums: Array) -> Array:
+    """Return sums without the logits of several targets."""
+    found: Array = sums if sums.dtype == stages.dtype else sums["sums"]
+    return found
 
 
 def whole(
-    chunks: list[Array],
+    chunks: Any,
+    first: Array | None,
     targets: Any,
+    probs: Any,
     weight: Array | None,
     upstream: Any,
     divisor: Any,
     class_weight: Array | None,
     class_bias: Array | None,
     *,
-    terms: Terms,
-    return_grad: bool,
-    stage: dict[str, Any],
-) -> tuple[Array, Array | None, Array]:
-    """Return the losses, the gradient and the log-sum-exp of a chunk that has all classes."""
-    (logits,) = chunks
-    (targets,) = targets if isinstance(targets, list) else (targets,)
-    axis = stage["axis"]
+    options: Options,
+    derivatives: int,
+    sums: bool,
+) -> tuple[Any, ...]:
+    """Return what a chunk that has all classes gives.
+
+    The losses of its rows, the gradient, the Hessian, the log-sum-exps, the derivatives by the temperature, the sum.
+    """
+    logits, targets = only(chunks), options.checked(targets, first)
+    axis = options.row["axis"]
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-    found: Any = losses.cross_entropy(
-        logits,
-        targets,
-        class_weight=class_weight,
-        class_bias=class_bias,
-        label_smoothing=terms.label_smoothing,
-        z_loss=terms.z_loss,
-        entropy_weight=terms.entropy_weight,
-        reduction="none",
-        return_grad=return_grad,
-        return_lse=True,
-        grad_output=slopes(shape, weight, upstream, divisor) if return_grad else None,
-        **stage,
-    )
-    grad = found[1] if return_grad else None
-    if grad is not None and weight is not None:
-        clear(grad, np.asarray(weight != 0), axis)
-    return weighted(np.asarray(found[0]), weight), grad, np.asarray(found[-1])
+    slope = None
+    if derivatives or options.temperature_grad:
+        slope = slopes(shape, weight, upstream, divisor)
+    by_temperature = hess = grad = None
+    if options.temperature_grad or probs is not None or options.row["entropy_weight"]:
+        loss = options.loss(logits, targets, probs, weight, class_weight, class_bias, slope)
+        loss.reduce()
+        rows, lse = loss.rows().astype(loss.compute), loss.values.lse
+        if options.temperature_grad:
+            by_temperature = temperatures(loss)
+        if derivatives:
+            grad = loss.grad(None)
+    else:
+        found: Any = losses.cross_entropy(
+            logits,
+            targets,
+            class_weight=class_weight,
+            class_bias=class_bias,
+            sample_weight=None if weight is None else weight != 0,
+            reduction="none",
+            return_grad=derivatives > 0,
+            return_hess=derivatives > 1,
+            return_lse=True,
+            grad_output=slope,
+            **options.row,
+        )
+        rows, *more, lse = found
+        grad, hess = (*more, None, None)[:2]
+    rows = weighted(np.asarray(rows), weight)
+    return rows, grad, hess, np.asarray(lse), by_temperature, exact(rows) if sums else None
+
+
+def whole_sums(
+    chunks: Any,
+    first: Array | None,
+    targets: Any,
+    probs: Any,
+    weight: Array | None,
+    class_weight: Array | None,
+    class_bias: Array | None,
+    *,
+    options: Options,
+    mean: bool,
+) -> Any:
+    """Return the sum of the losses of a chunk that has all classes; with what its rows add to the divisor of a mean."""
+    given = (chunks, first, targets, probs, weight, 1.0, None, class_weight, class_bias)
+    rows, *_, total = whole(*given, options=options, derivatives=0, sums=True)
+    if not mean:
+        return total
+    if first is not None:
+        of_targets = class_weight if probs is None else None
+        return total, divisors(None, targets, weight, of_targets, options=options)
+    divisor = ExactSum()
+    divisor.add(np.ones(rows.shape) if weight is None else weight)
+    return total, divisor
+
+
+def temperatures(loss: _composed.Loss) -> Array:
+    """Return what each row adds to the derivative of the result by the temperature."""
+    variance = loss.variance() if loss.entropy_weight else None
+    return np.asarray(loss.temperature_rows(loss.moments(), variance) / -loss.given.temperature)
 
 
 def reduce(
     logits: Array,
     offset: Array,
-    targets: Array | None,
+    first: Array | None,
+    targets: Any,
+    probs: Any,
     class_weight: Array | None,
     class_bias: Array | None,
     *,
-    terms: Terms,
-    compute: Any,
-    stage: dict[str, Any],
+    options: Options,
 ) -> Array:
-    """Return the sums of a chunk, in which the class axis has one element."""
-    axis = stage["axis"]
-    soft = targets is not None and targets.ndim == logits.ndim
-    smooth = terms.label_smoothing > 0 and not soft
-    if soft:
-        targets = terms.smooths(targets, axis, compute, class_weight)  # type: ignore[arg-type]
-    sums = stages.reduce(
-        logits,
-        targets,
-        class_offset=int(offset.item()),
-        num_classes=terms.classes,
-        class_weight=class_weight if smooth else None,
-        class_bias=class_bias,
-        entropy=terms.entropy_weight != 0,
-        smooth=smooth,
-        **stage,
-    )
-    return np.expand_dims(sums, axis)
+    """Return the sums of a chunk, in which the class axis has one element, and the logits of several targets beside them."""
+    begin, targets = int(offset.item()), options.checked(targets, first)
+    loss = options.loss(logits, targets, probs, None, class_weight, class_bias, offset=begin)
+    loss.prepare()
+    sums = loss.stage_sums()
+    if probs is not None:
+        picked = loss.entries.logits
+        found = np.empty(
+            sums.shape, [("sums", stages.dtype), ("picked", picked.dtype, picked.shape[-1:])]
+        )
+        found["sums"], found["picked"] = sums, picked
+        sums = found
+    return np.expand_dims(sums, options.row["axis"])
 
 
 def merge(shards: list[Array], axes: tuple[int, ...]) -> Array:
     """Return the sums of all classes, those of each chunk given in the order of the classes."""
-    return stages.merge(*(np.asarray(np.squeeze(sums, axes)) for sums in shards))
-
-
-def of_target(sums: Array, targets: Array, class_weight: Array | None) -> Any:
-    """Return the class weight of each row's target."""
-    if class_weight is None or not sums.size or not sums["indexed"].flat[0]:
-        return 1.0
-    return class_weight[np.where(sums["counts"], targets, 0)].astype(float)
+    squeezed = [np.asarray(np.squeeze(sums, axes)) for sums in shards]
+    merged = stages.merge(*map(alone, squeezed))
+    if squeezed[0].dtype == stages.dtype:
+        return merged
+    # All shards but that of a target have 0 for it.
+    found = np.empty_like(squeezed[0])
+    found["sums"], found["picked"] = merged, sum(sums["picked"] for sums in squeezed)
+    return found
 
 
 def rows(
     sums: Array,
     targets: Any,
+    probs: Any,
     weight: Array | None,
     class_weight: Array | None,
     *,
-    terms: Terms,
-    compute: Any,
+    options: Options,
 ) -> Array:
     """Return the losses of rows from their sums."""
-    if not sums.size:
-        return np.zeros(sums.shape, compute)
-    found = stages.values(sums)
-    hard = of_target(sums, targets, class_weight)
+    loss = options.of_sums(sums, targets, probs, weight, class_weight)
     with np.errstate(all="ignore"):
-        if sums["indexed"].flat[0]:
-            hard = hard * (1 - terms.label_smoothing)
-        loss = (
-            np.asarray(found.nll) if np.all(hard == 1) else np.where(hard == 0, 0, hard * found.nll)
-        )
-        if found.smooth is not None:
-            loss = loss + terms.label_smoothing / terms.classes * found.smooth.astype(float)
-        if terms.z_loss:
-            loss = loss + terms.z_loss * np.square(np.asarray(found.lse, float))
-        if found.entropy is not None:
-            loss = loss - terms.entropy_weight * found.entropy.astype(float)
-        loss = np.where(sums["counts"], loss, 0).astype(compute)
-    return weighted(loss, weight)
+        return weighted(loss.rows().astype(loss.compute), weight)
+
+
+def temperature_rows(
+    sums: Array,
+    targets: Any,
+    probs: Any,
+    weight: Array | None,
+    upstream: Any,
+    divisor: Any,
+    class_weight: Array | None,
+    *,
+    options: Options,
+) -> Array:
+    """Return what rows add to the derivative by the temperature, from their sums."""
+    loss = options.of_sums(sums, targets, probs, weight, class_weight)
+    loss.upstream = slopes(sums.shape, weight, upstream, divisor)
+    return temperatures(loss)
 
 
 def log_sum_exp(sums: Array) -> Array:
     """Return the log-sum-exp of rows from their sums."""
-    return np.asarray(stages.values(sums).lse)
+    return np.asarray(stages.values(alone(sums)).lse)
 
 
 def gradient(
@@ -253,117 +356,29 @@ def gradient(
     offset: Array,
     sums: Array,
     targets: Any,
+    probs: Any,
     weight: Array | None,
     upstream: Any,
     divisor: Any,
-    shard_weight: Array | None,
     class_weight: Array | None,
+    all_weights: Array | None,
     class_bias: Array | None,
     *,
-    terms: Terms,
-    compute: Any,
-    stage: dict[str, Any],
+    options: Options,
 ) -> Array:
     """Return the gradient of a chunk, from the sums of its rows over all classes."""
-    axis = stage["axis"]
-    soft = targets.ndim == logits.ndim
-    if soft:
-        targets = terms.smooths(targets, axis, compute, shard_weight)
     slope = slopes(sums.shape, weight, upstream, divisor)
-    smooth = bool(terms.label_smoothing > 0 and not soft)
-    coefs: dict[str, Any] = {}
-    with np.errstate(all="ignore"):
-        hard = of_target(sums, targets, class_weight) * (1 if soft else 1 - terms.label_smoothing)
-        coefs["nll"] = slope * hard
-        if smooth:
-            coefs["smooth"] = slope * (terms.label_smoothing / terms.classes)
-        if terms.z_loss:
-            lse = np.asarray(stages.values(sums).lse, float)
-            coefs["lse"] = np.where(sums["counts"], 2 * terms.z_loss * lse * slope, 0.0)
-        if terms.entropy_weight:
-            coefs["entropy"] = -terms.entropy_weight * slope
-    grad = stages.apply(
-        logits,
-        sums,
-        targets,
-        class_offset=int(offset.item()),
-        num_classes=terms.classes,
-        class_weight=shard_weight if smooth else None,
-        class_bias=class_bias,
-        **coefs,
-        **stage,
-    )
-    counts = sums["counts"] if weight is None else sums["counts"] & (weight != 0)
-    clear(grad, counts, axis)
-    return grad
-
-
-# logsumexp, softmax and log_softmax, over one axis or several.
-
-
-def flat(x: Array, axes: tuple[int, ...]) -> Array:
-    """Return a chunk with its classes on the last axis."""
-    last = np.moveaxis(x, axes, range(-len(axes), 0))
-    return last if len(axes) == 1 else last.reshape(*last.shape[: -len(axes)], -1)
-
-
-def unflat(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """Undo `flat`, of a chunk of this shape."""
-    sizes = [shape[axis] for axis in axes]
-    return np.moveaxis(x.reshape(*x.shape[:-1], *sizes), range(-len(axes), 0), axes)
-
-
-def reduce_flat(x: Array, offset: Array, axes: tuple[int, ...], classes: int) -> Array:
-    """Return the sums of a chunk over several axes, in which these have one element each.
-
-    The sums of rows with +inf do not say whether there is a NaN, too, which decides their log-sum-exp: a maximum of +inf is
-    left to those that have none.
-    """
-    z = flat(x, axes)
-    sums = stages.reduce(z, class_offset=int(offset.item()), num_classes=classes)
-    infinite = np.asarray(np.isposinf(sums["max"]))
-    if infinite.any():
-        sums["max"][infinite] = np.where(np.isnan(z[infinite]).any(axis=-1), 0.0, np.inf)
-    return np.expand_dims(sums, axes)
-
-
-def merge_flat(shards: list[Array], axes: tuple[int, ...]) -> Array:
-    """Return the sums of all classes, with a maximum of +inf where one is and no NaN."""
-    merged = merge(shards, axes)
-    for shard in shards:
-        sums = np.squeeze(shard, axes)
-        merged["max"][np.isnan(sums["sum_exp"]) & ~np.isposinf(sums["max"])] = 0.0
-    return merged
-
-
-def logsumexp_of(sums: Array, precision: Any) -> Array:
-    """Return the log-sum-exp in the dtype of the result."""
-    lse = np.where(np.isposinf(sums["max"]), precision.compute.type(np.inf), log_sum_exp(sums))
-    return result(lse, precision)
-
-
-def softmax_of(x: Array, offset: Array, sums: Array, axes: tuple[int, ...], classes: int) -> Array:
-    """Return the probabilities of a chunk: they are the gradient of the log-sum-exp."""
     begin = int(offset.item())
-    p = stages.apply(flat(x, axes), sums, lse=1.0, class_offset=begin, num_classes=classes)
-    return unflat(p, axes, x.shape)
+    loss = options.loss(logits, targets, probs, weight, class_weight, class_bias, slope, begin)
+    if all_weights is not None:
+        loss.all_weights = all_weights
+    loss.prepare()
+    loss.weigh(alone(sums))
+    return np.asarray(loss.grad(None))
 
 
-def log_softmax_of(x: Array, sums: Array, axes: tuple[int, ...]) -> Array:
-    """Return the logarithms of the probabilities of a chunk, (x - m) - log1p(rest)."""
-    stored, precision = arguments.logits(flat(x, axes), "x")
-    z = numbers(stored, precision).astype(precision.compute, copy=False)
-    head = Head(sums, precision.compute.type)
-    with np.errstate(all="ignore"):
-        log_sum = np.where(np.isposinf(sums["max"]), head.real(0), head.log_sum)
-        log_p = (z - head.maximum[..., None]) - log_sum[..., None]
-    return unflat(result(log_p, precision), axes, x.shape)
-
-
-def result(values: Array, precision: Any) -> Array:
-    """Return numbers of the compute dtype in the dtype of the result, bfloat16 from its bits."""
-    with np.errstate(all="ignore"):
-        found = np.asarray(rounded(values, precision))
-        if precision.bfloat16:
-            return found.view(precision.result_dtype)
-        return found.astype(precision.result_dtype, copy=False)
+def column_sums(grad: Array, axis: int, precision: Any) -> Array:
+    """Return the sums of a gradient over its rows, of which each axis has one element."""
+    others = tuple(d for d in range(grad.ndim) if d != axis)
+    wide = numbers(stored(grad, precision), precision)
+    return np.asarray(np.sum(wide, axis=others, dtype=np.float64, keepdims=True))

@@ -31,11 +31,15 @@ def cross_entropy(
     temperature: float = 1.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     return_grad: bool = False,
+    return_hess: bool = False,
     return_lse: bool = False,
     grad_output: ArrayLike | None = None,
     dtype: Literal["bfloat16"] | None = None,
+    target_probs: ArrayLike | None = None,
     entropy_weight: float = 0.0,
     class_bias: ArrayLike | None = None,
+    return_temperature_grad: bool = False,
+    return_bias_grad: bool = False,
     **unknown: Never,
 ) -> Any:
     r"""Softmax cross-entropy of a Dask array of logits, chunked along rows and classes in any way.
@@ -45,7 +49,8 @@ def cross_entropy(
     logits : dask.array.Array, shape (..., C, ...)
         Of the dtypes of `xent.cross_entropy`. Its chunks stay as they are.
     targets : array_like or dask.array.Array
-        Class indices or class probabilities, as in `xent.cross_entropy`. Probabilities have the chunks of `logits`.
+        Class indices or class probabilities, as in `xent.cross_entropy`. Probabilities have the chunks of `logits`. Or, with
+        `target_probs`, K class indices of each row, in the place of the class axis.
     axis, ignore_index, label_smoothing, z_loss, softcap, temperature, reduction, dtype, entropy_weight
         As in `xent.cross_entropy`.
     class_weight, class_bias : array_like, shape (C,), optional
@@ -54,10 +59,20 @@ def cross_entropy(
         Weight of each row, broadcastable to the loss.
     return_grad : bool, default False
         Also return the gradient with respect to `logits`.
+    return_hess : bool, default False
+        Also return the gradient and the diagonal of the Hessian; not with `target_probs`, `entropy_weight` and the two
+        derivatives below.
     return_lse : bool, default False
         Also return the log-sum-exp of each row (after cap and temperature).
     grad_output : array_like or dask.array.Array, optional
         Upstream gradient: a scalar for "mean" and "sum", the shape of the loss for "none".
+    target_probs : array_like or dask.array.Array, shape of `targets`, optional
+        Probabilities of the K classes of each row.
+    return_temperature_grad : bool, default False
+        Also return the derivative of the loss with respect to `temperature`; with `entropy_weight`, chunks must have all
+        classes.
+    return_bias_grad : bool, default False
+        Also return that with respect to `class_bias`.
 
     Returns
     -------
@@ -65,8 +80,14 @@ def cross_entropy(
         Without axes, or of the shape of `logits` without the class axis, for reduction "none".
     grad : dask.array.Array, shape and chunks of `logits`
         With `return_grad`; of the dtype of `logits`, float64 for integers.
+    hess : dask.array.Array, shape and chunks of `logits`
+        With `return_hess`; as `grad`.
     lse : dask.array.Array, shape of `logits` without the class axis
         With `return_lse`.
+    temperature_grad : dask.array.Array without axes
+        With `return_temperature_grad`.
+    bias_grad : dask.array.Array, shape (C,)
+        With `return_bias_grad`: the sum of the gradient over all rows.
 
     Raises
     ------
@@ -114,18 +135,16 @@ def cross_entropy(
         temperature=temperature,
         reduction=reduction,
         return_grad=return_grad,
+        return_hess=return_hess,
+        return_temperature_grad=return_temperature_grad,
+        return_bias_grad=return_bias_grad,
         grad_output=grad_output,
         dtype=dtype,
+        target_probs=target_probs,
         entropy_weight=entropy_weight,
         class_bias=class_bias,
     )
-    _, grad, lse = call.parts
-    results = [call.reduced()]
-    if call.return_grad:
-        results.append(grad)
-    if with_lse:
-        results.append(lse)
-    return results[0] if len(results) == 1 else tuple(results)
+    return call.results(with_lse)
 
 
 @named
@@ -199,6 +218,7 @@ def perplexity(
     ignore_index: int | None = -100,
     softcap: float | None = None,
     temperature: float = 1.0,
+    reduction: Literal["mean", "none"] = "mean",
     dtype: Literal["bfloat16"] | None = None,
     **unknown: Never,
 ) -> Any:
@@ -212,10 +232,12 @@ def perplexity(
         The observed tokens: the shape of `logits` without the class axis.
     axis, sample_weight, ignore_index, softcap, temperature, dtype
         As in `cross_entropy`.
+    reduction : {"mean", "none"}, default "mean"
+        "none": one perplexity for each sequence, along the last axis of the targets.
 
     Returns
     -------
-    perplexity : dask.array.Array without axes
+    perplexity : dask.array.Array without axes, or of the shape of `targets` without its last axis
         NaN when no position counts, ``inf`` past the largest number.
 
     Raises
@@ -242,8 +264,14 @@ def perplexity(
         ignore_index=ignore_index,
         softcap=softcap,
         temperature=temperature,
-        reduction="mean",
+        reduction=reduction,
         dtype=dtype,
     )
     call.expect_indices()
+    if reduction == "none":
+        return call.perplexities()
+    if reduction != "mean":
+        raise ValueError(
+            f"reduction: expected one of mean, none, got {arguments.described(reduction)}"
+        )
     return call.reduced(exponential=True)

@@ -11,11 +11,11 @@ import xent
 from xent import _arguments as arguments
 from xent import stages
 from xent._keywords import named, unknown_keyword
-from xent.dask import _tasks
+from xent.dask import _softmaxes
 from xent.dask._graph import Blocks, lazy, placeholder
 
 if TYPE_CHECKING:
-    from xent._typing import Any, Never
+    from xent._typing import Any, ArrayLike, Never
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -35,7 +35,7 @@ class Family:
         """Return the sums of the rows over all classes."""
         blocks = self.blocks
         sums = blocks.layer(
-            _tasks.reduce_flat,
+            _softmaxes.reduce_flat,
             blocks.all,
             (blocks.x, blocks.all),
             self.offsets(),
@@ -44,7 +44,44 @@ class Family:
             axes=self.axes,
             classes=blocks.classes,
         )
-        return blocks.merged(_tasks.merge_flat, sums)
+        return blocks.merged(_softmaxes.merge_flat, sums)
+
+    def factors(self, b: Any) -> Any:
+        """Return factors of the exponentials, in the chunks of the array."""
+        x = self.blocks.x
+        if not isinstance(b, da.Array):
+            b = da.from_array(arguments.real(b, "b"), chunks=-1)
+        arguments.real(np.empty(0, lazy(b, "b").dtype), "b")
+        try:
+            fits = np.broadcast_shapes(b.shape, x.shape) == x.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"b: shape {b.shape} does not broadcast to that of a, {x.shape}")
+        along = x.chunks[x.ndim - b.ndim :]
+        chunks = tuple(
+            (1,) if size == 1 else sizes for size, sizes in zip(b.shape, along, strict=True)
+        )
+        return da.broadcast_to(b.rechunk(chunks), x.shape, chunks=x.chunks)
+
+    def weighted(self, b: Any) -> Any:
+        """Return the logarithms of the rows' weighted sums, with their signs."""
+        blocks = self.blocks
+        pairs = blocks.layer(
+            _softmaxes.weighted_of,
+            blocks.all,
+            (blocks.x, blocks.all),
+            (self.factors(b), blocks.all),
+            dtype=_softmaxes.PAIR,
+            adjust_chunks=dict.fromkeys(self.axes, 1),
+            axes=self.axes,
+        )
+        return blocks.merged(_softmaxes.merge_weighted, pairs)
+
+    def of_rows(self, function: Any, rows: Any, *options: Any, dtype: Any) -> Any:
+        """Return a function of what there is of the rows."""
+        pairs = ((rows, self.blocks.rows), *((option, None) for option in options))
+        return self.blocks.layer(function, self.blocks.rows, *pairs, dtype=dtype)
 
     def offsets(self) -> tuple[Any, tuple[int, ...]]:
         return self.blocks.offsets(), self.axes
@@ -60,11 +97,12 @@ class Family:
 def logsumexp(
     a: Any,
     axis: int | tuple[int, ...] | None = None,
-    *,
+    b: ArrayLike | None = None,
     keepdims: bool = False,
+    return_sign: bool = False,
     **unknown: Never,
 ) -> Any:
-    r"""Logarithm of a sum of exponentials of a Dask array, :math:`\log \sum_c e^{a_c}`, without overflow.
+    r"""Logarithm of a sum of exponentials of a Dask array, :math:`\log \sum_c b_c e^{a_c}`, without overflow.
 
     Parameters
     ----------
@@ -72,13 +110,19 @@ def logsumexp(
         Of the dtypes of `xent.logsumexp`, chunked in any way.
     axis : None, int or tuple of ints, default None
         The axes to sum over; None is all.
+    b : array_like or dask.array.Array, optional
+        Factors of the exponentials, which broadcast to `a`. They are cut as `a` is.
     keepdims : bool, default False
         Leave the axes summed over as axes of size 1.
+    return_sign : bool, default False
+        Also return the sign of the sum; without it a negative sum gives NaN.
 
     Returns
     -------
     result : dask.array.Array
         As `xent.logsumexp`, infinities and NaN included.
+    sign : dask.array.Array, shape of `result`
+        With `return_sign`: 1, 0 or -1, of the same dtype.
 
     Raises
     ------
@@ -94,26 +138,36 @@ def logsumexp(
     if unknown:
         raise unknown_keyword(logsumexp, unknown)
     keeps = arguments.flag(keepdims, "keepdims")
+    with_sign = arguments.flag(return_sign, "return_sign")
     call = Family(a, axis, "a")
-    blocks = call.blocks
-    if blocks.whole:
-        found = da.map_blocks(
-            xent.logsumexp,
-            blocks.x,
-            axis=call.axes,
-            dtype=call.dtype,
-            drop_axis=call.axes,
-            meta=np.empty((0,) * len(blocks.rows), call.dtype),
-        )
+    blocks, dtype = call.blocks, call.dtype
+    if b is not None:
+        if not isinstance(b, bool | int | float):
+            factors: Any = b if isinstance(b, da.Array) else arguments.real(b, "b")
+            dtype = np.result_type(dtype, factors.dtype)
+            dtype = arguments.logits(np.empty(0, dtype), "b")[1].result_dtype
+        pairs = call.weighted(b)
+        results = [call.of_rows(_softmaxes.logarithm, pairs, dtype, with_sign, dtype=dtype)]
+        if with_sign:
+            results.append(call.of_rows(_softmaxes.sign, pairs, dtype, dtype=dtype))
     else:
-        found = blocks.layer(
-            _tasks.logsumexp_of,
-            blocks.rows,
-            (call.sums(), blocks.rows),
-            (call.precision, None),
-            dtype=call.dtype,
-        )
-    return da.expand_dims(found, call.axes) if keeps else found
+        if blocks.whole:
+            found = da.map_blocks(
+                xent.logsumexp,
+                blocks.x,
+                axis=call.axes,
+                dtype=dtype,
+                drop_axis=call.axes,
+                meta=np.empty((0,) * len(blocks.rows), dtype),
+            )
+        else:
+            found = call.of_rows(_softmaxes.logsumexp_of, call.sums(), call.precision, dtype=dtype)
+        results = [found]
+        if with_sign:
+            results.append(call.of_rows(_softmaxes.sign, found, dtype, dtype=dtype))
+    if keeps:
+        results = [da.expand_dims(found, call.axes) for found in results]
+    return tuple(results) if with_sign else results[0]
 
 
 @named
@@ -151,7 +205,7 @@ def softmax(x: Any, axis: int | tuple[int, ...] | None = None, **unknown: Never)
         return call.alike(xent.softmax, axis=call.axes)
     rows = (call.sums(), call.blocks.rows)
     options = {"axes": call.axes, "classes": call.blocks.classes}
-    return call.alike(_tasks.softmax_of, call.offsets(), rows, **options)
+    return call.alike(_softmaxes.softmax_of, call.offsets(), rows, **options)
 
 
 @named
@@ -186,4 +240,4 @@ def log_softmax(x: Any, axis: int | tuple[int, ...] | None = None, **unknown: Ne
     call = Family(x, axis, "x")
     if call.blocks.whole:
         return call.alike(xent.log_softmax, axis=call.axes)
-    return call.alike(_tasks.log_softmax_of, (call.sums(), call.blocks.rows), axes=call.axes)
+    return call.alike(_softmaxes.log_softmax_of, (call.sums(), call.blocks.rows), axes=call.axes)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xent import stages
-from xent._composed import Array, Entries, Loss, counted, entries
+from xent._composed import Array, Loss, counted
 from xent._functions import softmax_request
 from xent._head import Head, row_sums
 from xent.mpi._ranks import Slice, digest
@@ -81,9 +81,6 @@ class Shard(Loss):
         if self.smooth and self.weights is not None and self.given.index is not None:
             sums["target_weight"] = self.weights
         self.weigh(sums)
-
-    def find_entries(self) -> Entries:
-        return entries(self.given, self.several, self.place.begin, self.classes)
 
     def soft(self) -> Any:
         """Return the soft targets, smoothed and weighted."""
