@@ -32,7 +32,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from xent import _core, get_library
+from library import LIBRARY
+from xent import _core
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 600
@@ -1605,6 +1606,13 @@ MUTATIONS = (
         "        pass\n",
         "tests/test_threads.py -k context_manager",
     ),
+    Mutation(
+        "an installation without its static library says how to get it",
+        "src/xent/runtime.py",
+        "    if not os.path.isdir(path):\n",
+        "    if False:\n",
+        "tests/test_package.py -k library_that_is_not_installed",
+    ),
     # What class indices read of (log-)probabilities.
     Mutation(
         "the probabilities of targets are validated",
@@ -2640,8 +2648,12 @@ class Workshop:
                 shutil.copy2(module, self.tree / "src/xent")
             return
         # No bit depends on optimisation, which takes most of the time of a build.
-        options = "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS_DEBUG=-O1"
-        made_of = f"-DXENT_ISAS={kernels}" if kernels else f"-DXENT_LIBRARY={get_library()}"
+        options = (
+            "-DCMAKE_BUILD_TYPE=Debug",
+            "-DCMAKE_C_FLAGS_DEBUG=-O1",
+            "-DXENT_INSTALL_LIBRARY=ON",
+        )
+        made_of = f"-DXENT_ISAS={kernels}" if kernels else f"-DXENT_LIBRARY={LIBRARY}"
         python = f"-DPython_EXECUTABLE={sys.executable}"
         run("cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", python, *options, made_of)
         self.compile()

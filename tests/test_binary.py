@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import xent
+from library import LIBRARY as FOLDER
 from test_machines import FEATURES
 from xent import _core
 
 EXTENSION = Path(_core.__file__)
-LIBRARY = Path(xent.get_library()) / "libxent.a"
+LIBRARY = FOLDER / "libxent.a"
 MISSING = [tool for tool in ("as", "nm", "objdump", "readelf") if not shutil.which(tool)]
 X86_64 = platform.machine() == "x86_64"
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import xent
+from library import LIBRARY
 from xent import _core
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,7 @@ target_link_libraries(program PRIVATE xent::xent)
 """
 COMPILER = os.environ.get("CC", sysconfig.get_config_var("CC") or "cc").split()
 CXX = os.environ.get("CXX", sysconfig.get_config_var("CXX") or "c++").split()
-LINK = ("-L" + xent.get_library(), "-lxent", "-fopenmp", "-lm")
+LINK = (f"-L{LIBRARY}", "-lxent", "-fopenmp", "-lm")
 INCLUDE = "-I" + xent.get_include()
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
@@ -291,14 +292,24 @@ def test_cython_knows_every_field_and_function():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library without Python, with the kernels of the one that is installed."""
+    """The library without Python, with the kernels of LIBRARY, as distributions install it: for /usr, below DESTDIR."""
     at = tmp_path_factory.mktemp("installed")
-    options = ("-DXENT_PYTHON=OFF", f"-DXENT_LIBRARY={xent.get_library()}")
+    paths = ("-DCMAKE_INSTALL_PREFIX=/usr", "-DCMAKE_INSTALL_LIBDIR=lib/some-machine")
+    options = ("-DXENT_PYTHON=OFF", f"-DXENT_LIBRARY={LIBRARY}", *paths)
     run("cmake", "-S", ROOT, "-B", at / "build", "-G", "Ninja", *options, at=at)
     run("cmake", "--build", at / "build", at=at)
-    run("cmake", "--install", at / "build", "--prefix", at / "prefix", at=at)
+    run("cmake", "--install", at / "build", at=at, DESTDIR=str(at / "root"))
+    files = {
+        file.relative_to(at / "root/usr") for file in (at / "root").rglob("*") if file.is_file()
+    }
+    assert {str(file.parent) for file in files} == {
+        "include/xent",
+        "lib/some-machine",
+        "lib/some-machine/cmake/xent",
+        "lib/some-machine/pkgconfig",
+    }
     # The folder may be moved.
-    (at / "prefix").rename(at / "moved")
+    (at / "root/usr").rename(at / "moved")
     return at / "moved"
 
 
@@ -313,7 +324,7 @@ def test_cmake_package(installed, tmp_path):
         "build",
         "-G",
         "Ninja",
-        f"-DCMAKE_PREFIX_PATH={installed}",
+        f"-Dxent_DIR={installed}/lib/some-machine/cmake/xent",
         at=tmp_path,
     )
     run("cmake", "--build", "build", at=tmp_path)

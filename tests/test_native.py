@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import xent
+from library import LIBRARY
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "benchmarks/native").glob("*.c"))
@@ -73,7 +73,7 @@ def must_run(*command: str | Path) -> str:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, built with the kernels of the installed library."""
     at = tmp_path_factory.mktemp("native")
-    library = f"-DXENT_LIBRARY={xent.get_library()}"
+    library = f"-DXENT_LIBRARY={LIBRARY}"
     must_run(
         "cmake",
         "-S",
@@ -135,7 +135,7 @@ def test_wrong_kernels_are_found(fault: str, message: str, tmp_path: Path) -> No
     includes = (f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'benchmarks/native'}")
     must_run(*COMPILER, *includes, "-c", tmp_path / "faulty.c", "-o", tmp_path / "faulty.o")
     renamed = "-Dxent_kernels_for=faulty_kernels_for"
-    link = (tmp_path / "faulty.o", f"-L{xent.get_library()}", "-lxent", "-fopenmp", "-lm")
+    link = (tmp_path / "faulty.o", f"-L{LIBRARY}", "-lxent", "-fopenmp", "-lm")
     must_run(*COMPILER, *includes, renamed, *SOURCES, *link, "-o", faulty)
     done = run(faulty, "--check", "--dtype", "f32", "no_stream-plain/*/gradient")
     assert done.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from importlib import metadata
 from pathlib import Path, PurePath
 
@@ -29,6 +31,48 @@ def test_one_version() -> None:
     latest = re.search(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert latest
     assert xent.__version__ == metadata.version("xent") == _core.version() == latest[1]
+    for file in ("CITATION.cff", "packaging/conda/recipe.yaml"):
+        assert re.findall(
+            r'^ *version: "?(\d[^"\s]*)', (ROOT / file).read_text(), re.MULTILINE
+        ) == [latest[1]]
+
+
+def test_what_is_tested_is_what_is_installed() -> None:
+    """Neither the source folder nor another copy hides the package that `pip` knows of, or parts of it."""
+    direct = metadata.distribution("xent").read_text("direct_url.json") or "{}"
+    if json.loads(direct).get("dir_info", {}).get("editable"):
+        assert Path(xent.__file__).parent == ROOT / "src/xent"
+        return
+    files = {Path(str(file.locate())).resolve() for file in metadata.files("xent") or []}
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "xent"]
+    assert len(modules) > 20
+    assert {Path(str(module.__file__)).resolve() for module in modules} <= files
+
+
+def test_requirements_are_those_of_the_recipe() -> None:
+    recipe = (ROOT / "packaging/conda/recipe.yaml").read_text()
+    listed = set(re.findall(r"^ +- ([\w-]+ >=[\d.]+)$", recipe, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {*project["build-system"]["requires"], *project["project"]["dependencies"]}
+    needed.add("cmake" + project["tool"]["scikit-build"]["cmake"]["version"])
+    assert listed == {requirement.replace(">=", " >=") for requirement in needed}
+
+
+def test_links_survive_an_index() -> None:
+    """The description that indexes show has the README's text, and no link that leads nowhere without the source."""
+    text = str(metadata.metadata("xent").get_payload())
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    ours = [link.removeprefix(f"{source}/blob/main/") for link in links if link.startswith(source)]
+    assert len(ours) > 10
+    assert [path for path in ours if not (ROOT / path.partition("#")[0]).exists()] == []
+
+
+def test_library_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "__file__", str(tmp_path / "_core.so"))
+    with pytest.raises(FileNotFoundError, match=r"-C cmake\.define\.XENT_INSTALL_LIBRARY=ON"):
+        xent.get_library()
 
 
 def test_without_metadata(tmp_path: Path) -> None:
@@ -90,7 +134,6 @@ def test_installed_files() -> None:
         "xent.pxd",
         "capi.pxd",
         "operations.pxi",
-        "lib/libxent.a",
     )
     wanted += ("cli/check.json", *(f"include/{name}" for name in headers))
     assert inside >= {PurePath(name) for name in wanted}
@@ -107,6 +150,8 @@ def test_installed_files() -> None:
         ".typed",
         ".json",
     }
+    # The option XENT_INSTALL_LIBRARY.
+    assert {str(file) for file in inside if file.suffix == ".a"} <= {"lib/libxent.a"}
     modules = {file.name.partition(".")[0] for file in inside if file.suffix == ".so"}
     assert modules == {"_arguments", "_core", "_ffi", "_functions", "_pool", "_request"}
     assert {file.name for file in inside if file.suffix in (".h", ".def")} == headers
@@ -121,7 +166,17 @@ def test_source_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with tarfile.open(tmp_path / build.build_sdist(str(tmp_path))) as archive:
         files = {PurePath(*PurePath(name).parts[1:]) for name in archive.getnames()}
     # Tests need all of it: they compile, read the manual, run the examples.
-    folders = ("benchmarks", "cmake", "csrc", "docs", "examples", "src", "tests")
+    folders = (
+        ".ci",
+        "benchmarks",
+        "cmake",
+        "csrc",
+        "docs",
+        "examples",
+        "packaging",
+        "src",
+        "tests",
+    )
     paths = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*") if path.is_file()]
     # Of an editable install: what the build writes beside the source.
     built = {ROOT / "src/xent/__init__.pyi"}
@@ -134,12 +189,13 @@ def test_source_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "README.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
+        "CITATION.cff",
         "LICENSE",
         "pyproject.toml",
         "CMakeLists.txt",
     )
     assert files >= tracked | {PurePath(name) for name in documents}
-    assert not {file.parts[0] for file in files if file.parts} & {"build", ".ci", ".git", ".github"}
+    assert not {file.parts[0] for file in files if file.parts} & {"build", ".git", ".github"}
     assert not [file for file in files if file.suffix in {".so", ".o", ".a", ".pyc"}]
     assert not files & {path.relative_to(ROOT) for path in built}
 

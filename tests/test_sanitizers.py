@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import xent
+from library import LIBRARY
 
 SANITIZE = Path(__file__).parent / "sanitize"
 PROGRAM = "#include <omp.h>\nint LLVMFuzzerTestOneInput() { return omp_get_max_threads() < 1; }\n"
@@ -31,7 +31,7 @@ def clang() -> None:
 
 def sanitize(*command: str, at: Path) -> str:
     """Run a command, which must find nothing, and return what it prints."""
-    settings = {"BUILD": str(at), "XENT_LIBRARY": xent.get_library(), "XENT_ISA": ""}
+    settings = {"BUILD": str(at), "XENT_LIBRARY": str(LIBRARY), "XENT_ISA": ""}
     path = f"{SCRIPTS}:{os.environ['PATH']}"
     done = subprocess.run(
         [SANITIZE, *command],

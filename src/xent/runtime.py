@@ -218,19 +218,32 @@ def get_include() -> str:
 
 
 def get_library() -> str:
-    """Folder of the static library.
+    """Folder of the static library, where it has been installed.
 
-    Link with ``-lxent -fopenmp -lm``, and with ``-ldl`` where glibc is older than 2.34.
+    Wheels leave it out: it is a second copy of the kernels, for the few who link them. The option
+    ``XENT_INSTALL_LIBRARY`` of a build from source installs it. Link with ``-lxent -fopenmp -lm``, and with ``-ldl``
+    where glibc is older than 2.34.
 
     Returns
     -------
     path : str
         Of the installed package.
 
+    Raises
+    ------
+    FileNotFoundError
+        The library is not installed.
+
     Examples
     --------
     >>> import os, xent
-    >>> os.path.isdir(xent.get_library())
-    True
+    >>> os.listdir(xent.get_library())
+    ['libxent.a']
     """
-    return os.path.join(os.path.dirname(_core.__file__), "lib")
+    path = os.path.join(os.path.dirname(_core.__file__), "lib")
+    if not os.path.isdir(path):
+        raise FileNotFoundError(
+            f"xent was installed without its static library, {os.path.join(path, 'libxent.a')}; in the source folder, "
+            "pip install . -C cmake.define.XENT_INSTALL_LIBRARY=ON installs it"
+        )
+    return path
