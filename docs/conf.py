@@ -1,15 +1,15 @@
 """The site: ``pip install '.[docs]' && sphinx-build -W -b html docs build/site``.
 
-The pages of the manual are plain Markdown whose links work where the source is browsed. What is different on the site is done
-here, as each page is read: links to files outside docs/ lead to pages made of these files, the tables of index.md become the
-navigation, and index.md begins with the text of the README.
+The pages of the manual are plain Markdown whose links work where the source is browsed. What differs on the site is done
+here, as each page is read: links to files outside docs/ lead to pages made of these files, the tables of index.md become
+the navigation, and index.md begins with the text of the README.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
@@ -69,6 +69,7 @@ sys.modules["jax"].__version_info__ = (99,)
 # Whatever a page needs is among the files of the site: none asks another host for anything.
 html_theme = "furo"
 html_title = "xent"
+html_favicon = "_static/icon.svg"
 html_copy_source = False
 html_css_files = ["style.css"]
 html_theme_options = {
@@ -76,9 +77,8 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#9ecae1", "color-brand-content": "#9ecae1"},
 }
 # The one file of MathJax that draws formulas without fonts.
-MATHJAX = find_spec("sphinx-mathjax-offline")
-assert MATHJAX is not None and MATHJAX.origin is not None
-html_static_path = ["_static", str(Path(MATHJAX.origin).parent / "static/mathjax/tex-svg.js")]
+MATHJAX = Path(import_module("sphinx-mathjax-offline").__path__[0], "static/mathjax")
+html_static_path = ["_static", str(MATHJAX / "tex-svg.js")]
 mathjax_path = "tex-svg.js"
 mathjax3_config = {"options": {"enableMenu": False}}
 # Prompts and what a command prints are not copied.
@@ -161,6 +161,13 @@ def write_pages(app: Any, config: Any) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def escape_initials(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Let a line that begins with the initial of an author, or C, be no list."""
+    lines[:] = [re.sub(r"^(\s*(?:\.\. \[[\w-]+\] )?[A-Z])\. ", r"\1\\. ", line) for line in lines]
+
+
 def add_script(app: Any, page: str, template: str, context: Any, tree: Any) -> None:
     """Load the script of the interactive figures where there are any."""
     if 'class="explore' in context.get("body", ""):
@@ -170,4 +177,5 @@ def add_script(app: Any, page: str, template: str, context: Any, tree: Any) -> N
 def setup(app: Any) -> None:
     app.connect("config-inited", write_pages)
     app.connect("source-read", read)
+    app.connect("autodoc-process-docstring", escape_initials, priority=900)
     app.connect("html-page-context", add_script)
