@@ -40,6 +40,7 @@ myst_heading_anchors = 4
 # Docstrings: a name in backticks is a link where there is such a name, and types are in the text.
 default_role = "py:obj"
 autodoc_typehints = "none"
+autodoc_member_order = "bysource"
 autosummary_generate = True
 numpydoc_show_class_members = False
 python_maximum_signature_line_length = 80
@@ -114,10 +115,26 @@ def with_links(text: str, folder: str = "docs") -> str:
         drawing = (DOCS / path).read_text(encoding="utf-8")
         if "<a " in drawing:
             return f"```{{raw}} html\n:file: {path}\n```"
-        # Charts change their colours in dark mode, photographs do not.
-        return f"{name}(/{path}){{.{'photograph' if '<image' in drawing else 'chart'}}}"
+        # Charts change their colours in dark mode, photographs do not; on a phone, wide ones scroll.
+        kind = ".photograph" if "<image" in drawing else ".chart"
+        width = re.search(r'<svg[^>]* width="([\d.]+)pt"', drawing)
+        kind += " .wide" if width and float(width[1]) > 400 else ""
+        return f"{name}(/{path}){{{kind}}}"
 
     return re.sub(r"(!?\[[^]]*\])\((?!\w+:)([^)\s]+)\)", of_site, text)
+
+
+def with_functions(text: str, prefix: str = "xent[.]") -> str:
+    """Return Markdown in which the names of public functions lead to their pages."""
+
+    def of_page(name: re.Match[str]) -> str:
+        page = f"api/xent.{name[1].removeprefix('xent.')}.rst"
+        return f"[{name[0]}](/{page})" if (DOCS / page).exists() else name[0]
+
+    # Not where a link begins, and not in headings, whose anchors are made of their text.
+    names = re.compile(rf"(?<![`\[])`({prefix}[\w.]+)`(?!`)")
+    lines = text.split("\n")
+    return "\n".join(x if x.startswith("#") else names.sub(of_page, x) for x in lines)
 
 
 def navigation(manual: str) -> str:
@@ -136,11 +153,19 @@ def read(app: Any, page: str, source: list[str]) -> None:
     """Change a page of the manual into one of the site."""
     if not app.env.doc2path(page).endswith(".md"):
         return
-    source[0] = with_links(source[0])
+    source[0] = with_functions(with_links(source[0]))
     if page == "index":
         app.env.note_dependency(ROOT / "README.md")
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        source[0] = f"{with_links(readme, '.')}\n{navigation(source[0])}"
+        readme = with_functions(with_links(readme, "."))
+        # The first column of the functions has names alone.
+        readme = re.sub(
+            r"^\| `.*?(?= \| )",
+            lambda names: with_functions(names[0], ""),
+            readme,
+            flags=re.MULTILINE,
+        )
+        source[0] = f"{readme}\n{navigation(source[0])}"
 
 
 def write_pages(app: Any, config: Any) -> None:
