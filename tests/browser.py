@@ -128,15 +128,17 @@ class Tab:
         context.set_default_timeout(300_000)
         self.page, self.host = context.new_page(), host
         self.wrong: list[str] = []
-        self.page.on(
-            "console", lambda m: m.type in ("error", "warning") and self.wrong.append(m.text)
-        )
+        self.page.on("console", self.check_message)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("requestfailed", self.check_failure)
         self.page.on("request", self.check_host)
         self.page.on(
             "response", lambda r: r.status >= 400 and self.wrong.append(f"{r.status} {r.url}")
         )
+
+    def check_message(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.wrong.append(f"{message.text} ({message.location['url']})")
 
     def check_host(self, request: Any) -> None:
         if not request.url.startswith((self.host, "data:", "blob:")):

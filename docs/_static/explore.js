@@ -6,21 +6,21 @@ function rowLoss(logits, target, { T, e, gamma }) {
   const C = logits.length;
   const z = logits.map((x) => x / T);
   const m = Math.max(...z);
+  const top = z.indexOf(m);
   const exps = z.map((x) => Math.exp(x - m));
-  const rest = exps.reduce((sum, x) => sum + x) - 1;
-  const lse = m + Math.log1p(rest);
+  const rest = exps.reduce((sum, x, c) => (c === top ? sum : sum + x), 0);
+  const nll = (c) => Math.log1p(rest) + (m - z[c]);
   const p = exps.map((x) => x / (1 + rest));
   if (gamma > 0) {
     // 1 - p of the target, by the probabilities of the others: nothing cancels.
     const others = p.reduce((sum, x, c) => (c === target ? sum : sum + x), 0);
-    const nll = z[target] === m ? Math.log1p(rest) : lse - z[target];
-    const slope = others > 0 ? (p[target] * nll) / others : 1;
+    const slope = others > 0 ? (p[target] * nll(target)) / others : 1;
     const s = others ** gamma * (1 + gamma * slope);
     const grad = p.map((x, c) => (s * (c === target ? -others : x)) / T);
-    return { loss: others ** gamma * nll, grad, p };
+    return { loss: others ** gamma * nll(target), grad, p };
   }
   const weight = (c) => (c === target ? 1 - e : 0) + e / C;
-  const loss = z.reduce((sum, x, c) => sum + weight(c) * (lse - x), 0);
+  const loss = z.reduce((sum, x, c) => sum + weight(c) * nll(c), 0);
   return { loss, grad: p.map((x, c) => (x - weight(c)) / T), p };
 }
 
