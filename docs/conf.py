@@ -177,8 +177,9 @@ def write_pages(app: Any, config: Any) -> None:
         pages[page] = with_links((ROOT / file).read_text(encoding="utf-8"), ".")
     for file, page in LISTINGS.items():
         language = "c" if file.endswith(".h") else "python"
-        options = f"```{{literalinclude}} /../{file}\n:language: {language}\n```"
-        pages[page] = f"---\norphan: true\n---\n# {file}\n\n{options}\n"
+        lines = [f"```{{literalinclude}} /../{file}", ":class: listing", f":language: {language}"]
+        lines = ["---", "orphan: true", "hide-toc: true", "---", f"# {file}", "", *lines, "```", ""]
+        pages[page] = "\n".join(lines)
     (DOCS / "outside").mkdir(exist_ok=True)
     for page, text in pages.items():
         path = DOCS / f"{page}.md"
