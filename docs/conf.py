@@ -151,7 +151,7 @@ def navigation(manual: str) -> str:
 
 def read(app: Any, page: str, source: list[str]) -> None:
     """Change a page of the manual into one of the site."""
-    if not app.env.doc2path(page).endswith(".md"):
+    if app.env.doc2path(page).suffix != ".md":
         return
     source[0] = with_functions(with_links(source[0]))
     if page == "index":
