@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
@@ -123,6 +124,28 @@ def test_readme_lists_every_public_name() -> None:
         r"^\| ((?:`\w+`(?:, )?)+) \|", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     assert set(re.findall(r"\w+", " ".join(listed))) >= set(xent.__all__)
+
+
+def test_reference_lists_every_public_name() -> None:
+    """`__all__` is read from the source: the libraries that some modules need may not be there."""
+    reference = (ROOT / "docs/api.rst").read_text(encoding="utf-8")
+    listed = {
+        module: set(re.findall(r"^   (\w+)$", names, re.MULTILINE))
+        for module, names in re.findall(
+            r"^\.\. currentmodule:: (\S+)\n((?:(?!\.\. currentmodule).*\n)*)",
+            reference,
+            re.MULTILINE,
+        )
+    }
+    packages = {file.parent for file in (ROOT / "src").rglob("__init__.py")}
+    modules = [ROOT / "src" / name.replace(".", "/") for name in listed]
+    for module in sorted(packages.union(modules)):
+        file = module / "__init__.py" if module in packages else module.with_suffix(".py")
+        names = re.search(
+            r"^__all__ = (\[.*?\])$", file.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        )
+        name = ".".join(module.relative_to(ROOT / "src").parts)
+        assert listed.get(name, set()) == set(ast.literal_eval(names[1]) if names else ()), name
 
 
 def test_measured_table_and_figure_are_of_the_usual_cases() -> None:

@@ -178,8 +178,8 @@ def test_source_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "tests",
     )
     paths = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*") if path.is_file()]
-    # Of an editable install: what the build writes beside the source.
-    built = {ROOT / "src/xent/__init__.pyi"}
+    # What an editable install and the site write beside the source.
+    built = {ROOT / "src/xent/__init__.pyi", *ROOT.glob("docs/api/*"), *ROOT.glob("docs/outside/*")}
     tracked = {
         path.relative_to(ROOT)
         for path in paths
