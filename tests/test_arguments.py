@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -428,12 +429,16 @@ def test_how_arguments_are_named():
     assert arguments.described("x" * 59) == f"'{'x' * 56}..."
 
 
+def forwarded(name: str) -> Callable[..., Any]:
+    """A method that does what that of LOGITS does."""
+    return lambda _self, *_, **options: getattr(LOGITS, name)(**options)
+
+
 def test_arrays_of_other_kinds():
     assert arguments.array(LOGITS, "x") is LOGITS
     ways = {"array": ("__array__",), "dlpack": ("__dlpack__", "__dlpack_device__")}
     others = [
-        type(kind, (), {name: staticmethod(getattr(LOGITS, name)) for name in names})()
-        for kind, names in ways.items()
+        type(kind, (), {name: forwarded(name) for name in names})() for kind, names in ways.items()
     ]
     both = type("both", (), {"__array__": staticmethod(LOGITS.__array__), "__dlpack__": None})()
     for other in (LOGITS.view(np.matrix), both, *others):
