@@ -69,7 +69,7 @@ def lines() -> list[Line]:
 
 
 LINES = lines()
-BRIDGES = re.compile(r"xent\.(jax|dask)\.")
+BRIDGES = re.compile(r"xent\.(jax|dask|mpi)\.")
 CALLS = [
     line
     for line in LINES
@@ -77,6 +77,7 @@ CALLS = [
 ]
 IN_JAX = [line for line in LINES if "xent.jax." in line.ours]
 IN_DASK = [line for line in LINES if "xent.dask." in line.ours]
+IN_MPI = [line for line in LINES if "xent.mpi." in line.ours]
 
 
 def data() -> dict[str, Any]:
@@ -346,6 +347,20 @@ def test_line_in_dask(line):
     assert_close(theirs, ours, **CLOSE)
 
 
+@pytest.mark.parametrize("line", IN_MPI, ids=lambda line: f"{line.library}-{line.number}")
+def test_line_in_mpi(line):
+    """On one rank, beside the same call without ranks; the others' need process groups of their own."""
+    mpi, bridge = pytest.importorskip("mpi4py.MPI"), pytest.importorskip("xent.mpi")
+    arrays = data()
+    ours = eval(line.ours, arrays | {"xent": SimpleNamespace(mpi=bridge), "comm": mpi.COMM_SELF})
+    alone = (
+        line.ours.replace("xent.mpi.", "xent.")
+        .replace("comm=comm, ", "")
+        .replace(", comm=comm", "")
+    )
+    assert_close(ours, eval(alone, arrays | {"xent": xent}), **CLOSE)
+
+
 def test_gradients_are_compared():
     """Most lines are lone calls of a loss."""
     assert sum(differentiated(line.ours) is not None for line in CALLS) > 60
@@ -441,9 +456,10 @@ def test_keras_tutorial():
 
 
 def test_every_line_is_tested():
-    others = {"Dask", "PyTorch tutorial", "Keras tutorial"}
+    others = {"Dask", "Several processes", "PyTorch tutorial", "Keras tutorial"}
     assert {line.library for line in LINES} == {*LIBRARIES, *others}
     assert all(line.theirs and line.ours for line in [*CALLS, *IN_DASK])
+    assert all(line.ours for line in IN_MPI)
 
 
 def test_gradient_of_rows_divided_by_their_sum():
