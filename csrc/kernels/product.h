@@ -19,27 +19,30 @@ static INLINE void read_run(real *to, const char *from, int64_t step, const stor
             to[i] = stored->load_one(from + i * step);
 }
 
-/* `depth` times `width` numbers from `count` rows, each of which lies along the inner axis. */
+/* `depth` times `width` numbers from `count` rows, each of which lies along the inner axis: as many at a time as a vector
+ * has lanes. */
 static INLINE void pack_along(real *to, int width, const xent_factor *f, const char *from, int64_t count, int64_t depth) {
+    _Static_assert(TALL <= LANES, "a strip is packed at once");
     const storage *const stored = storage_of(f->dtype);
-    _Alignas(64) real rows[WIDE > TALL ? WIDE : TALL][RUN];
-    memset(rows, 0, sizeof rows);
-    for (int64_t k = 0; k < depth; k += RUN) {
-        const int64_t n = depth - k < RUN ? depth - k : RUN;
-        for (int64_t i = 0; i < count; ++i)
-            read_run(rows[i], from + i * f->across + k * f->along, f->along, stored, n);
-        if (width % LANES == 0)
-            for (int64_t j = 0; j < n; j += 4)
-                for (int w = 0; w < width; w += LANES) {
+    _Alignas(64) real rows[LANES][RUN];
+    for (int w = 0; w < width; w += LANES, from += LANES * f->across, count -= LANES) {
+        memset(rows, 0, sizeof rows);
+        for (int64_t k = 0; k < depth; k += RUN) {
+            const int64_t n = depth - k < RUN ? depth - k : RUN;
+            for (int64_t i = 0; i < LANES && i < count; ++i)
+                read_run(rows[i], from + i * f->across + k * f->along, f->along, stored, n);
+            if (width % LANES == 0)
+                for (int64_t j = 0; j < n; j += 4) {
                     vec four[4];
-                    v(load_quads)(&rows[w][j], RUN * (int64_t)sizeof(real), four);
+                    v(load_quads)(&rows[0][j], RUN * (int64_t)sizeof(real), four);
                     for (int i = 0; i < 4 && j + i < n; ++i)
                         v(store)(to + (k + j + i) * width + w, four[i]);
                 }
-        else
-            for (int64_t j = 0; j < n; ++j)
-                for (int i = 0; i < width; ++i)
-                    to[(k + j) * width + i] = rows[i][j];
+            else
+                for (int64_t j = 0; j < n; ++j)
+                    for (int i = 0; i < width; ++i)
+                        to[(k + j) * width + i] = rows[i][j];
+        }
     }
 }
 
