@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 import xent
+from waiting import Waiting
 
 dask = pytest.importorskip("dask")
 da: Any = pytest.importorskip("dask.array")
@@ -99,26 +99,6 @@ def test_mean_over_a_thousand_million_rows(dtype):
         assert abs(Fraction(float(rounded)) - mean) <= Fraction(float(np.spacing(rounded)))
         found.add(rounded.tobytes())
     assert len(found) == 1
-
-
-class Waiting:
-    """Chunks of logits, of which all but the first few are read when a file says so; who reads them leaves a file."""
-
-    def __init__(self, folder: Path, seed: int = 0):
-        self.folder, self.seed = folder, seed
-
-    def __call__(self, block: Any, block_info: Any = None) -> Any:
-        at = block_info[0]["chunk-location"]
-        if at[0] > 1:
-            (self.folder / f"reading-{os.getpid()}").touch()
-            until = time.monotonic() + 60
-            while not (self.folder / "killed").exists() and time.monotonic() < until:
-                time.sleep(0.01)
-        rng = np.random.default_rng([self.seed, *at])
-        return rng.standard_normal(block.shape, "f4")
-
-    def __dask_tokenize__(self) -> str:
-        return "waiting"
 
 
 # Servers of the cluster may say good-bye late, and that a worker has died.
