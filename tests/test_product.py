@@ -6,6 +6,7 @@ bits do not depend on instruction set and threads is asserted against the first 
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import xent
+from test_process import compiled
 from xent import _core
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -85,9 +87,11 @@ def test_layouts_change_no_bit(isa, dtype, a, b):
     np.testing.assert_array_equal(multiply(laid_out(left, a), laid_out(right, b)), expected)
 
 
+@pytest.mark.parametrize("b", ["float16", "bfloat16"])
 @pytest.mark.parametrize("shape", [*SHAPES, (1030, 600, 700)], ids=str)
-def test_bits_do_not_depend_on_instruction_set_and_threads(shape):
-    left, right = matrices(shape, "bfloat16", "float16")
+def test_bits_do_not_depend_on_instruction_set_and_threads(shape, b):
+    left, right = matrices(shape, "bfloat16", b)
+    right = np.asfortranarray(right)  # as a weight is
     found = {}
     for name in _core.isas():
         previous = _core.use_isa(name)
@@ -150,6 +154,35 @@ def test_nothing_beside_the_result_is_written(isa):
     np.testing.assert_array_equal(room[1:8, 5:26], multiply(left, right))
     room[1:8, 5:26] = 7
     assert (room == 7).all()
+
+
+def test_pairs_of_bfloat16_have_the_same_bits(tmp_path):
+    """A processor may have an instruction for them, this one or another: the program computes it as it is specified."""
+    program = compiled("pairs.c", tmp_path, "-Wno-unused-function", "-ffp-contract=off")
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("bad", [2.0**-56, 2.0**55, 1e-39, np.inf, np.nan])
+def test_numbers_out_of_the_range_of_pairs(bad):
+    """One such number among others, in the first or a later group of columns, or in a row."""
+    left, right = (
+        a.astype(ml_dtypes.bfloat16) for a in matrices((9, 1030, 300), "float32", "float32")
+    )
+    right = np.asfortranarray(right)
+    for at in (left, 8, 1029), (right, 600, 1), (right, 3, 290):
+        a, b = left.copy(), np.asfortranarray(right)
+        (a if at[0] is left else b)[at[1:]] = bad
+        found = {}
+        for name in _core.isas():
+            previous = _core.use_isa(name)
+            try:
+                found[name] = multiply(a, b)
+            finally:
+                _core.use_isa(previous)
+        first, *others = found.values()
+        for other in others:
+            np.testing.assert_array_equal(other, first)
 
 
 @pytest.mark.parametrize(("name", "bits"), [("float16", np.float16), ("bfloat16", np.uint16)])

@@ -4,6 +4,7 @@
  * summed by itself. */
 #include "product.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "dispatch.h"
@@ -15,26 +16,36 @@ typedef struct {
     char *out;
     int64_t out_step, rows, columns, depth, group;
     int add;
-    char *strips;
+    char *strips, *strip_pairs; /* the second is NULL where pairs are not multiplied */
+    atomic_int outside;         /* whether a strip has numbers that are not */
     void *panels[MOST_THREADS];
 } product;
 
 static void pack_piece(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
-    const product *p = context;
+    product *p = context;
     xent_factor part = p->left;
     part.data += begin * part.across;
-    p->kernels->pack_strips(p->strips + XENT_PACKED(begin, XENT_TALL) * (int64_t)sizeof(float), &part, end - begin,
-                            p->depth);
+    const int64_t at = XENT_PACKED(begin, XENT_TALL) * (int64_t)sizeof(float);
+    /* A panel may need strips of float32, too. */
+    p->kernels->pack_strips(p->strips + at, &part, end - begin, p->depth);
+    if (p->strip_pairs && !p->kernels->pack_strip_pairs(p->strip_pairs + at, &part, end - begin, p->depth))
+        atomic_store_explicit(&p->outside, 1, memory_order_relaxed);
 }
 
 static void multiply_piece(void *context, int64_t begin, int64_t end, int worker) {
-    const product *p = context;
+    product *p = context;
     xent_factor part = p->right;
     part.data += begin * part.across;
-    p->kernels->pack_panels(p->panels[worker], &part, end - begin, p->depth);
-    p->kernels->multiply(p->strips, p->panels[worker], p->depth, p->out + begin * (int64_t)sizeof(float), p->out_step,
-                         p->rows, end - begin, p->add);
+    char *const out = p->out + begin * (int64_t)sizeof(float);
+    void *const panels = p->panels[worker];
+    if (p->strip_pairs && !atomic_load_explicit(&p->outside, memory_order_relaxed) &&
+        p->kernels->pack_panel_pairs(panels, &part, end - begin, p->depth)) {
+        p->kernels->multiply_pairs(p->strip_pairs, panels, p->depth, out, p->out_step, p->rows, end - begin, p->add);
+        return;
+    }
+    p->kernels->pack_panels(panels, &part, end - begin, p->depth);
+    p->kernels->multiply(p->strips, panels, p->depth, out, p->out_step, p->rows, end - begin, p->add);
 }
 
 /* Whether the numbers of a matrix can be read where they lie. */
@@ -42,10 +53,18 @@ static int is_readable(const xent_matrix *m, int64_t rows, int64_t columns) {
     return m && m->dtype <= XENT_BF16 && m->dtype != XENT_F64 && (m->data || rows == 0 || columns == 0);
 }
 
+/* Whether an instruction for pairs of bfloat16 can multiply two factors as they lie. */
+static int has_pairs(const xent_kernels *kernels, const xent_matrix *a, const xent_matrix *b) {
+    enum { BYTES = 2 };
+    return a->dtype == XENT_BF16 && b->dtype == XENT_BF16 && a->column_step == BYTES && b->row_step == BYTES &&
+           kernels->multiplies_pairs && kernels->multiplies_pairs();
+}
+
 /* Strips of the rows from `first` on, and all columns, over `depth` numbers of the inner axis. */
 static int multiply_block(product *p, int64_t count, int threads, int (*poll)(void *), void *poll_data) {
     enum { STRIPS = 21 * XENT_TALL };
     p->rows = count;
+    atomic_store_explicit(&p->outside, 0, memory_order_relaxed);
     return xent_parallel(count, STRIPS, threads, pack_piece, p, poll, poll_data) ||
            xent_parallel(p->columns, p->group, threads, multiply_piece, p, poll, poll_data);
 }
@@ -58,10 +77,14 @@ static xent_status multiply_blocks(const xent_matrix *a, const xent_matrix *b, c
     /* Where a group for each thread would leave some without, groups are halved. */
     p.group = columns >= 4 * (int64_t)threads * XENT_GROUP ? XENT_GROUP : XENT_GROUP / 2;
     const size_t strips = (size_t)XENT_PACKED(XENT_STRIPED, XENT_TALL) * sizeof(float);
-    void *own = NULL;
-    if (!xent_take_workspaces(&own, 1, strips))
+    void *own[2] = {NULL};
+    const int kinds = has_pairs(p.kernels, a, b) ? 2 : 1, taken = xent_take_workspaces(own, kinds, strips);
+    if (taken < kinds) {
+        xent_return_workspaces(own, taken);
         return XENT_NO_MEMORY;
-    p.strips = own;
+    }
+    p.strips = own[0];
+    p.strip_pairs = own[1];
     threads = xent_take_workspaces(p.panels, threads, (size_t)XENT_PACKED(XENT_GROUP, XENT_MOST_LANES) * sizeof(float));
     xent_status status = threads ? XENT_OK : XENT_NO_MEMORY;
     for (int64_t i = 0; i < rows && status == XENT_OK; i += XENT_STRIPED)
@@ -76,7 +99,7 @@ static xent_status multiply_blocks(const xent_matrix *a, const xent_matrix *b, c
                 status = XENT_INTERRUPTED;
         }
     xent_return_workspaces(p.panels, threads);
-    xent_return_workspaces(&own, 1);
+    xent_return_workspaces(own, kinds);
     return status;
 }
 

@@ -299,6 +299,13 @@ typedef struct {
     void (*pack_panels)(void *to, const xent_factor *right, int64_t count, int64_t depth);
     void (*multiply)(const void *strips, const void *panels, int64_t depth, char *out, int64_t step, int64_t rows,
                      int64_t columns, int add);
+    /* The same of bfloat16 that is contiguous along the inner axis, by an instruction for pairs: which packs nothing, and
+     * returns 0, where its bits might be others. NULL, or not `multiplies_pairs`: there is none. */
+    int (*multiplies_pairs)(void);
+    int (*pack_strip_pairs)(void *to, const xent_factor *left, int64_t count, int64_t depth);
+    int (*pack_panel_pairs)(void *to, const xent_factor *right, int64_t count, int64_t depth);
+    void (*multiply_pairs)(const void *strips, const void *panels, int64_t depth, char *out, int64_t step, int64_t rows,
+                           int64_t columns, int add);
     /* Numbers next to each other, rounded to the type they are stored in. */
     void (*round)(xent_dtype dtype, void *to, const void *from, int64_t count);
     /* How many rows are not ignored; in *bad the first whose index is neither a class nor ignored, if there is one, and in

@@ -34,6 +34,9 @@ enum { LANES = v(lanes) };
 #include "regions.h"
 #if XENT_HALF_TYPES
 #include "product.h"
+#ifdef XENT_PAIRS
+#include "pairs.h"
+#endif
 #else
 #include "divergence.h"
 #endif
@@ -57,6 +60,12 @@ const xent_kernels XENT_TABLE(XENT_ISA, P) = {
     .pack_strips = pack_strips,
     .pack_panels = pack_panels,
     .multiply = multiply,
+#ifdef XENT_PAIRS
+    .multiplies_pairs = multiplies_pairs,
+    .pack_strip_pairs = pack_strip_pairs,
+    .pack_panel_pairs = pack_panel_pairs,
+    .multiply_pairs = multiply_pairs,
+#endif
     .round = round_numbers,
 #else
     .divergence = divergence_rows,

@@ -19,10 +19,25 @@ static INLINE void read_run(real *to, const char *from, int64_t step, const stor
             to[i] = stored->load_one(from + i * step);
 }
 
+/* n numbers of each row, side by side: of as many rows as a vector has lanes, or of a strip. */
+static INLINE void interleave(real *to, int width, real rows[LANES][RUN], int64_t n) {
+    if (width % LANES == 0)
+        for (int64_t j = 0; j < n; j += 4) {
+            vec four[4];
+            v(load_quads)(&rows[0][j], RUN * (int64_t)sizeof(real), four);
+            for (int i = 0; i < 4 && j + i < n; ++i)
+                v(store)(to + (j + i) * width, four[i]);
+        }
+    else
+        for (int64_t j = 0; j < n; ++j)
+            for (int i = 0; i < width; ++i)
+                to[j * width + i] = rows[i][j];
+}
+
 /* `depth` times `width` numbers from `count` rows, each of which lies along the inner axis: as many at a time as a vector
  * has lanes. */
 static INLINE void pack_along(real *to, int width, const xent_factor *f, const char *from, int64_t count, int64_t depth) {
-    _Static_assert(TALL <= LANES, "a strip is packed at once");
+    _Static_assert((int)TALL <= (int)LANES, "a strip is packed at once");
     const storage *const stored = storage_of(f->dtype);
     _Alignas(64) real rows[LANES][RUN];
     for (int w = 0; w < width; w += LANES, from += LANES * f->across, count -= LANES) {
@@ -31,17 +46,7 @@ static INLINE void pack_along(real *to, int width, const xent_factor *f, const c
             const int64_t n = depth - k < RUN ? depth - k : RUN;
             for (int64_t i = 0; i < LANES && i < count; ++i)
                 read_run(rows[i], from + i * f->across + k * f->along, f->along, stored, n);
-            if (width % LANES == 0)
-                for (int64_t j = 0; j < n; j += 4) {
-                    vec four[4];
-                    v(load_quads)(&rows[0][j], RUN * (int64_t)sizeof(real), four);
-                    for (int i = 0; i < 4 && j + i < n; ++i)
-                        v(store)(to + (k + j + i) * width + w, four[i]);
-                }
-            else
-                for (int64_t j = 0; j < n; ++j)
-                    for (int i = 0; i < width; ++i)
-                        to[(k + j) * width + i] = rows[i][j];
+            interleave(to + k * width + w, width, rows, n);
         }
     }
 }
@@ -70,6 +75,18 @@ static INLINE void pack(real *to, int width, const xent_factor *f, int64_t count
 static void pack_strips(void *to, const xent_factor *f, int64_t count, int64_t depth) { pack(to, TALL, f, count, depth); }
 static void pack_panels(void *to, const xent_factor *f, int64_t count, int64_t depth) { pack(to, WIDE, f, count, depth); }
 
+static INLINE void store_tile(vec sums[TALL][SHEAF], char *out, int64_t step, int rows, int64_t columns, int add) {
+    for (int i = 0; i < rows; ++i, out += step)
+        for (int w = 0; w < SHEAF; ++w) {
+            char *const at = out + w * LANES * (int64_t)sizeof(real);
+            const int n = lanes_left(columns - w * LANES);
+            if (n == LANES)
+                v(store)(at, add ? v(add)(v(load)(at), sums[i][w]) : sums[i][w]);
+            else if (n > 0)
+                v(store_first)(at, n, add ? v(add)(v(load_first)(at, n, v(set)(0)), sums[i][w]) : sums[i][w]);
+        }
+}
+
 /* One tile of the result, of which `rows` and `columns` are stored. */
 static INLINE void multiply_tile(const real *strip, const real *panel, int64_t depth, char *out, int64_t step, int rows,
                                  int64_t columns, int add) {
@@ -89,15 +106,7 @@ static INLINE void multiply_tile(const real *strip, const real *panel, int64_t d
                 sums[i][w] = v(fma)(left, right[w], sums[i][w]);
         }
     }
-    for (int i = 0; i < rows; ++i, out += step)
-        for (int w = 0; w < SHEAF; ++w) {
-            char *const at = out + w * LANES * (int64_t)sizeof(real);
-            const int n = lanes_left(columns - w * LANES);
-            if (n == LANES)
-                v(store)(at, add ? v(add)(v(load)(at), sums[i][w]) : sums[i][w]);
-            else if (n > 0)
-                v(store_first)(at, n, add ? v(add)(v(load_first)(at, n, v(set)(0)), sums[i][w]) : sums[i][w]);
-        }
+    store_tile(sums, out, step, rows, columns, add);
 }
 
 /* All strips times all panels: rows x columns of the result, `step` bytes from row to row. */

@@ -68,6 +68,14 @@ XENT_VECTOR(f64, double, __m512d, __mmask8, 8, pd, epi64, i, 52, 0x3ff0000000000
             0x4330000000000000, 1023.0)
 #undef XENT_VECTOR
 
+#if __GNUC__ >= 10 || defined(__clang__)
+#define XENT_PAIRS __attribute__((target("avx512bf16")))
+static inline int f32_has_pairs(void) { return __builtin_cpu_supports("avx512bf16"); }
+static inline XENT_PAIRS f32_vec f32_add_pairs(f32_vec sum, f32_vec a, f32_vec b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
 static inline f64_vec f32_widen_first(f32_vec a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 static inline f64_vec f32_widen_last(f32_vec a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
 

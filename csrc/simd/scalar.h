@@ -281,4 +281,22 @@ XENT_HALF(bf16)
 #undef XENT_EACH
 #undef XENT_VECTOR
 
+/* sum + a b of both numbers of bfloat16 that a lane holds, the upper first, rounded after each; subnormal numbers are taken
+ * for zeros and become zeros. Where a processor has no instruction for it, fused multiply-adds of float32 are faster. */
+#ifdef XENT_SPECIFIED_PAIRS
+#define XENT_PAIRS
+static inline int f32_has_pairs(void) { return 1; }
+static inline float f32_flushed(float x) { return fabsf(x) < 0x1p-126f ? 0 : x; }
+static inline float f32_add_product(float sum, uint32_t a, uint32_t b) {
+    return f32_flushed(xent_fmaf(f32_flushed(f32_from_bits(a)), f32_flushed(f32_from_bits(b)), f32_flushed(sum)));
+}
+static inline f32_vec f32_add_pairs(f32_vec sum, f32_vec a, f32_vec b) {
+    for (int i = 0; i < f32_lanes; ++i) {
+        const uint32_t x = f32_bits(a.at[i]), y = f32_bits(b.at[i]);
+        sum.at[i] = f32_add_product(f32_add_product(sum.at[i], x & 0xffff0000, y & 0xffff0000), x << 16, y << 16);
+    }
+    return sum;
+}
+#endif
+
 #endif

@@ -124,10 +124,10 @@ def buffers(value: Any, expected: dict[str, tuple[Any, ...]]) -> list[Array | No
     ]
 
 
-def is_own(weight: Factor, dtype: np.dtype[Any]) -> bool:
+def is_own(hidden: Factor, weight: Factor, dtype: np.dtype[Any]) -> bool:
     """Whether products with a weight are the library's own: what BLAS cannot read, but the library can."""
-    own = dtype == np.float32 and weight.values.dtype == weight.kind.storage
-    return own and not matrix(weight.values, dtype)
+    readable = all(factor.values.dtype == factor.kind.storage for factor in (hidden, weight))
+    return dtype == np.float32 and readable and not matrix(weight.values, dtype)
 
 
 def multiply(a: Array, b: Array, out: Array, own: bool, add: bool = False) -> None:
@@ -143,9 +143,11 @@ def multiply(a: Array, b: Array, out: Array, own: bool, add: bool = False) -> No
 def product(factors: dict[str, Factor], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return all logits, in the compute dtype."""
     weight = factors["weight"]
-    own = is_own(weight, dtype)
+    own = is_own(factors["hidden"], weight, dtype)
     with np.errstate(all="ignore"):
-        states = factors["hidden"].read(..., dtype).reshape(-1, weight.values.shape[1])
+        hidden = factors["hidden"]
+        states = hidden.values if own else hidden.read(..., dtype)
+        states = states.reshape(-1, weight.values.shape[1])
         logits = np.empty((len(states), shape[-1]), dtype)
         multiply(states, (weight.values if own else weight.read(..., dtype)).T, logits, own)
         if "bias" in factors:
@@ -162,7 +164,7 @@ class Linear(RowBlocks):
         self.classes, self.features = weight.values.shape
         self.dtype = self.precision.compute
         # Whether the products are the library's own.
-        self.own = is_own(weight, self.dtype)
+        self.own = is_own(hidden, weight, self.dtype)
         step = max(1, SLICE_BYTES // (max(1, self.features) * self.dtype.itemsize))
         starts = range(0, max(1, self.classes), step)
         self.slices = [slice(start, start + step) for start in starts]
@@ -236,8 +238,8 @@ class Linear(RowBlocks):
                 yield classes, self.weight.read(classes, self.dtype)
 
     def read_hidden(self, block: Block) -> Array:
-        """Return the hidden states of a block in the compute dtype, as they are multiplied by the weight."""
-        return self.hidden.read(block, self.dtype)
+        """Return the hidden states of a block as they are multiplied by the weight: as stored where BLAS does not read them."""
+        return self.hidden.values[block] if self.own else self.hidden.read(block, self.dtype)
 
     def load(self, block: Block) -> tuple[Array, Array | None, None]:
         with np.errstate(all="ignore"):
