@@ -2171,10 +2171,24 @@ MUTATIONS = (
         "tests/test_product.py",
     ),
     Mutation(
+        "numbers that an instruction for pairs takes for zeros are left to fused multiply-adds",
+        "csrc/kernels/pairs.h",
+        "return !outside;",
+        "return 1;",
+        "tests/test_product.py -k pairs_of",
+    ),
+    Mutation(
+        "of a pair the earlier number is added first",
+        "csrc/kernels/pairs.h",
+        "pairs[i] = pairs[i] << 16 | pairs[i] >> 16;",
+        "pairs[i] = pairs[i];",
+        "tests/test_product.py -k pairs_of",
+    ),
+    Mutation(
         "half types are multiplied by the same library with the gradient and without it",
         "src/xent/_linear.py",
-        "return own and not matrix(weight.values, dtype)",
-        "return own and not matrix(weight.values, dtype) and weight.grad is not None",
+        "readable and not matrix(weight.values, dtype)",
+        "readable and not matrix(weight.values, dtype) and weight.grad is not None",
         "tests/test_linear.py -k halves",
     ),
     # Loss scaling.
