@@ -202,7 +202,7 @@ class Sigmoids(Side):
 
     def read_hidden(self, block: Block) -> Array:
         """The vectors times the scale: so are the similarities, and the gradient of b."""
-        scaled: Array = self.hidden.read(block, self.dtype) * self.dtype.type(self.scale)
+        scaled: Array = super().read_hidden(block) * self.dtype.type(self.scale)
         return scaled
 
     def multiply(self, gradient: Array, result: Array) -> None:
