@@ -62,7 +62,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     for name, smallest, default, meaning in (
-        ("--steps", 1, 1200, "batches to train on"),
+        ("--steps", 1, 600, "batches to train on"),
         ("--vocab", 16, 4096, "tokens known, the most frequent ones"),
         ("--seed", 0, 0, "of the weights and the batches"),
     ):
