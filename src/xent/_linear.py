@@ -238,7 +238,7 @@ class Linear(RowBlocks):
                 yield classes, self.weight.read(classes, self.dtype)
 
     def read_hidden(self, block: Block) -> Array:
-        """Return the hidden states of a block as they are multiplied by the weight: as stored where BLAS does not read them."""
+        """Return the hidden states of a block as they are multiplied by the weight: in the compute dtype for BLAS."""
         return self.hidden.values[block] if self.own else self.hidden.read(block, self.dtype)
 
     def load(self, block: Block) -> tuple[Array, Array | None, None]:
