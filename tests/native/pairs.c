@@ -43,7 +43,8 @@ static uint32_t any(void) {
 static void fill(uint16_t *to, int64_t count, int least, int exponents) {
     for (int64_t i = 0; i < count; ++i) {
         const uint32_t bits = any();
-        to[i] = bits % 11 ? (uint16_t)((bits & 0x807f) | (uint32_t)(least + (int)(bits >> 16) % exponents) << 7) : bits & 0x8000;
+        to[i] =
+            bits % 11 ? (uint16_t)((bits & 0x807f) | (uint32_t)(least + (int)(bits >> 16) % exponents) << 7) : bits & 0x8000;
     }
 }
 
@@ -92,7 +93,8 @@ int main(void) {
         expect(differing(rows, columns, depth) == 0, "bits differ", rows, columns, depth);
         /* One number next to the range, at either end, infinite, subnormal or NaN, of either factor. */
         const uint16_t outside[] = {0x23ff, 0x5b00, 0x7f80, 0x0001, 0x7fc0, 0xa3ff};
-        uint16_t *const at = k % 2 ? &left[(rows - 1) * XENT_DEEP + depth - 1] : &right[(columns - 1) * XENT_DEEP + depth - 1];
+        uint16_t *const at =
+            k % 2 ? &left[(rows - 1) * XENT_DEEP + depth - 1] : &right[(columns - 1) * XENT_DEEP + depth - 1];
         *at = outside[k % 6];
         expect(differing(rows, columns, depth) == -1, "a number outside the range is multiplied", rows, columns, depth);
         if (depth < XENT_DEEP) { /* beside what is multiplied it does not count */
