@@ -98,13 +98,17 @@ static void compare(const char *what, const char *name, int64_t classes, int sha
     const int bytes = bytes_of(dtype);
     if (shards == 1 || bytes == 2) {
         int64_t apart = 0, first = -1;
-        for (int64_t i = 0; i < count * bytes; ++i)
-            if (got[i] != wanted[i]) {
+        for (int64_t i = 0; i < count; ++i) {
+            /* The sign of NaN is the compiler's choice where one call does what two do otherwise. */
+            if (shards > 1 && isnan(get(got + i * bytes, dtype)) && isnan(get(wanted + i * bytes, dtype)))
+                continue;
+            if (memcmp(got + i * bytes, wanted + i * bytes, (size_t)bytes)) {
                 ++apart;
-                first = first < 0 ? i / bytes : first;
+                first = first < 0 ? i : first;
             }
+        }
         /* A half is rounded from a float that may differ in its last bits. */
-        if (apart > (shards == 1 ? 0 : count * bytes / 20))
+        if (apart > (shards == 1 ? 0 : count / 10))
             fail(what, name, classes, shards, (double)apart, (double)first);
         return;
     }
