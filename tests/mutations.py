@@ -1799,6 +1799,20 @@ MUTATIONS = (
         "tests/test_regressions.py -k slope_of_a_cap",
     ),
     Mutation(
+        "probabilities of hard targets may be subnormal",
+        "csrc/kernels/elementwise.h",
+        "if (v(any)(v(lt)(of_target, v(set)(c(TINY))))) {",
+        "if (0) {",
+        "tests/test_elementwise.py -k hard_neighbours",
+    ),
+    Mutation(
+        "targets of logits between 0 and 1 are not taken for one of the two",
+        "csrc/kernels/elementwise.h",
+        "soft |= is_soft(in[j].t, v(eq)(in[j].t, v(set)(1)));",
+        "soft |= 0;",
+        "tests/test_elementwise.py -k 'test_option and soft'",
+    ),
+    Mutation(
         "targets outside [0, 1] are refused",
         "csrc/kernels/elementwise.h",
         "v(add)(outside(in.x, v(set)((real)plan->most)), outside(in.t, one))",
