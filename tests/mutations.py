@@ -539,8 +539,8 @@ MUTATIONS = (
     Mutation(
         "classes are summed in one order: columns as rows",
         "csrc/kernels/reduce_tile.h",
-        "add_lanes(lanes, used, ABREAST, 0, &sums,",
-        "add_lanes(lanes, (used + 1) % (64 / ABREAST), ABREAST, 0, &sums,",
+        "add_lanes(lanes, used, abreast, 0, &sums,",
+        "add_lanes(lanes, (used + 1) % (64 / abreast), abreast, 0, &sums,",
         "tests/test_layout.py -k test_class_axis",
     ),
     Mutation(
