@@ -1801,7 +1801,7 @@ MUTATIONS = (
     Mutation(
         "probabilities of hard targets may be subnormal",
         "csrc/kernels/elementwise.h",
-        "if (v(any)(v(lt)(of_target, v(set)(c(TINY))))) {",
+        "if (v(any)(v(lt)(either, v(set)(c(TINY))))) {",
         "if (0) {",
         "tests/test_elementwise.py -k hard_neighbours",
     ),

@@ -33,6 +33,20 @@ static INLINE vec log_of(vec f, vec k, vec p, vec least) {
     return v(max)(least, log);
 }
 
+/* One logarithm for two: of 1 - x where `complement` is true, as split_log1p takes it, else of `direct`, as split_log. */
+static INLINE v(log_split) split_either(mask complement, vec x, vec one_minus_x, vec direct) {
+    const vec zero = v(set)(0), one = v(set)(1), either = v(select)(complement, one_minus_x, direct);
+    const vec k = v(exponent)(either), scale = v(power)(v(sub)(v(set)(c(MAGIC)), k));
+    v(log_split)
+        split = {v(fma)(v(select)(complement, v(sub)(zero, x), direct), scale, v(sub)(v(keep)(complement, scale), one)), k};
+    if (v(any)(v(lt)(either, v(set)(c(TINY))))) {
+        const v(log_split) lifted = v(split_log)(direct);
+        split.f = v(select)(complement, split.f, lifted.f);
+        split.k = v(select)(complement, split.k, lifted.k);
+    }
+    return split;
+}
+
 static INLINE element binary(vec given, vec t, const xent_element_plan *plan, int clips, int derivatives) {
     const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t), low = v(set)((real)plan->eps);
     const clipped_lanes at = clipped(given, low);
@@ -40,33 +54,27 @@ static INLINE element binary(vec given, vec t, const xent_element_plan *plan, in
     const vec p = clips ? v(select)(at.high, low, v(select)(at.low, low, given)) : given;
     const vec of_p = clips ? v(select)(at.high, tf, t) : t, of_others = clips ? v(select)(at.high, t, tf) : tf;
     element r = {zero, zero, zero};
+    if (derivatives) {
+        vec bend = v(mul)(given, v(sub)(one, given));
+        if (!clips)
+            bend = v(max)(v(set)((real)1e-12), bend);
+        r.grad = v(div)(v(sub)(given, t), bend);
+        if (clips) {
+            /* Where t = p is 0 or 1, one of the two terms is there alone. */
+            r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(given, t)), v(sub)(tf, t), r.grad);
+            r.grad = v(select)(at.low, zero, v(select)(at.high, zero, r.grad));
+        }
+    }
     const vec least = v(set)(clips ? (real)-INFINITY : -100), q = v(sub)(one, p);
     const mask is_one = v(eq)(of_p, one);
     if (is_soft(of_p, is_one)) {
         const v(log_split) split = v(split_log)(p), others = v(split_log1p)(v(sub)(zero, p));
         const vec log_p = log_of(split.f, split.k, p, least), log_others = log_of(others.f, others.k, q, least);
         r.loss = v(sub)(zero, v(add)(times(of_p, log_p), times(of_others, log_others)));
-    } else { /* one logarithm, as split_log or split_log1p takes it */
-        const vec of_target = v(select)(is_one, p, q);
-        vec k = v(exponent)(of_target), scale = v(power)(v(sub)(v(set)(c(MAGIC)), k));
-        vec f = v(fma)(v(select)(is_one, p, v(sub)(zero, p)), scale, v(sub)(v(keep)(v(ne)(of_p, one), scale), one));
-        if (v(any)(v(lt)(of_target, v(set)(c(TINY))))) {
-            const v(log_split) split = v(split_log)(p);
-            f = v(select)(is_one, split.f, f);
-            k = v(select)(is_one, split.k, k);
-        }
-        r.loss = v(sub)(zero, log_of(f, k, of_target, least));
-    }
-    if (!derivatives)
-        return r;
-    vec bend = v(mul)(given, v(sub)(one, given));
-    if (!clips)
-        bend = v(max)(v(set)((real)1e-12), bend);
-    r.grad = v(div)(v(sub)(given, t), bend);
-    if (clips) {
-        /* Where t = p is 0 or 1, one of the two terms is there alone. */
-        r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(given, t)), v(sub)(tf, t), r.grad);
-        r.grad = v(select)(at.low, zero, v(select)(at.high, zero, r.grad));
+    } else {
+        const mask is_zero = v(ne)(of_p, one);
+        const v(log_split) split = split_either(is_zero, p, q, p);
+        r.loss = v(sub)(zero, log_of(split.f, split.k, v(select)(is_zero, q, p), least));
     }
     return r;
 }
@@ -211,8 +219,8 @@ static INLINE element asymmetric(vec z, vec t, const xent_element_plan *plan, in
         m = v(select)(v(lt)(m, zero), zero, m); /* NaN stays */
         r = v(add)(s.down, v(set)(clip));
         const mask small = v(lt)(m, half);
-        const v(log_split) near = v(split_log1p)(v(sub)(zero, v(select)(small, m, zero))), far = v(split_log)(r);
-        cost = v(sub)(zero, v(log_parts)(v(select)(small, near.f, far.f), v(select)(small, near.k, far.k)));
+        const v(log_split) split = split_either(small, m, v(sub)(one, m), r);
+        cost = v(sub)(zero, v(log_parts)(split.f, split.k));
         log_m = is_product(gamma_neg) ? zero : v(log)(m);
     }
     const vec negative = power_of(m, log_m, gamma_neg);
