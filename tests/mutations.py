@@ -539,8 +539,8 @@ MUTATIONS = (
     Mutation(
         "classes are summed in one order: columns as rows",
         "csrc/kernels/reduce_tile.h",
-        "add_lanes(lanes, used, ABREAST, 0, &sums,",
-        "add_lanes(lanes, (used + 1) % (64 / ABREAST), ABREAST, 0, &sums,",
+        "add_lanes(lanes, used, abreast, 0, &sums,",
+        "add_lanes(lanes, (used + 1) % (64 / abreast), abreast, 0, &sums,",
         "tests/test_layout.py -k test_class_axis",
     ),
     Mutation(
@@ -1797,6 +1797,20 @@ MUTATIONS = (
         "v(select)(flat, zero, v(mul)(g[i], d))",
         "v(mul)(g[i], d)",
         "tests/test_regressions.py -k slope_of_a_cap",
+    ),
+    Mutation(
+        "probabilities of hard targets may be subnormal",
+        "csrc/kernels/elementwise.h",
+        "if (v(any)(v(lt)(either, v(set)(c(TINY))))) {",
+        "if (0) {",
+        "tests/test_elementwise.py -k hard_neighbours",
+    ),
+    Mutation(
+        "targets of logits between 0 and 1 are not taken for one of the two",
+        "csrc/kernels/elementwise.h",
+        "soft |= is_soft(in[j].t, v(eq)(in[j].t, v(set)(1)));",
+        "soft |= 0;",
+        "tests/test_elementwise.py -k 'test_option and soft'",
     ),
     Mutation(
         "targets outside [0, 1] are refused",

@@ -407,6 +407,18 @@ def test_an_element_does_not_know_its_neighbours(isa, dtype, name):
 
 
 @NAMES
+def test_hard_targets_need_no_hard_neighbours(isa, dtype, name):
+    """Targets of 0 and 1 alone take a shorter way than the same ones among others."""
+    x, t = (np.tile(a, 5) for a in edges(name, dtype))  # several vectors
+    hard = (t == 0) | (t == 1)
+    among = everything(name, x, np.where(hard, t, 0.5).astype(dtype), reduction="none")
+    alone = everything(name, x[hard], t[hard], reduction="none")
+    assert_same(alone, tuple(part[hard] for part in among))
+    if not name.startswith("kl"):
+        check(name, x[hard], t[hard], reduction="none")
+
+
+@NAMES
 def test_results_that_outgrow_the_cache(name):
     """Stores that go past the cache, and begin and end anywhere."""
     x, t = draw(name, ((1 << 23) + 5000,), np.float32)

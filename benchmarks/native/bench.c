@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "call/plan.h"
 #include "call/platform.h"
 #include "inputs.h"
 #include "pages.h"
@@ -172,6 +173,7 @@ static void measure_at(const operation *o, xent_dtype dtype, const char *isa, co
     lay_out(&t, o->layout, a->own);
     fill(&t, &g);
     t.plan.non_temporal = place->is_memory;
+    xent_fit_caches(&t.plan, element_size(dtype));
     const timing time = measure(&t, table_of(isa, dtype), a->plain, place);
 
     const double read = (double)bytes_to_read(&t), written = (double)bytes_of(&t, INPUTS, OUTPUTS);

@@ -25,6 +25,7 @@ static void set_view(view *a, const xent_call *call, const xent_array *array, in
 }
 
 static int is_constant(const view *a) { return a->ndim == 1 && a->steps[0] == 0; }
+static int is_contiguous(const view *a) { return a->ndim == 1 && a->steps[0] == a->size; }
 
 /* Where n elements from `begin` on lie next to each other, or NULL. */
 static char *in_place(const view *a, int64_t begin, int64_t n) {
@@ -102,12 +103,16 @@ typedef struct {
 
 static void take_blocks(const element_work *w, int64_t begin, int64_t end, char *const buffers[VIEWS], void *workspace) {
     const view *const *views = w->views;
+    int64_t most = XENT_SUM_BLOCK; /* elements at a time */
+    for (int k = 0; k < VIEWS; ++k)
+        if (views[k] && !is_contiguous(views[k]))
+            most = XENT_PIECE;
     for (int k = 0; k < INPUTS; ++k)
         if (views[k] && is_constant(views[k]))
             move(views[k], begin, end - begin < XENT_PIECE ? end - begin : XENT_PIECE, buffers[k], GATHER);
     double sums[XENT_MOST_LANES];
-    for (int64_t at = begin; at < end; at += XENT_PIECE) {
-        const int64_t n = end - at < XENT_PIECE ? end - at : XENT_PIECE;
+    for (int64_t at = begin; at < end; at += most) {
+        const int64_t n = end - at < most ? end - at : most;
         char *place[VIEWS];
         int non_temporal = w->non_temporal;
         for (int k = 0; k < VIEWS; ++k) {

@@ -37,6 +37,11 @@ static int64_t fetched_bytes(void) {
 
 static int64_t whole_blocks(int64_t classes) { return classes < XENT_BLOCK ? XENT_BLOCK : classes & -(int64_t)XENT_BLOCK; }
 
+void xent_fit_caches(xent_plan *plan, int64_t bytes) {
+    plan->rows_bytes = xent_cache(2) / 8;
+    plan->fetch_ahead = whole_blocks(fetched_bytes() / bytes);
+}
+
 xent_stream xent_stream_of(const xent_call *call) {
     switch (traits_of(call)->stream) {
     case FROM_TARGETS:
@@ -102,12 +107,11 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
         .top_k = call->top_k,
         .by_coefficients = has_coefficients(call),
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
-        .rows_bytes = xent_cache(2) / 8,
-        .fetch_ahead = whole_blocks(fetched_bytes() / storage_bytes(call)),
         .form = !call->out.data      ? XENT_NO_OUTPUT
                 : call->teacher_grad ? XENT_OF_TEACHER
                                      : (xent_form)traits->form,
     };
+    xent_fit_caches(&plan, storage_bytes(call));
     if (traits->stream == FROM_TARGETS && plan.stream == XENT_SELF)
         plan.smooth = -call->entropy_weight;
     if (distils)

@@ -13,4 +13,7 @@ xent_stream xent_stream_of(const xent_call *call);
 
 xent_plan xent_plan_of(const xent_call *call, int vector_axis);
 
+/* What of a plan follows from this machine's caches; of logits of so many bytes each. */
+void xent_fit_caches(xent_plan *plan, int64_t bytes);
+
 #endif

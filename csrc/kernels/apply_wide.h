@@ -95,6 +95,7 @@ static INLINE void store_range(char *at, int n, vec value, int streams) {
 static INLINE void apply_vectors(const wide_range *m, int64_t k, int count, int n, const lane_coefs *row,
                                  const target_mix *mix, const transform_plan *p, xent_stream stream,
                                  xent_transform transform, xent_form form, int at_target, int hessian) {
+    const vec minus_max = v(sub)(v(set)((real)-0.0), m->max); /* of 0, -0, which leaves a logit -0 as it is */
     applied r[XENT_SIDE_BY_SIDE];
     for (int j = 0; j < count; ++j) {
         const int64_t i = k + j * LANES;
@@ -105,7 +106,7 @@ static INLINE void apply_vectors(const wide_range *m, int64_t k, int count, int 
         if (stream == XENT_TEACHER)
             a = form == XENT_OF_TEACHER ? v(sub)(a, m->teacher_max)
                                         : teacher_probability(a, m->teacher_max, row->teacher_share, p, transform);
-        r[j] = apply_to(transform == XENT_LOG_PROBS ? z : v(sub)(z, m->max), a, v(only)(m->target - i), row, p, stream,
+        r[j] = apply_to(transform == XENT_LOG_PROBS ? z : v(add)(z, minus_max), a, v(only)(m->target - i), row, p, stream,
                         transform, form, at_target, hessian);
     }
     for (int j = 0; j < count; ++j) {

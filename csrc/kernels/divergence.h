@@ -97,13 +97,13 @@ static INLINE class_terms terms_at(const mixture *c, int64_t i) {
     const vec larger = v(exp)(v(select)(ahead, v(sub)(x, p->log_sum), v(sub)(y, q->log_sum)));
     const vec d = v(max)(least, v(sub)(zero, v(abs)(apart)));
     const v(exp_parts) part = v(exp_split)(d);
-    const vec rise = v(mul)(part.slope, part.reduced), scale = v(shift_exponent)(one, part.n);
+    const vec rise = v(mul)(part.slope, part.reduced), scale = v(power)(part.n);
     const vec e = v(fma)(rise, scale, v(sub)(scale, one)), we = v(mul)(w, e);
     const vec ratio = v(keep)(v(ne)(d, least), v(fma)(rise, scale, scale)), smaller = v(mul)(larger, ratio);
     /* log(1 + w e): from w e, or near -1, where it has lost the digits of the sum, from that. */
     const mask near = v(lt)(v(set)((real)-0.5), we);
     const vec m = v(select)(near, v(add)(one, we), v(max)(v(set)(c(TINY)), v(fma)(w, ratio, rest)));
-    const vec k = v(exponent)(m), power = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
+    const vec k = v(exponent)(m), power = v(power)(v(sub)(v(set)(c(MAGIC)), k));
     const vec f = v(select)(near, v(fma)(we, power, v(sub)(power, one)), v(fma)(m, power, v(set)(-1)));
     const vec log_m = v(log_parts)(f, k), of_larger = v(sub)(zero, log_m), of_smaller = v(sub)(d, log_m);
     const vec close = v(mul)(m, v(fma)(rest, small_phi(of_larger), v(mul)(w, small_phi(of_smaller))));

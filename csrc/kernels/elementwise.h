@@ -33,6 +33,20 @@ static INLINE vec log_of(vec f, vec k, vec p, vec least) {
     return v(max)(least, log);
 }
 
+/* One logarithm for two: of 1 - x where `complement` is true, as split_log1p takes it, else of `direct`, as split_log. */
+static INLINE v(log_split) split_either(mask complement, vec x, vec one_minus_x, vec direct) {
+    const vec zero = v(set)(0), one = v(set)(1), either = v(select)(complement, one_minus_x, direct);
+    const vec k = v(exponent)(either), scale = v(power)(v(sub)(v(set)(c(MAGIC)), k));
+    v(log_split)
+        split = {v(fma)(v(select)(complement, v(sub)(zero, x), direct), scale, v(sub)(v(keep)(complement, scale), one)), k};
+    if (v(any)(v(lt)(either, v(set)(c(TINY))))) {
+        const v(log_split) lifted = v(split_log)(direct);
+        split.f = v(select)(complement, split.f, lifted.f);
+        split.k = v(select)(complement, split.k, lifted.k);
+    }
+    return split;
+}
+
 static INLINE element binary(vec given, vec t, const xent_element_plan *plan, int clips, int derivatives) {
     const vec zero = v(set)(0), one = v(set)(1), tf = v(sub)(one, t), low = v(set)((real)plan->eps);
     const clipped_lanes at = clipped(given, low);
@@ -40,25 +54,27 @@ static INLINE element binary(vec given, vec t, const xent_element_plan *plan, in
     const vec p = clips ? v(select)(at.high, low, v(select)(at.low, low, given)) : given;
     const vec of_p = clips ? v(select)(at.high, tf, t) : t, of_others = clips ? v(select)(at.high, t, tf) : tf;
     element r = {zero, zero, zero};
-    const vec least = v(set)(clips ? (real)-INFINITY : -100);
+    if (derivatives) {
+        vec bend = v(mul)(given, v(sub)(one, given));
+        if (!clips)
+            bend = v(max)(v(set)((real)1e-12), bend);
+        r.grad = v(div)(v(sub)(given, t), bend);
+        if (clips) {
+            /* Where t = p is 0 or 1, one of the two terms is there alone. */
+            r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(given, t)), v(sub)(tf, t), r.grad);
+            r.grad = v(select)(at.low, zero, v(select)(at.high, zero, r.grad));
+        }
+    }
+    const vec least = v(set)(clips ? (real)-INFINITY : -100), q = v(sub)(one, p);
     const mask is_one = v(eq)(of_p, one);
-    const v(log_split) split = v(split_log)(p), others = v(split_log1p)(v(sub)(zero, p));
     if (is_soft(of_p, is_one)) {
-        const vec log_p = log_of(split.f, split.k, p, least), log_others = log_of(others.f, others.k, v(sub)(one, p), least);
+        const v(log_split) split = v(split_log)(p), others = v(split_log1p)(v(sub)(zero, p));
+        const vec log_p = log_of(split.f, split.k, p, least), log_others = log_of(others.f, others.k, q, least);
         r.loss = v(sub)(zero, v(add)(times(of_p, log_p), times(of_others, log_others)));
-    } else /* one logarithm for the two */
-        r.loss = v(sub)(zero, log_of(v(select)(is_one, split.f, others.f), v(select)(is_one, split.k, others.k),
-                                     v(select)(is_one, p, v(sub)(one, p)), least));
-    if (!derivatives)
-        return r;
-    vec bend = v(mul)(given, v(sub)(one, given));
-    if (!clips)
-        bend = v(max)(v(set)((real)1e-12), bend);
-    r.grad = v(div)(v(sub)(given, t), bend);
-    if (clips) {
-        /* Where t = p is 0 or 1, one of the two terms is there alone. */
-        r.grad = v(select)(v(both)(v(eq)(bend, zero), v(eq)(given, t)), v(sub)(tf, t), r.grad);
-        r.grad = v(select)(at.low, zero, v(select)(at.high, zero, r.grad));
+    } else {
+        const mask is_zero = v(ne)(of_p, one);
+        const v(log_split) split = split_either(is_zero, p, q, p);
+        r.loss = v(sub)(zero, log_of(split.f, split.k, v(select)(is_zero, q, p), least));
     }
     return r;
 }
@@ -93,6 +109,21 @@ static INLINE element binary_logits(vec z, vec t, vec tp, int derivatives) {
     r.grad = v(select)(positive, pull, v(sub)(zero, pull));
     if (derivatives > 1)
         r.hess = v(mul)(both, v(mul)(v(mul)(e, large), large));
+    return r;
+}
+
+/* The same of targets 0 and 1: softplus(z), or softplus(-z). */
+static INLINE element hard_logits(vec z, mask is_one, int derivatives) {
+    const vec zero = v(set)(0), one = v(set)(1);
+    const vec wrong = v(select)(is_one, v(sub)(zero, z), z), e = v(exp)(v(sub)(zero, v(abs)(z)));
+    element r = {v(add)(v(log1p_unit)(e), v(max)(wrong, zero)), zero, zero};
+    if (!derivatives)
+        return r;
+    const vec large = v(div)(one, v(add)(one, e)), small = v(mul)(e, large);
+    const vec pull = v(select)(v(lt)(zero, wrong), large, small);
+    r.grad = v(select)(is_one, v(sub)(zero, pull), pull);
+    if (derivatives > 1)
+        r.hess = v(mul)(small, large);
     return r;
 }
 
@@ -188,8 +219,8 @@ static INLINE element asymmetric(vec z, vec t, const xent_element_plan *plan, in
         m = v(select)(v(lt)(m, zero), zero, m); /* NaN stays */
         r = v(add)(s.down, v(set)(clip));
         const mask small = v(lt)(m, half);
-        const v(log_split) near = v(split_log1p)(v(sub)(zero, v(select)(small, m, zero))), far = v(split_log)(r);
-        cost = v(sub)(zero, v(log_parts)(v(select)(small, near.f, far.f), v(select)(small, near.k, far.k)));
+        const v(log_split) split = split_either(small, m, v(sub)(one, m), r);
+        cost = v(sub)(zero, v(log_parts)(split.f, split.k));
         log_m = is_product(gamma_neg) ? zero : v(log)(m);
     }
     const vec negative = power_of(m, log_m, gamma_neg);
@@ -221,6 +252,7 @@ static INLINE void read_elements(element_inputs *in, const xent_element_plan *pl
                                  int count, int n, xent_element what) {
     if (what == XENT_ONE)
         return;
+#pragma GCC unroll 4
     for (int j = 0; j < count; ++j) {
         in[j].x = load_reals(e->x, i + j * LANES, n);
         if (what == XENT_OUTSIDE && !e->target) {
@@ -228,11 +260,12 @@ static INLINE void read_elements(element_inputs *in, const xent_element_plan *pl
             continue;
         }
         in[j].t = load_reals(e->target, i + j * LANES, n);
-        if (what <= XENT_BINARY_UNBOUNDED)
+        if (what <= XENT_BINARY_UNBOUNDED && plan->mix_add != 0)
             in[j].t = v(fma)(in[j].t, v(set)((real)plan->mix_keep), v(set)((real)plan->mix_add));
         in[j].tp = in[j].t;
     }
     if ((what == XENT_BINARY_LOGITS || what == XENT_BINARY_UNBOUNDED) && e->pos_weight)
+#pragma GCC unroll 4
         for (int j = 0; j < count; ++j)
             in[j].tp = times(in[j].t, load_reals(e->pos_weight, i + j * LANES, n));
 }
@@ -289,8 +322,19 @@ static INLINE void element_vectors(const xent_element_plan *plan, const xent_ele
     element_inputs in[XENT_SIDE_BY_SIDE];
     element r[XENT_SIDE_BY_SIDE];
     read_elements(in, plan, e, i, count, n, what);
-    for (int j = 0; j < count; ++j)
-        r[j] = element_of(plan, in[j], what, derivatives);
+    int soft = what != XENT_BINARY_LOGITS || e->pos_weight;
+#pragma GCC unroll 4
+    for (int j = 0; j < count && what == XENT_BINARY_LOGITS; ++j)
+        soft |= is_soft(in[j].t, v(eq)(in[j].t, v(set)(1)));
+    if (soft)
+#pragma GCC unroll 4
+        for (int j = 0; j < count; ++j)
+            r[j] = element_of(plan, in[j], what, derivatives);
+    else
+#pragma GCC unroll 4
+        for (int j = 0; j < count; ++j)
+            r[j] = hard_logits(in[j].x, v(eq)(in[j].t, v(set)(1)), derivatives);
+#pragma GCC unroll 4
     for (int j = 0; j < count; ++j, i += LANES) {
         vec factor = scale, loss = r[j].loss;
         mask counts = v(first)(n);
@@ -316,36 +360,54 @@ static INLINE void element_vectors(const xent_element_plan *plan, const xent_ele
     }
 }
 
-/* Elements in the compute type; `flows`: outputs that leave their buffers for memory, or none. */
-static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, stream_buffer *flows,
-                            xent_element what, int derivatives) {
-    /* Copies, which no store can change. */
-    const xent_element_plan own_plan = *the_plan, *plan = &own_plan;
-    const xent_elements own_elements = *the_elements, *e = &own_elements;
-    enum { ABREAST = XENT_SIDE_BY_SIDE * LANES };
+/* Of other losses one vector takes all registers of AVX2. */
+static INLINE int elements_abreast(xent_element what) {
+    const int few = what == XENT_BINARY_LOGITS || what == XENT_BINARY_UNBOUNDED || what >= XENT_ONE;
+    return XENT_SIDE_BY_SIDE == 2 && !few ? 1 : XENT_SIDE_BY_SIDE;
+}
+
+static INLINE void all_vectors(const xent_element_plan *plan, const xent_elements *e, stream_buffer *flows,
+                               xent_element what, int derivatives) {
+    const int count = elements_abreast(what), abreast = count * LANES;
     f64_vec sums[2] = {f64_set(0), f64_set(0)};
     if (e->sums)
         for (int k = 0; k < 2; ++k)
             sums[k] = f64_load(e->sums + k * f64_lanes);
     int64_t i = 0;
-    for (; i + ABREAST <= e->count; i += ABREAST) {
+    for (; i + abreast <= e->count; i += abreast) {
         /* A few vectors behind: what has just been written in vectors cannot be read in lines. */
         for (int k = 0; flows && k < derivatives + 1; ++k)
             if (flows[k].to)
-                stream_filled(&flows[k], (i - ABREAST) * (int64_t)sizeof(real));
+                stream_filled(&flows[k], (i - abreast) * (int64_t)sizeof(real));
         if (what != XENT_ONE)
-            for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
+            for (int64_t byte = 0; byte < abreast * (int64_t)sizeof(real); byte += CACHE_LINE)
                 xent_prefetch(e->x + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
         if (what < XENT_ONE || (what == XENT_OUTSIDE && e->target))
-            for (int64_t byte = 0; byte < ABREAST * (int64_t)sizeof(real); byte += CACHE_LINE)
+            for (int64_t byte = 0; byte < abreast * (int64_t)sizeof(real); byte += CACHE_LINE)
                 xent_prefetch(e->target + (i + PREFETCH_ELEMENTS) * (int64_t)sizeof(real) + byte);
-        element_vectors(plan, e, i, XENT_SIDE_BY_SIDE, LANES, sums, what, derivatives);
+        element_vectors(plan, e, i, count, LANES, sums, what, derivatives);
     }
     for (; i < e->count; i += LANES)
         element_vectors(plan, e, i, 1, lanes_left(e->count - i), sums, what, derivatives);
     if (e->sums)
         for (int k = 0; k < 2; ++k)
             f64_store(e->sums + k * f64_lanes, sums[k]);
+}
+
+/* Elements in the compute type; `flows`: outputs that leave their buffers for memory, or none. */
+static INLINE void elements(const xent_element_plan *the_plan, const xent_elements *the_elements, stream_buffer *flows,
+                            xent_element what, int derivatives) {
+    /* Copies, which no store can change. */
+    const xent_element_plan own_plan = *the_plan;
+    const xent_elements own_elements = *the_elements, *const e = &own_elements;
+    if (derivatives == 0 && what <= XENT_BINARY_UNBOUNDED && own_plan.mix_add == 0 && !e->weight && !e->pos_weight &&
+        !e->upstream && !e->loss) { /* most calls want a sum and nothing else, whose loop has no tests */
+        const xent_element_plan plain = {.eps = own_plan.eps, .scale = 1, .weight_scale = 1};
+        const xent_elements alone = {.count = e->count, .x = e->x, .target = e->target, .sums = e->sums};
+        all_vectors(&plain, &alone, NULL, what, 0);
+    } else {
+        all_vectors(&own_plan, e, flows, what, derivatives);
+    }
 }
 
 #define XENT_DEFINE(E, D)                                                                                                   \

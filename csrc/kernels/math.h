@@ -8,7 +8,7 @@
 /* exp(t) for t <= 0 and NaN, at most 0.89 ulp (f32), 0.93 ulp (f64); 0 where it is under the smallest normal number.
  * e^t = 2^n e^r, cut by Cody and Waite's two-part log 2. */
 typedef struct {
-    v(vec) reduced, slope, n; /* r, (e^r - 1) / r, and n in the low bits */
+    v(vec) reduced, slope, n; /* r, (e^r - 1) / r, and n as `power` takes it */
 } v(exp_parts);
 
 static inline v(exp_parts) v(exp_split)(v(vec) t) {
@@ -61,7 +61,7 @@ typedef struct {
  * 1 + x = 2^k (1 + f) with f taken from x itself, so that nothing of a small x is lost. */
 static inline v(log_split) v(split_log1p)(v(vec) x) {
     const v(vec) one = v(set)(1), k = v(exponent)(v(add)(one, x));
-    const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
+    const v(vec) scale = v(power)(v(sub)(v(set)(c(MAGIC)), k));
     return (v(log_split)){v(fma)(x, scale, v(sub)(scale, one)), k};
 }
 
@@ -84,10 +84,9 @@ static inline v(vec) v(log1p_unit)(v(vec) x) {
 /* log(x) for 0 <= x <= 2^126 (f32) or 2^1022 (f64), subnormal numbers included, at most 1.0 ulp (f32, f64). -inf of 0; NaN
  * of NaN and of negative numbers. */
 static inline v(log_split) v(split_log)(v(vec) x) {
-    const v(vec) one = v(set)(1);
     const v(mask) small = v(lt)(x, v(set)(c(TINY)));
     const v(vec) normal = v(select)(small, v(mul)(x, v(set)(c(LIFT))), x), k = v(exponent)(normal);
-    const v(vec) scale = v(shift_exponent)(one, v(sub)(v(set)(c(MAGIC)), k));
+    const v(vec) scale = v(power)(v(sub)(v(set)(c(MAGIC)), k));
     return (v(log_split)){v(fma)(normal, scale, v(set)(-1)), v(sub)(k, v(keep)(small, v(set)(c(LIFT_EXPONENT))))};
 }
 
@@ -116,9 +115,9 @@ static __attribute__((noinline, cold)) v(capped) v(cap_far)(v(vec) x, const v(ca
     const v(exp_parts) part = v(exp_split)(v(max)(lowest, t));
     /* Four times the exponential is normal wherever it is needed, the exponential itself is not. */
     const v(vec) n = v(add)(part.n, v(set)(2)), rise = v(mul)(part.slope, part.reduced);
-    const v(vec) scale = v(mul)(v(set)((v(real))0.25), v(shift_exponent)(one, n));
+    const v(vec) scale = v(mul)(v(set)((v(real))0.25), v(power)(n));
     const v(vec) less_one = v(fma)(rise, scale, v(sub)(scale, one)), plus_one = v(add)(v(set)(2), less_one);
-    const v(vec) e = v(shift_exponent)(v(add)(one, rise), n);
+    const v(vec) e = v(scale)(v(add)(one, rise), n);
     const v(mask) finite = v(lt)(v(abs)(x), v(set)((v(real))INFINITY));
     const v(vec) value = v(mul)(p->cap, v(copysign)(v(div)(less_one, plus_one), x));
     const v(vec) slope = v(div)(e, v(mul)(plus_one, plus_one));

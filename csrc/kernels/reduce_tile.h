@@ -70,7 +70,7 @@ static INLINE void add_to_lane(few_lanes *lanes, int64_t i, tile_sums *all, cons
         fetch_class(&t->second_ahead, k);
     const vec z = t->x[k];
     const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_second(t, mix, k, stream) : z;
-    add_class(&lane, z, a, max, teacher_max, p, stream, transform, 1);
+    add_class(&lane, transform == XENT_LOG_PROBS ? z : v(sub)(z, max), a, teacher_max, p, stream, transform, 1);
 }
 
 static INLINE void clear_lanes(few_lanes *lanes, int64_t n, xent_stream stream) {
@@ -119,23 +119,25 @@ static INLINE void add_lanes(virtual_lanes *lanes, int64_t i, int count, int onc
 /* One block of up to 1,024 classes, relative to `max`. */
 static INLINE tile_sums add_tile(virtual_lanes *lanes, const tile *t, const target_mix *mix, vec max, vec teacher_max,
                                  const transform_plan *p, xent_stream stream, xent_transform transform) {
-    enum { ABREAST = XENT_SIDE_BY_SIDE };
+    /* A temperature leaves AVX2 no registers for more. */
+    const int abreast =
+        XENT_SIDE_BY_SIDE == 2 && transform == XENT_TEMPERATURE && !is_weighted(stream) ? 1 : XENT_SIDE_BY_SIDE;
     const vec zero = v(set)(0), most = v(set)((real)t->classes);
     const int64_t end = t->classes;
     tile_sums sums = {zero, most, zero, zero, zero, most, zero};
     int64_t used = 0, k = 0;
     if (end > 64) {
-        for (; used < 64 / ABREAST; ++used, k += ABREAST)
-            add_lanes(lanes, used, ABREAST, 0, &sums, t, mix, k, max, teacher_max, p, stream, transform);
+        for (; used < 64 / abreast; ++used, k += abreast)
+            add_lanes(lanes, used, abreast, 0, &sums, t, mix, k, max, teacher_max, p, stream, transform);
     } else {
-        for (; k + ABREAST <= end; ++used, k += ABREAST)
-            add_lanes(lanes, used, ABREAST, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
+        for (; k + abreast <= end; ++used, k += abreast)
+            add_lanes(lanes, used, abreast, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
         /* What is left, fewer than there are side by side. */
-        if (ABREAST > 3 && end - k == 3)
+        if (abreast > 3 && end - k == 3)
             add_lanes(lanes, used++, 3, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
-        else if (ABREAST > 2 && end - k == 2)
+        else if (abreast > 2 && end - k == 2)
             add_lanes(lanes, used++, 2, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
-        else if (ABREAST > 1 && end - k == 1)
+        else if (abreast > 1 && end - k == 1)
             add_lanes(lanes, used++, 1, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
     }
     if (used == 0)

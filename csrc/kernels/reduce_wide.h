@@ -27,10 +27,10 @@ static INLINE vec add_exponential(vec t, vec *sum_exp, vec *max_count, int first
     return e;
 }
 
-/* One class of each lane: z its logit, `a` its second stream (of a teacher: z'). */
-static INLINE void add_class(const lane_sums *s, vec z, vec a, vec max, vec teacher_max, const transform_plan *p,
-                             xent_stream stream, xent_transform transform, int holds_max) {
-    const vec zero = v(set)(0), t = transform == XENT_LOG_PROBS ? z : v(sub)(z, max);
+/* One class of each lane: t = z - max of its logit, or a log-probability, `a` its second stream (of a teacher: z'). */
+static INLINE void add_class(const lane_sums *s, vec t, vec a, vec teacher_max, const transform_plan *p, xent_stream stream,
+                             xent_transform transform, int holds_max) {
+    const vec zero = v(set)(0);
     mask counts;
     vec e = zero;
     if (transform != XENT_LOG_PROBS)
@@ -130,20 +130,21 @@ typedef struct {
     vec sum_exp[GROUPS], sum_a[GROUPS], sum_a_t[GROUPS], teacher_sum_exp[GROUPS], max_count, teacher_max_count, apart;
 } block_sums;
 
-/* `count` groups from g on, of n classes each. */
-static INLINE void add_groups(block_sums *s, int g, int count, const wide_block *b, int64_t k, int n, vec max,
+/* `count` groups from g on, of n classes each. The maximum is taken off by adding -max, which reads z from memory: of a
+ * difference it would have to be the second number. */
+static INLINE void add_groups(block_sums *s, int g, int count, const wide_block *b, int64_t k, int n, vec minus_max,
                               vec teacher_max, const target_mix *mix, const transform_plan *p, xent_stream stream,
                               xent_transform transform, int holds_max) {
-    vec z[XENT_SIDE_BY_SIDE], second[XENT_SIDE_BY_SIDE];
+    vec t[XENT_SIDE_BY_SIDE], second[XENT_SIDE_BY_SIDE];
     for (int j = 0; j < count; ++j, k += LANES) {
-        z[j] = load_up_to(b->z + k * (int64_t)sizeof(real), n, (real)-INFINITY);
-        second[j] =
-            is_weighted(stream) || stream == XENT_TEACHER ? load_second(b->second, b->weight, k, n, mix, stream) : z[j];
+        const vec z = load_up_to(b->z + k * (int64_t)sizeof(real), n, (real)-INFINITY);
+        t[j] = transform == XENT_LOG_PROBS ? z : v(add)(z, minus_max);
+        second[j] = is_weighted(stream) || stream == XENT_TEACHER ? load_second(b->second, b->weight, k, n, mix, stream) : z;
     }
     for (int j = 0; j < count; ++j, ++g) {
         const lane_sums lane = {&s->sum_exp[g], &s->sum_a[g],          &s->sum_a_t[g], &s->teacher_sum_exp[g],
                                 &s->max_count,  &s->teacher_max_count, &s->apart,      0};
-        add_class(&lane, z[j], second[j], max, teacher_max, p, stream, transform, holds_max);
+        add_class(&lane, t[j], second[j], teacher_max, p, stream, transform, holds_max);
     }
 }
 
@@ -160,7 +161,7 @@ static INLINE void add_block(xent_sums *sums, wide_block *block, const target_mi
     const wide_block *b = block;
     const char *const next = b->next;
     const int64_t n = b->n, ahead_step = b->ahead_step, second_ahead_step = b->second_ahead_step;
-    const vec max = v(set)((real)sums->max), teacher_max = v(set)((real)sums->teacher_max);
+    const vec minus_max = v(set)((real)-sums->max), teacher_max = v(set)((real)sums->teacher_max);
     const char *z_ahead = b->z_ahead, *second_ahead = b->second_ahead;
     largest of_next = no_largest();
     block_sums s;
@@ -185,11 +186,11 @@ static INLINE void add_block(xent_sums *sums, wide_block *block, const target_mi
         if (transform != XENT_LOG_PROBS)
             raise_largest(&of_next, next + i * (int64_t)sizeof(real));
         for (int g = 0; g < GROUPS; g += XENT_SIDE_BY_SIDE)
-            add_groups(&s, g, XENT_SIDE_BY_SIDE, b, i + g * LANES, LANES, max, teacher_max, mix, p, stream, transform,
+            add_groups(&s, g, XENT_SIDE_BY_SIDE, b, i + g * LANES, LANES, minus_max, teacher_max, mix, p, stream, transform,
                        holds_max);
     }
     for (int g = 0; g < GROUPS && i < n; ++g, i += LANES)
-        add_groups(&s, g, 1, b, i, lanes_left(n - i), max, teacher_max, mix, p, stream, transform, holds_max);
+        add_groups(&s, g, 1, b, i, lanes_left(n - i), minus_max, teacher_max, mix, p, stream, transform, holds_max);
     if (transform != XENT_LOG_PROBS)
         block->next_max = finish_max(of_next, next, n & ~(int64_t)63, b->next_n);
     if (transform != XENT_LOG_PROBS)

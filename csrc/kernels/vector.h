@@ -18,10 +18,10 @@
 /* A stage of its own in the binary, too: compiled once, whoever calls it. */
 #define NOINLINE __attribute__((noinline))
 
-/* 1.5 * 2^(mantissa bits): adding it leaves the nearest integer in the low bits. EXP_LOWEST lies below the logarithm of
- * the smallest normal number (-87.34, -708.40) and rounds to its exponent; TANH_LOWEST is that of a quarter
- * of it; LIFT makes a subnormal number normal. */
-#define f32_constant_MAGIC 0x1.8p23f
+/* 1.5 * 2^(mantissa bits) + the exponent's bias: adding it leaves the nearest integer, as `power` takes it, in the low bits.
+ * EXP_LOWEST lies below the logarithm of the smallest normal number (-87.34, -708.40) and rounds to its exponent;
+ * TANH_LOWEST is that of a quarter of it; LIFT makes a subnormal number normal. */
+#define f32_constant_MAGIC 0x1.8000fep23f
 #define f32_constant_LOG2E 0x1.715476p+0f
 #define f32_constant_LN2 0x1.62e43p-1f
 #define f32_constant_LN2_LOW -0x1.05c61p-29f
@@ -44,7 +44,7 @@ static const float f32_tanh_terms[] = {-0x1.555532d85a07bp-2, 0x1.110726d319320p
 static const float f32_log_terms[] = {0x1.555554fd93853p-1f, 0x1.999a7a9ca1b9cp-2f, 0x1.2438d2dd13bdfp-2f,
                                       0x1.e2f7221dc6be6p-3f};
 
-#define f64_constant_MAGIC 0x1.8p52
+#define f64_constant_MAGIC 0x1.80000000003ffp52
 #define f64_constant_LOG2E 0x1.71547652b82fep+0
 #define f64_constant_LN2 0x1.62e42fefa39efp-1
 #define f64_constant_LN2_LOW 0x1.abc9e3b39803fp-56

@@ -8,7 +8,7 @@
 
 /* Algorithms are specialised for what they are called with: constants become registers, not tests. */
 #define INLINE inline __attribute__((always_inline))
-enum { XENT_SIDE_BY_SIDE = 1, XENT_PANEL_VECTORS = 1 };
+enum { XENT_SIDE_BY_SIDE = 2, XENT_PANEL_VECTORS = 1 };
 
 #define XENT_BOTH(P, F) ((P##_vec){F(lo), F(hi)})
 
@@ -104,14 +104,11 @@ enum { XENT_SIDE_BY_SIDE = 1, XENT_PANEL_VECTORS = 1 };
         _mm256_maskstore_##PS((REAL *)p, _mm256_cast##PS##_si256(m.lo), a.lo);                                              \
         _mm256_maskstore_##PS((REAL *)p + N / 2, _mm256_cast##PS##_si256(m.hi), a.hi);                                      \
     }                                                                                                                       \
-    static inline R P##_shift_half(R a, R y) {                                                                              \
-        return _mm256_castsi256_##PS(                                                                                       \
-            _mm256_add_##EPI(_mm256_cast##PS##_si256(a), _mm256_slli_##EPI(_mm256_cast##PS##_si256(y), MANTISSA)));         \
+    static inline R P##_power_half(R y) {                                                                                   \
+        return _mm256_castsi256_##PS(_mm256_slli_##EPI(_mm256_cast##PS##_si256(y), MANTISSA));                              \
     }                                                                                                                       \
-    static inline P##_vec P##_shift_exponent(P##_vec a, P##_vec y) {                                                        \
-        return (P##_vec){P##_shift_half(a.lo, y.lo), P##_shift_half(a.hi, y.hi)};                                           \
-    }                                                                                                                       \
-    static inline P##_vec P##_scale(P##_vec a, P##_vec y) { return P##_mul(a, P##_shift_exponent(P##_set(1), y)); }         \
+    static inline P##_vec P##_power(P##_vec y) { return (P##_vec){P##_power_half(y.lo), P##_power_half(y.hi)}; }            \
+    static inline P##_vec P##_scale(P##_vec a, P##_vec y) { return P##_mul(a, P##_power(y)); }                              \
     static inline R P##_exponent_half(R a) {                                                                                \
         __m256i k = _mm256_srli_##EPI(                                                                                      \
             _mm256_add_##EPI(_mm256_cast##PS##_si256(a), _mm256_set1_##SET1I(ONE_MINUS_SQRT_HALF)), MANTISSA);              \

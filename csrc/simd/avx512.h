@@ -48,12 +48,11 @@ enum { XENT_SIDE_BY_SIDE = 4, XENT_PANEL_VECTORS = 4 };
     static inline VEC P##_select(MASK m, VEC a, VEC b) { return _mm512_mask_mov_##PS(b, m, a); }                            \
     static inline VEC P##_keep(MASK m, VEC a) { return _mm512_maskz_mov_##PS(m, a); }                                       \
     static inline VEC P##_add_where(MASK m, VEC s, VEC a) { return _mm512_mask_add_##PS(s, m, s, a); }                      \
-    static inline VEC P##_shift_exponent(VEC a, VEC y) {                                                                    \
-        return _mm512_castsi512_##PS(                                                                                       \
-            _mm512_add_##EPI(_mm512_cast##PS##_si512(a), _mm512_slli_##EPI(_mm512_cast##PS##_si512(y), MANTISSA)));         \
+    static inline VEC P##_power(VEC y) {                                                                                    \
+        return _mm512_castsi512_##PS(_mm512_slli_##EPI(_mm512_cast##PS##_si512(y), MANTISSA));                              \
     }                                                                                                                       \
     static inline VEC P##_scale(VEC a, VEC y) {                                                                             \
-        return _mm512_scalef_##PS(a, _mm512_sub_##PS(y, _mm512_set1_##PS((REAL)1.5 * TWO_TO_MANTISSA)));                    \
+        return _mm512_scalef_##PS(a, _mm512_sub_##PS(y, _mm512_set1_##PS((REAL)1.5 * TWO_TO_MANTISSA + BIAS)));             \
     }                                                                                                                       \
     static inline VEC P##_exponent(VEC a) {                                                                                 \
         __m512i k = _mm512_srli_##EPI(_mm512_add_##EPI(_mm512_cast##PS##_si512(a), _mm512_set1_##EPI(ONE_MINUS_SQRT_HALF)), \

@@ -149,15 +149,13 @@ static const double f64_iota[] = {0, 1, 2, 3, 4, 5, 6, 7};
     XENT_LIFT_3(P##_vec, P##_select, P##_mask, P##_vec, P##_vec, vbslq_##P)                                                 \
     XENT_LIFT_2(P##_vec, P##_keep, P##_mask, P##_vec, P##_keep_1)                                                           \
     static inline P##_vec P##_add_where(P##_mask m, P##_vec s, P##_vec a) { return P##_select(m, P##_add(s, a), s); }       \
-    static inline VEC P##_shift_exponent_1(VEC a, VEC y) {                                                                  \
-        return P##_from_bits(vaddq_##U(P##_bits(a), vshlq_n_##U(P##_bits(y), MANTISSA)));                                   \
-    }                                                                                                                       \
+    static inline VEC P##_power_1(VEC y) { return P##_from_bits(vshlq_n_##U(P##_bits(y), MANTISSA)); }                      \
     static inline VEC P##_exponent_1(VEC a) {                                                                               \
         const MASK k = vshrq_n_##U(vaddq_##U(P##_bits(a), vdupq_n_##U(ONE_MINUS_SQRT_HALF)), MANTISSA);                     \
         return vsubq_##P(P##_from_bits(vorrq_##U(k, vdupq_n_##U(MAGIC_BITS))), vdupq_n_##P(TWO_TO_MANTISSA + BIAS));        \
     }                                                                                                                       \
-    XENT_LIFT_2(P##_vec, P##_shift_exponent, P##_vec, P##_vec, P##_shift_exponent_1)                                        \
-    static inline P##_vec P##_scale(P##_vec a, P##_vec y) { return P##_mul(a, P##_shift_exponent(P##_set(1), y)); }         \
+    XENT_LIFT_1(P##_vec, P##_power, P##_vec, P##_power_1)                                                                   \
+    static inline P##_vec P##_scale(P##_vec a, P##_vec y) { return P##_mul(a, P##_power(y)); }                              \
     XENT_LIFT_1(P##_vec, P##_exponent, P##_vec, P##_exponent_1)                                                             \
     static inline REAL P##_get(P##_vec a) { return vgetq_lane_##P(a.at[0], 0); }                                            \
     static inline REAL P##_max_of(P##_vec a) {                                                                              \

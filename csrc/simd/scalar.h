@@ -160,16 +160,13 @@ enum { XENT_SIDE_BY_SIDE = 1, XENT_PANEL_VECTORS = 1 };
         XENT_EACH(N) s.at[i] = m.at[i] ? s.at[i] + a.at[i] : s.at[i];                                                       \
         return s;                                                                                                           \
     }                                                                                                                       \
-    /* a * 2^n by an integer addition to the exponent field, n being the low bits of y. */                                  \
-    static inline P##_vec P##_shift_exponent(P##_vec a, P##_vec y) {                                                        \
-        XENT_EACH(N) a.at[i] = P##_from_bits(P##_bits(a.at[i]) + (P##_bits(y.at[i]) << MANTISSA));                          \
-        return a;                                                                                                           \
+    /* 2^n, y being 1.5 * 2^MANTISSA + BIAS + n: the low bits of y as an exponent. */                                       \
+    static inline P##_vec P##_power(P##_vec y) {                                                                            \
+        XENT_EACH(N) y.at[i] = P##_from_bits(P##_bits(y.at[i]) << MANTISSA);                                                \
+        return y;                                                                                                           \
     }                                                                                                                       \
-    /* a * 2^n, y being 1.5 * 2^MANTISSA + n, where 2^n and the product are normal numbers; of a NaN, NaN. */               \
-    static inline P##_vec P##_scale(P##_vec a, P##_vec y) {                                                                 \
-        XENT_EACH(N) a.at[i] *= P##_from_bits((P##_bits(y.at[i]) << MANTISSA) + ONE);                                       \
-        return a;                                                                                                           \
-    }                                                                                                                       \
+    /* a * 2^n, where 2^n and the product are normal numbers; of a NaN, NaN. */                                             \
+    static inline P##_vec P##_scale(P##_vec a, P##_vec y) { return P##_mul(a, P##_power(y)); }                              \
     /* k with a * 2^-k in [sqrt(1/2), sqrt(2)), for normal a > 0. */                                                        \
     static inline P##_vec P##_exponent(P##_vec a) {                                                                         \
         XENT_EACH(N) {                                                                                                      \

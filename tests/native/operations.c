@@ -78,10 +78,10 @@ static void print(const char *type, const char *name, uint64_t digest) {
         const P##_vec off = P##_keep(P##_lt(P##_abs(a), P##_set((P##_real)0.25)), a);                                       \
         return P##_select(P##_eq(a, a), P##_add(P##_set(1), off), a);                                                       \
     }                                                                                                                       \
-    /* -n as `scale` takes it. */                                                                                           \
-    static P##_vec P##_power(uint64_t n) {                                                                                  \
-        const P##_real one_and_a_half = sizeof(P##_real) == 8 ? (P##_real)0x1.8p52 : (P##_real)0x1.8p23f;                   \
-        return P##_set(one_and_a_half - (P##_real)n);                                                                       \
+    /* -n as `power` and `scale` take it. */                                                                                \
+    static P##_vec P##_exponent_of(uint64_t n) {                                                                            \
+        const P##_real zero = sizeof(P##_real) == 8 ? (P##_real)0x1.80000000003ffp52 : (P##_real)0x1.8000fep23f;            \
+        return P##_set(zero - (P##_real)n);                                                                                 \
     }                                                                                                                       \
                                                                                                                             \
     static void P##_in_memory(char *end) {                                                                                  \
@@ -150,8 +150,8 @@ static void print(const char *type, const char *name, uint64_t digest) {
         SHOW(P, "select", P##_select(P##_lt(a, b), b, c))                                                                   \
         SHOW(P, "keep", P##_keep(P##_lt(a, b), c))                                                                          \
         SHOW(P, "add_where", P##_add_where(P##_lt(a, b), P##_sum_so_far(c), b))                                             \
-        SHOW(P, "shift_exponent", P##_shift_exponent(a, b))                                                                 \
-        SHOW(P, "scale", P##_scale(P##_about_one(a), P##_power(i % 120)))                                                   \
+        SHOW(P, "power", P##_power(a))                                                                                      \
+        SHOW(P, "scale", P##_scale(P##_about_one(a), P##_exponent_of(i % 120)))                                             \
         SHOW(P, "exponent", P##_exponent(P##_positive(a)))                                                                  \
         SHOW(P, "get", P##_set(P##_get(a)))                                                                                 \
         SHOW(P, "max_of", P##_set(P##_max_of(P##_numbers(a)) + 0))                                                          \
