@@ -201,9 +201,9 @@ def small_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Logits that are all kept, or where the gradient of the weight will be alone; three rows at a time."""
     constants = {"SHARD_BYTES": 1, "WHOLE_BYTES": 1}
     if request.param == "again":
-        constants |= {"KEPT_BYTES": 0, "KEPT_OF_ALL": 1}
+        constants |= {"EXTRA_BYTES": 0, "KEPT_OF_ALL": 1}
     if request.param == "rows":
-        constants |= {"SHARD_ROWS": 3}
+        constants |= {"SHARD_ROWS": 3, "PACKED_ROWS": 3}
     for name, value in constants.items():
         monkeypatch.setattr(_shards, name, value)
 

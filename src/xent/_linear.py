@@ -172,9 +172,13 @@ class Linear(RowBlocks):
         self.own = is_own(weight, self.dtype)
         self.with_grad = hidden.grad is not None or weight.grad is not None
 
+    def slice_bytes(self) -> int:
+        """Return the size of a slice. The library's own products of fewer classes are as fast."""
+        return SLICE_BYTES // 2 if self.own else SLICE_BYTES
+
     def slices(self, begin: int, end: int) -> Iterator[slice]:
         """Yield the slices of some classes; of none, one."""
-        step = max(1, SLICE_BYTES // (max(1, self.features) * self.dtype.itemsize))
+        step = max(1, self.slice_bytes() // (max(1, self.features) * self.dtype.itemsize))
         for start in range(begin, max(begin + 1, end), step):
             yield slice(start, min(start + step, end))
 
@@ -217,7 +221,11 @@ class Linear(RowBlocks):
 
     def block_rows(self) -> int:
         """Return how many rows a block may have."""
-        most = BLOCK_BYTES if self.with_grad or not self.divides else min(BLOCK_BYTES, _shards.SHARD_BYTES)
+        most = (
+            BLOCK_BYTES
+            if self.with_grad or not self.divides
+            else min(BLOCK_BYTES, _shards.SHARD_BYTES)
+        )
         return max(BLOCK_ROWS, most // self.row_bytes())
 
     def run_block(self, block: Block, divisor: float) -> None:

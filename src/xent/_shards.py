@@ -10,7 +10,7 @@ there is kept apart, up to a limit, and a few shards that have none at all are m
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 # Classes that are summed relative to one maximum, and those whose sums go on: a shard ends at a multiple of the former, and
 # within the latter.
 BLOCK, CHUNK = 1024, 16384
-# The size of a shard, which the caches hold, and the most rows it may have where losses are all that is wanted: as many as
-# `xent_multiply` packs at once. BLAS needs some hundreds of rows and of classes to be fast.
-SHARD_BYTES, SHARD_ROWS = 4 << 20, 1020
-# With gradients, whose rows are one block: logits of a size that is divided, the largest shard, what is kept apart from the
-# gradient of the weight, and how many shards are kept for each that is multiplied again.
-WHOLE_BYTES, WIDEST_BYTES, KEPT_BYTES, KEPT_OF_ALL = 16 << 20, 16 << 20, 44 << 20, 8
+# The size of a shard, which the caches hold, and the most rows it may have where losses are all that is wanted. BLAS needs
+# some hundreds of rows and of classes to be fast; xent_multiply packs 1,020 rows at once.
+SHARD_BYTES, SHARD_ROWS, PACKED_ROWS = 4 << 20, 1024, 1020
+# With gradients, whose rows are one block: logits of a size that is divided; the largest shard; all that is allocated; and
+# how many shards there are for each that may be multiplied again.
+WHOLE_BYTES, WIDEST_BYTES, EXTRA_BYTES, KEPT_OF_ALL = 16 << 20, 16 << 20, 60 << 20, 6
 # The chunks whose sums are merged at once.
 CHUNKS = 32
 
@@ -162,28 +162,37 @@ class Shards:
 
 def shards_of(linear: Linear, rows: int) -> Shards | None:
     """Return the shards of blocks of so many rows in all; None: their logits are better computed as a whole."""
-    size, classes = linear.dtype.itemsize, linear.classes
-    if classes <= BLOCK or rows * linear.row_bytes() <= (
-        WHOLE_BYTES if linear.with_grad else SHARD_BYTES
-    ):
+    size, most = linear.dtype.itemsize, PACKED_ROWS if linear.own else SHARD_ROWS
+    whole = rows * linear.row_bytes() <= (WHOLE_BYTES if linear.with_grad else SHARD_BYTES)
+    if whole or linear.classes <= BLOCK:
         return None
     if not linear.with_grad:
-        if SHARD_BYTES // linear.row_bytes() >= SHARD_ROWS:
+        if SHARD_BYTES // linear.row_bytes() >= most:
             return None
-        rows = -(-rows // -(-rows // SHARD_ROWS))
+        rows = ceil(rows / ceil(rows / most))
     width = BLOCK
     while width < CHUNK and 2 * width * rows * size <= SHARD_BYTES:
         width *= 2
     if not linear.with_grad:
         return Shards(linear, rows, width, [])
-    if width * rows * size > WIDEST_BYTES:
-        return None
+    places = places_of(linear, rows, width) if width * rows * size <= WIDEST_BYTES else None
+    return Shards(linear, rows, width, places) if places else None
+
+
+def places_of(linear: Linear, rows: int, width: int) -> list[Array | None] | None:
+    """Return where the logits of each shard are kept, None for a shard that is not; None if these are too many."""
+    classes, starts = linear.classes, range(0, linear.classes, width)
     memory = gradient_memory(linear)
     # From the first number of a class to that of the next one: no shard begins before what is written until it is read.
     step = max(rows, len(memory) // classes)
+    # What else is allocated: a shard; a product for the hidden states, and these converted or the sum of such products;
+    # slices.
+    needed = (
+        rows * (width + 2 * linear.features)
+    ) * linear.dtype.itemsize + 2 * linear.slice_bytes()
+    room = (EXTRA_BYTES - needed) // linear.dtype.itemsize
     places: list[Array | None] = []
-    room = KEPT_BYTES // size
-    for start in range(0, classes, width):
+    for start in starts:
         at, count = start * step, rows * min(width, classes - start)
         if at + count <= len(memory):
             places.append(memory[at : at + count])
@@ -192,9 +201,9 @@ def shards_of(linear: Linear, rows: int) -> Shards | None:
             places.append(empty_array((count,), linear.dtype))
         else:
             places.append(None)
-    if sum(place is None for place in places) * KEPT_OF_ALL > len(places):
-        return None
-    return Shards(linear, rows, width, places)
+            if sum(place is None for place in places) * KEPT_OF_ALL > len(starts):
+                return None
+    return places
 
 
 def gradient_memory(linear: Linear) -> Array:
