@@ -199,11 +199,11 @@ def test_rows_need_not_fill_their_blocks(monkeypatch):
 @pytest.fixture(params=["kept", "again", "rows"])
 def small_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits that are all kept, or where the gradient of the weight will be alone; three rows at a time."""
-    constants = {"SHARD_BYTES": 1, "WHOLE_BYTES": 1}
+    constants = dict.fromkeys(("OWN_BYTES", "BLAS_BYTES", "THREAD_BYTES", "WHOLE_BYTES"), 1)
     if request.param == "again":
         constants |= {"EXTRA_BYTES": 0, "KEPT_OF_ALL": 1}
     if request.param == "rows":
-        constants |= {"SHARD_ROWS": 3, "PACKED_ROWS": 3}
+        constants |= {"OWN_ROWS": 3, "BLAS_ROWS": 3}
     for name, value in constants.items():
         monkeypatch.setattr(_shards, name, value)
 
@@ -627,6 +627,44 @@ def test_any_other_overlap_is_an_error(dtype):
             )
     assert (memory == 0.25).all()
     assert (rows == 1).all()
+
+
+# A shard and a slice of the weight, with what they are converted from; sums of a chunk's rows, which are copied to be merged.
+SHARD, SLICE, SUMS = 8 << 20, 6 << 20, 3 * 152 * 1024
+
+
+@pytest.mark.parametrize("form", ["float32", "ignored", "bfloat16", "float64", "soft"])
+@pytest.mark.parametrize(("rows", "classes"), [(4096, 20_000), (1500, 100_000)])
+def test_extra_memory_of_a_loss_is_a_shard(rows, classes, form):
+    """Whatever rows and classes there are."""
+    dtypes = {"bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+    dtype = np.dtype(dtypes.get(form, np.float32))
+    hidden, weight = np.zeros((rows, 8), dtype), np.zeros((classes, 8), dtype)
+    targets: Any = np.arange(rows)
+    extra = SHARD + SUMS * (1 + classes // 16384) + OWN + SLICE
+    if form == "ignored":
+        targets[::3] = -100
+    if form == "soft":
+        targets = np.broadcast_to(np.float64(1 / classes), (rows, classes))
+        extra += SHARD
+
+    def call() -> None:
+        assert abs(linear(hidden, weight, targets) / np.log(classes) - 1) < 0.01
+
+    call()
+    assert extra_memory(call) < extra
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_extra_memory_of_gradients_in_shards(dtype):
+    """Of 1,024 rows of 1,024 features and 32,768 classes, whose logits are 134 MB."""
+    hidden, weight = np.ones((1024, 1024), dtype), np.ones((32768, 1024), dtype)
+    grads = np.empty_like(hidden), np.empty_like(weight)
+
+    def call() -> None:
+        linear(hidden, weight, np.arange(1024), return_grad=True, grad_out=grads)
+
+    assert extra_memory(call) < (24_000_000 if dtype == np.float32 else 64_000_000)
 
 
 BIG, NARROW = (16384, 16384), 8

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from xent import _arguments as arguments
-from xent import _core, _shards
+from xent import _core
 from xent._arguments import Precision
 from xent._blocks import Array, Block, RowBlocks, blocks, numbers, rounded, stored, unread
 from xent._functions import linear_request
 from xent._pool import count_call, empty_array
 from xent._request import Request
-from xent._shards import Shards, shards_of
+from xent._shards import Shards, shard_bytes, shards_of
 
 # The size of a block of logits, and its least number of rows. BLAS needs some hundred rows to be fast: with 256 a product
 # takes up to 1.2 times as long for each row as with 1024, with 64 twice as long.
@@ -221,11 +221,9 @@ class Linear(RowBlocks):
 
     def block_rows(self) -> int:
         """Return how many rows a block may have."""
-        most = (
-            BLOCK_BYTES
-            if self.with_grad or not self.divides
-            else min(BLOCK_BYTES, _shards.SHARD_BYTES)
-        )
+        most = BLOCK_BYTES
+        if self.divides and not self.with_grad:
+            most = min(most, shard_bytes(self))
         return max(BLOCK_ROWS, most // self.row_bytes())
 
     def run_block(self, block: Block, divisor: float) -> None:

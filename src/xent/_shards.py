@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xent import _core
 from xent._blocks import Array, Block, copied, unread
-from xent._core import merge_sums
 from xent._pool import empty_array
 from xent.stages import CORE
 
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 # Classes that are summed relative to one maximum, and those whose sums go on: a shard ends at a multiple of the former, and
 # within the latter.
 BLOCK, CHUNK = 1024, 16384
-# The size of a shard, which the caches hold, and the most rows it may have where losses are all that is wanted. BLAS needs
-# some hundreds of rows and of classes to be fast; xent_multiply packs 1,020 rows at once.
-SHARD_BYTES, SHARD_ROWS, PACKED_ROWS = 4 << 20, 1024, 1020
+# The size of a shard, which the caches hold, and the most rows it may have where losses are all that is wanted, of the
+# library's own products and of BLAS: that packs all rows anew for each shard, xent_multiply 1,020 of them at a time. Of many
+# threads each has its part of a shard, up to a limit for all.
+OWN_BYTES, OWN_ROWS, BLAS_BYTES, BLAS_ROWS = 4 << 20, 1020, 8 << 20, 1024
+THREAD_BYTES, MOST_BYTES = 1 << 20, 64 << 20
 # With gradients, whose rows are one block: logits of a size that is divided; the largest shard; all that is allocated; and
 # how many shards there are for each that may be multiplied again.
 WHOLE_BYTES, WIDEST_BYTES, EXTRA_BYTES, KEPT_OF_ALL = 16 << 20, 16 << 20, 60 << 20, 6
@@ -98,10 +100,10 @@ class Shards:
             self.linear.write_logits(logits, start)
             if start % CHUNK == 0:
                 if len(chunks) == CHUNKS:
-                    chunks = [merge_sums(chunks, rows)[0]]
+                    chunks = [_core.merge_sums(chunks, rows)[0]]
                 chunks.append(np.zeros(rows, CORE))
             self.stage("reduce", self.part(logits, classes), chunks[-1], start, start % CHUNK > 0)
-        merged: Array = merge_sums(chunks, rows)[0]
+        merged: Array = _core.merge_sums(chunks, rows)[0]
         return merged
 
     def losses(self, sums: Array) -> Array:
@@ -121,7 +123,7 @@ class Shards:
         """Compute losses anew that may be beyond the range of what they are summed in, from whole rows, a few at a time."""
         linear = self.linear
         doubtful = np.flatnonzero(~np.isfinite(losses))
-        step = max(1, SHARD_BYTES // max(1, linear.classes * linear.dtype.itemsize))
+        step = max(1, shard_bytes(linear) // linear.row_bytes())
         positions = np.arange(prod(linear.shape)).reshape(linear.shape)[self.block].reshape(-1)
         states, block = linear.states, self.block
         for start in range(0, len(doubtful), step):
@@ -162,21 +164,29 @@ class Shards:
 
 def shards_of(linear: Linear, rows: int) -> Shards | None:
     """Return the shards of blocks of so many rows in all; None: their logits are better computed as a whole."""
-    size, most = linear.dtype.itemsize, PACKED_ROWS if linear.own else SHARD_ROWS
-    whole = rows * linear.row_bytes() <= (WHOLE_BYTES if linear.with_grad else SHARD_BYTES)
-    if whole or linear.classes <= BLOCK:
+    size, shard = linear.dtype.itemsize, shard_bytes(linear)
+    if linear.classes <= BLOCK:
+        return None
+    if rows * linear.row_bytes() <= (WHOLE_BYTES if linear.with_grad else shard):
         return None
     if not linear.with_grad:
-        if SHARD_BYTES // linear.row_bytes() >= most:
+        most = OWN_ROWS if linear.own else BLAS_ROWS
+        if shard // linear.row_bytes() >= most:
             return None
         rows = ceil(rows / ceil(rows / most))
+    elif BLOCK * rows * size > WIDEST_BYTES:
+        return None
     width = BLOCK
-    while width < CHUNK and 2 * width * rows * size <= SHARD_BYTES:
+    while width < CHUNK and 2 * width * rows * size <= shard:
         width *= 2
-    if not linear.with_grad:
-        return Shards(linear, rows, width, [])
-    places = places_of(linear, rows, width) if width * rows * size <= WIDEST_BYTES else None
-    return Shards(linear, rows, width, places) if places else None
+    places = places_of(linear, rows, width) if linear.with_grad else []
+    return None if places is None else Shards(linear, rows, width, places)
+
+
+def shard_bytes(linear: Linear) -> int:
+    """Return the size of a shard."""
+    of_threads = min(_core.get_num_threads() * THREAD_BYTES, MOST_BYTES)
+    return max(OWN_BYTES if linear.own else BLAS_BYTES, of_threads)
 
 
 def places_of(linear: Linear, rows: int, width: int) -> list[Array | None] | None:
