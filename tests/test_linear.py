@@ -629,7 +629,7 @@ def test_any_other_overlap_is_an_error(dtype):
     assert (rows == 1).all()
 
 
-# A shard and a slice of the weight, with what they are converted from; sums of a chunk's rows, which are copied to be merged.
+# A shard; a slice of the weight, and what it is converted from; sums of the rows of a chunk, which are copied to be merged.
 SHARD, SLICE, SUMS = 8 << 20, 6 << 20, 3 * 152 * 1024
 
 

@@ -65,9 +65,9 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
     const double e = call->label_smoothing;
     const int64_t n = num_classes(call);
     xent_plan plan = {
-        .layout = vector_axis >= 0                               ? XENT_COLUMNS
+        .layout = vector_axis >= 0                              ? XENT_COLUMNS
                   : call->classes <= narrow && !call->continues ? XENT_NARROW
-                                                                 : XENT_WIDE,
+                                                                : XENT_WIDE,
         .logits_class_step = class_step(call->logits_class_step, storage_bytes(call)),
         .soft_class_step = class_step(call->soft_class_step, soft_bytes(call)),
         .out_class_step = class_step(call->out_class_step, storage_bytes(call)),

@@ -340,8 +340,8 @@ static void reduce_chunk(xent_sums *sums, const block_reader *from, const wide_r
     }
 }
 
-/* Classes begin..end, from one chunk's first, unless its sums go on, to another's last. Where the target alone is read, there
- * is no kernel. */
+/* Classes begin..end, from one chunk's first, unless its sums go on, to another's last. Where the target alone is read,
+ * there is no kernel. */
 static void reduce_row(const block_reader *from, const wide_row *row, int64_t begin, int64_t end, known_max *known,
                        xent_sums *chunks, const target_mix *mix) {
     const xent_plan *plan = from->plan;

@@ -197,10 +197,11 @@ static void check_continued(const xent_call *whole, int second_bytes, const char
         call = part(whole, 0, begin, end, chunks[k], second_bytes);
         call.continues = begin % CHUNK != 0;
         all[k] = chunks[k];
-        chunks[k][0].temperature += call.continues;
+        const double temperature = chunks[k][0].temperature;
+        chunks[k][0].temperature = -1;
         if (call.continues && (xent_reduce(&call) != XENT_BAD_ARGUMENT || strcmp(call.bad_argument, "continues")))
             fail("sums of another call went on", name, classes, 1, 0, 0);
-        chunks[k][0].temperature -= call.continues;
+        chunks[k][0].temperature = temperature;
         must(xent_reduce(&call), &call, name);
     }
     if (xent_merge(merged, all, (classes + CHUNK - 1) / CHUNK, rows, NULL) != XENT_OK ||
