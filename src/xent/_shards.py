@@ -34,6 +34,8 @@ THREAD_BYTES, MOST_BYTES = 1 << 20, 64 << 20
 # With gradients, whose rows are one block: logits of a size that is divided; the largest shard; all that is allocated; and
 # how many shards there are for each that may be multiplied again.
 WHOLE_BYTES, WIDEST_BYTES, EXTRA_BYTES, KEPT_OF_ALL = 16 << 20, 16 << 20, 60 << 20, 6
+# Numbers between the rows of a shard. A power of two from row to row would put all rows in the same places of the caches.
+APART = 16
 # The chunks whose sums are merged at once.
 CHUNKS = 32
 
@@ -45,7 +47,7 @@ class Shards:
         self.linear, self.rows, self.places = linear, rows, places
         starts = range(0, linear.classes, width)
         self.shards = [slice(start, min(start + width, linear.classes)) for start in starts]
-        self.room = empty_array((rows * width,), linear.dtype)
+        self.room = empty_array((rows, width + APART), linear.dtype)
 
     def run_block(self, block: Block, divisor: float) -> None:
         """Compute the losses of a block, and its part of the gradients."""
@@ -64,11 +66,13 @@ class Shards:
     def logits(self, number: int) -> Array:
         """Return the place of a shard's logits."""
         place = self.places[number] if self.places else None
-        return self.shaped(self.room if place is None else place, self.shards[number])
+        room = self.scratch(number)
+        return room if place is None else place.reshape(room.shape)
 
-    def shaped(self, place: Array, classes: slice) -> Array:
-        rows, width = len(self.linear.states), classes.stop - classes.start
-        return place[: rows * width].reshape(rows, width)
+    def scratch(self, number: int) -> Array:
+        """Return the place that shards share."""
+        classes = self.shards[number]
+        return self.room[: len(self.linear.states), : classes.stop - classes.start]
 
     def part(self, logits: Array, classes: slice | None, **more: Any) -> Any:
         """Return the request for the block's rows, of a shard of the classes or of all."""
@@ -147,7 +151,7 @@ class Shards:
             place, result = linear.place_of_hidden(self.block, apart=True)
             product = None if linear.own else empty_array(result.shape, linear.dtype)
         for number, classes in enumerate(self.shards):
-            logits, gradient = self.logits(number), self.shaped(self.room, classes)
+            logits, gradient = self.logits(number), self.scratch(number)
             if self.places[number] is None:
                 linear.write_logits(logits, classes.start)
             part = self.part(logits, classes, out=gradient)
