@@ -194,7 +194,7 @@ class Linear(RowBlocks):
     def blocks(self, divisor: float) -> Iterator[Block]:
         """Yield blocks of rows that count, all of nearly the same size; loss and gradient of other rows are set to zero."""
         counts = self.counts(divisor)
-        all_count, rows = bool(counts.all()), np.count_nonzero(counts)
+        all_count, rows = bool(counts.all()), int(np.count_nonzero(counts))
         if not all_count:
             assert self.loss is not None
             self.loss[~counts] = 0
