@@ -194,6 +194,10 @@ typedef struct {
 
     /* XENT_CROSS_ENTROPY: added to the logits of each row, before the cap, rounded to the compute type. */
     const void *class_bias; /* (classes,), compute type and aligned to it, or NULL */
+
+    /* xent_reduce alone, of contiguous classes: `sums` are those of the classes before, and go on, as if all had been in one
+     * array. The shard begins at a multiple of 1,024 classes and ends at the next one of 16,384 at the latest. */
+    int continues;
 } xent_call;
 
 /* Cross-entropy, f32, mean, temperature 1, no arrays. */

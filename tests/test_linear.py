@@ -15,7 +15,7 @@ from calls import OPTIONS, REDUCTIONS, assert_same
 from test_half import HALVES
 from test_layout import LAYOUTS
 from tolerance import assert_within, expect
-from xent import _linear
+from xent import _linear, _shards
 from xent._blocks import bfloat16_bits, float16
 
 NAMES = ("hidden", "weight", "bias")
@@ -194,6 +194,80 @@ def test_rows_need_not_fill_their_blocks(monkeypatch):
     targets = targets_of("index", (1001, 2), float)
     check(hidden, weight, targets)
     assert set(sizes) == {91}
+
+
+@pytest.fixture(params=["kept", "again", "rows"])
+def small_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that are all kept, or where the gradient of the weight will be alone; three rows at a time."""
+    constants = dict.fromkeys(("OWN_BYTES", "BLAS_BYTES", "THREAD_BYTES", "WHOLE_BYTES"), 1)
+    if request.param == "again":
+        constants |= {"EXTRA_BYTES": 0, "KEPT_OF_ALL": 1}
+    if request.param == "rows":
+        constants |= {"OWN_ROWS": 3, "BLAS_ROWS": 3}
+    for name, value in constants.items():
+        monkeypatch.setattr(_shards, name, value)
+
+
+DIVIDED = [((5, 1025), 3), ((2, 3, 3000), 5), ((3, 17_500), 2), ((2, 1, 35_000), 6)]
+
+
+@pytest.mark.parametrize("kind", ["index", "soft"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_shards(dtype, option, kind, small_shards):
+    for shape, features in DIVIDED if option == "everything" else DIVIDED[:2]:
+        hidden, weight, bias = problem(shape, features, dtype)
+        targets, given = targets_of(kind, shape, dtype), OPTIONS[option](shape)
+        for reduction in REDUCTIONS:
+            check(hidden, weight, targets, what=f"{shape}", bias=bias, reduction=reduction, **given)
+        # In parts, which BLAS may sum in another order: to the bit where sums are exact.
+        hidden, weight, bias = exact_problem(shape, features, dtype)
+        expected = xent.cross_entropy(hidden @ weight.T + bias, targets, reduction="none", **given)
+        found = linear(hidden, weight, targets, bias=bias, reduction="none", **given)
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize("half", HALVES[:2], ids=lambda half: half.name)
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_shards_change_no_bit_of_half_types(half, kind, small_shards):
+    for shape, features in DIVIDED:
+        hidden, weight, bias = (half.narrow(a) for a in problem(shape, features, np.float32))
+        targets = targets_of(kind, shape, np.float32)
+        if kind == "index":
+            targets.flat[1::3] = -100
+        given = OPTIONS["everything"](shape) | {"bias": bias, "reduction": "sum"}
+        found = linear(hidden, weight, targets, return_grad=True, **given)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_linear, "shards_of", lambda linear, rows: None)
+            whole = linear(hidden, weight, targets, return_grad=True, **given)
+        assert_same(found[0], whole[0])
+        assert_same(found[1], whole[1])
+
+
+def test_shards_in_place(small_shards):
+    hidden, weight, bias = problem((6, 3000), 4, float)
+    targets = targets_of("index", (6, 3000), float)
+    expected = linear(hidden, weight, targets, bias=bias, return_grad=True)
+    given = hidden.copy()
+    loss, grads = linear(
+        given, weight, targets, bias=bias, return_grad=True, grad_out=(given, None, None)
+    )
+    assert grads[0] is given
+    assert_same(loss, expected[0])
+    for grad, wanted in zip(grads, expected[1], strict=True):
+        assert_same(grad, wanted)
+
+
+def test_costs_beyond_the_range_of_a_sum_in_shards(small_shards):
+    """Smoothed labels of logits near the end of float32's range: the sum of their costs is beyond it, the loss is not."""
+    hidden = np.array([[1], [0.5], [1]], np.float32)
+    weight = np.linspace(-1e37, 1e37, 3000, dtype=np.float32)[:, np.newaxis]
+    targets = np.array([2999, 0, 1])
+    logits = hidden @ weight.T
+    given = {"label_smoothing": 0.25, "reduction": "none"}
+    expected = xent.cross_entropy(logits, targets, **given)
+    assert np.isfinite(expected).all()
+    assert_same(linear(hidden, weight, targets, **given), expected)
+    assert_same(linear(hidden, weight, targets, return_grad=True, **given)[0], expected)
 
 
 # Rows that do not count.
@@ -553,6 +627,44 @@ def test_any_other_overlap_is_an_error(dtype):
             )
     assert (memory == 0.25).all()
     assert (rows == 1).all()
+
+
+# A shard; a slice of the weight, and what it is converted from; sums of the rows of a chunk, which are copied to be merged.
+SHARD, SLICE, SUMS = 8 << 20, 6 << 20, 3 * 152 * 1024
+
+
+@pytest.mark.parametrize("form", ["float32", "ignored", "bfloat16", "float64", "soft"])
+@pytest.mark.parametrize(("rows", "classes"), [(4096, 20_000), (1500, 100_000)])
+def test_extra_memory_of_a_loss_is_a_shard(rows, classes, form):
+    """Whatever rows and classes there are."""
+    dtypes = {"bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+    dtype = np.dtype(dtypes.get(form, np.float32))
+    hidden, weight = np.zeros((rows, 8), dtype), np.zeros((classes, 8), dtype)
+    targets: Any = np.arange(rows)
+    extra = SHARD + SUMS * (1 + classes // 16384) + OWN + SLICE
+    if form == "ignored":
+        targets[::3] = -100
+    if form == "soft":
+        targets = np.broadcast_to(np.float64(1 / classes), (rows, classes))
+        extra += SHARD
+
+    def call() -> None:
+        assert abs(linear(hidden, weight, targets) / np.log(classes) - 1) < 0.01
+
+    call()
+    assert extra_memory(call) < extra
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_extra_memory_of_gradients_in_shards(dtype):
+    """Of 1,024 rows of 1,024 features and 32,768 classes, whose logits are 134 MB."""
+    hidden, weight = np.ones((1024, 1024), dtype), np.ones((32768, 1024), dtype)
+    grads = np.empty_like(hidden), np.empty_like(weight)
+
+    def call() -> None:
+        linear(hidden, weight, np.arange(1024), return_grad=True, grad_out=grads)
+
+    assert extra_memory(call) < (24_000_000 if dtype == np.float32 else 64_000_000)
 
 
 BIG, NARROW = (16384, 16384), 8

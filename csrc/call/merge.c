@@ -29,18 +29,23 @@ static const xent_sums *shard_of_argmax(const xent_sums *a, const xent_sums *b) 
     return a->max >= b->max ? a : b;
 }
 
-/* Two neighbouring shards. */
-static xent_sums merged_pair(const xent_sums *a, const xent_sums *b, const xent_kernels *kernels) {
-    const xent_sums parts[2] = {*a, *b}, *const target = b->has_target ? b : a;
-    xent_sums row = kernels->merge(parts, 2, a->temperature, (xent_stream)a->stream);
+/* Neighbouring shards, as many as are merged at once: their sums are rounded once then. */
+enum { AT_ONCE = 32 };
+
+static xent_sums merge_row(const xent_sums *parts, int64_t n, const xent_kernels *kernels) {
+    const xent_sums *target = parts, *largest = parts;
+    xent_sums row = kernels->merge(parts, n, parts->temperature, (xent_stream)parts->stream);
+    for (const xent_sums *part = parts + 1; part < parts + n; ++part) {
+        target = part->has_target ? part : target;
+        largest = shard_of_argmax(largest, part);
+        row.num_classes = part->num_classes > row.num_classes ? part->num_classes : row.num_classes;
+    }
     row.target_logit = target->target_logit;
     row.target_weight = target->target_weight;
     row.target_slope = target->target_slope;
     row.has_target = target->has_target;
-    row.argmax = shard_of_argmax(a, b)->argmax;
-    row.class_begin = a->class_begin;
-    row.class_end = b->class_end;
-    row.num_classes = a->num_classes > b->num_classes ? a->num_classes : b->num_classes;
+    row.argmax = largest->argmax;
+    row.class_end = parts[n - 1].class_end;
     return row;
 }
 
@@ -58,10 +63,16 @@ xent_status xent_merge(xent_sums *merged, const xent_sums *const *shards, int64_
             return XENT_BAD_ARGUMENT;
         }
     for (int64_t r = 0; r < rows; ++r) {
-        xent_sums row = shards[0][r];
-        for (int64_t k = 1; k < count; ++k)
-            row = merged_pair(&row, &shards[k][r], kernels);
-        merged[r] = row;
+        xent_sums parts[AT_ONCE];
+        int64_t n = 0;
+        for (int64_t k = 0; k < count; ++k) {
+            if (n == AT_ONCE) {
+                parts[0] = merge_row(parts, n, kernels);
+                n = 1;
+            }
+            parts[n++] = shards[k][r];
+        }
+        merged[r] = merge_row(parts, n, kernels);
     }
     return XENT_OK;
 }

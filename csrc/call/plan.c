@@ -70,9 +70,9 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
     const double e = call->label_smoothing;
     const int64_t n = num_classes(call);
     xent_plan plan = {
-        .layout = vector_axis >= 0          ? XENT_COLUMNS
-                  : call->classes <= narrow ? XENT_NARROW
-                                            : XENT_WIDE,
+        .layout = vector_axis >= 0                              ? XENT_COLUMNS
+                  : call->classes <= narrow && !call->continues ? XENT_NARROW
+                                                                : XENT_WIDE,
         .logits_class_step = class_step(call->logits_class_step, storage_bytes(call)),
         .soft_class_step = class_step(call->soft_class_step, soft_bytes(call)),
         .out_class_step = class_step(call->out_class_step, storage_bytes(call)),
@@ -106,6 +106,7 @@ xent_plan xent_plan_of(const xent_call *call, int vector_axis) {
         .temperature = call->temperature,
         .top_k = call->top_k,
         .by_coefficients = has_coefficients(call),
+        .continues = call->continues,
         .scale = call->reduction == XENT_NONE ? 1 : call->grad_scale,
         .form = !call->out.data      ? XENT_NO_OUTPUT
                 : call->teacher_grad ? XENT_OF_TEACHER

@@ -159,10 +159,26 @@ static const char *bad_score(const xent_call *call, call_steps steps) {
     return !call->top_index != !call->top_k ? "top_index" : !call->top_logit != !call->top_k ? "top_logit" : NULL;
 }
 
+/* Whether the sums of all rows are those of the classes before, of the same chunk and call. */
+static int can_continue(const xent_call *call, call_steps steps) {
+    const int64_t begin = call->class_offset % XENT_CHUNK, rows = call->sums ? row_count(call) : 0;
+    int good = steps == STEP_REDUCE && begin && begin % XENT_BLOCK == 0 && begin + call->classes <= XENT_CHUNK &&
+               xent_vector_axis(call) < 0;
+    for (const xent_sums *s = call->sums; good && s < call->sums + rows; ++s)
+        good = s->class_end == call->class_offset && s->class_begin >= call->class_offset - begin &&
+               s->operation == (int64_t)call->operation && s->stream == (int64_t)xent_stream_of(call) &&
+               s->temperature == call->temperature;
+    return good;
+}
+
 /* What the stages have besides. Sums that are read must be of all classes, and of this operation. */
 static const char *bad_shard(const xent_call *call, call_steps steps, int is_empty) {
     if (!(steps & STAGES))
-        return call->sums ? "sums" : call->class_offset ? "class_offset" : call->num_classes ? "num_classes" : NULL;
+        return call->sums           ? "sums"
+               : call->class_offset ? "class_offset"
+               : call->num_classes  ? "num_classes"
+               : call->continues    ? "continues"
+                                    : NULL;
     if (traits_of(call)->input != OF_LOGITS || is_elementwise(call))
         return "operation";
     if (call->class_offset < 0 || call->class_offset > INT64_MAX - call->classes)
@@ -171,6 +187,8 @@ static const char *bad_shard(const xent_call *call, call_steps steps, int is_emp
         return "num_classes";
     if ((uintptr_t)call->sums % _Alignof(xent_sums) || (!call->sums && !is_empty))
         return "sums";
+    if (call->continues && !is_empty && !can_continue(call, steps))
+        return "continues";
     const xent_stream needed = xent_stream_of(call);
     for (int64_t r = 0; !(steps & STEP_REDUCE) && !is_empty && r < row_count(call); ++r) {
         const xent_sums *s = &call->sums[r];

@@ -91,6 +91,7 @@ typedef struct {
     int by_coefficients;         /* the gradient is that of each row's coefficients, of xent_rows */
     int top_k;                   /* so many of the largest logits of a row are wanted */
     int no_row_counts;           /* a mean over weights that sum to 0: the gradient is exact zeros */
+    int continues;               /* a chunk whose sums so far are those of the rows */
 } xent_plan;
 
 /* The stages of a run: all of them in one go, or some, with the sums of the rows in memory in between. */

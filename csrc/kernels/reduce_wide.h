@@ -341,14 +341,16 @@ static void reduce_chunk(xent_sums *sums, const block_reader *from, const wide_r
     }
 }
 
-/* Classes begin..end, from one chunk's first to another's last. Where the target alone is read, there is no kernel. */
+/* Classes begin..end, from one chunk's first, unless its sums go on, to another's last. Where the target alone is read,
+ * there is no kernel. */
 static void reduce_row(const block_reader *from, const wide_row *row, int64_t begin, int64_t end, known_max *known,
                        xent_sums *chunks, const target_mix *mix) {
     const xent_plan *plan = from->plan;
     reduce_block *const kernel = reduce_wide_kernel(plan->stream, plan->transform);
     for (int64_t at = begin; at < end; at += XENT_CHUNK) {
         xent_sums *const sums = &chunks[at / XENT_CHUNK];
-        clear_sums(sums, plan->transform);
+        if (!plan->continues)
+            clear_sums(sums, plan->transform);
         if (kernel)
             reduce_chunk(sums, from, row, at, end - at < XENT_CHUNK ? end : at + XENT_CHUNK, known, mix, kernel);
     }

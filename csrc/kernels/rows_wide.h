@@ -56,6 +56,10 @@ static void wide_reduce(const run *c, const block_reader *from, int64_t r, int l
         const wide_row row = wide_row_at(c, r + i);
         fetch_row_end(c, rows->out, rows->out_step, r + i, i + 1 == lanes);
         fetch_row_end(c, rows->hess, rows->hess_step, r + i, i + 1 == lanes);
+        if (c->plan->continues) {
+            *c->chunks = *sums_at(rows, r + i);
+            c->chunks->argmax = NO_CLASS;
+        }
         reduce_row(from, &row, 0, c->plan->classes, known, c->chunks, &c->space->mix);
         const int64_t chunks = XENT_CHUNKS(c->plan->classes);
         if (chunks != 1)

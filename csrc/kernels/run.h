@@ -69,10 +69,17 @@ static int64_t first_class(const run *c, int64_t r, int64_t begin, int64_t end, 
     return end;
 }
 
-/* The class of the largest logit, as NumPy has it. `row` says in which block the largest that is a number begins. */
-static int64_t argmax_of(const run *c, int64_t r, const xent_sums *row) {
+enum { NO_CLASS = -1 };
+
+/* The class of the largest logit, as NumPy has it. `row` says in which block the largest that is a number begins; NO_CLASS:
+ * it is among those before, of which it was `before`. */
+static int64_t argmax_of(const run *c, int64_t r, const xent_sums *row, const xent_sums *before) {
     const int64_t classes = c->plan->classes;
+    if (c->plan->continues && isnan(before->sum_exp) && !isinf(before->max))
+        return before->argmax;
     int64_t found = isnan(row->sum_exp) ? first_class(c, r, 0, classes, 0, 1) : classes;
+    if (found == classes && row->argmax == NO_CLASS)
+        return before->argmax;
     if (found == classes)
         found = first_class(c, r, row->argmax, classes, (real)row->max, 0);
     return c->plan->class_offset + (found < classes ? found : 0);
@@ -178,24 +185,31 @@ static void keep_sums(const run *c, int64_t r, const xent_sums *row, int64_t t, 
     xent_sums *to = sums_at(c->rows, r);
     const lane_state *s = &c->space->state;
     const int64_t target = s->own[t].target[lane];
+    const xent_sums before = c->plan->continues ? *to : (xent_sums){.class_begin = c->plan->class_offset};
     *to = *row;
     /* Lanes hold whatever they last had of a stream that is not there. */
     if (c->plan->stream != XENT_TEACHER)
         to->teacher_max = to->teacher_sum_exp = to->teacher_max_count = 0;
     if (c->plan->stream == XENT_NO_STREAM)
         to->sum_a = to->sum_a_t = 0;
-    to->class_begin = c->plan->class_offset;
+    to->class_begin = before.class_begin;
     to->class_end = c->plan->class_offset + c->plan->classes;
     to->num_classes = c->plan->num_classes;
     to->temperature = c->plan->temperature;
     to->operation = c->plan->operation;
     to->stream = c->plan->stream;
-    to->argmax = argmax_of(c, r, row);
+    to->argmax = argmax_of(c, r, row, &before);
     to->has_target = c->rows->index && target != NO_TARGET && target != ELSEWHERE;
     to->target_logit = to->has_target ? (double)((const real *)&s->target_logit[t])[lane] : 0;
     to->target_weight = to->has_target ? target_weight(c->plan, target) : 1;
     const int bent = c->plan->transform == XENT_SOFTCAP || c->plan->transform == XENT_LOG_PROBS;
     to->target_slope = to->has_target && bent ? (double)((const real *)&s->target_slope[t])[lane] : 1;
+    if (before.has_target) {
+        to->has_target = before.has_target;
+        to->target_logit = before.target_logit;
+        to->target_weight = before.target_weight;
+        to->target_slope = before.target_slope;
+    }
     if (c->rows->rank || c->plan->top_k)
         look_again(c, r, target, (real)to->target_logit, to->argmax);
 }

@@ -45,8 +45,7 @@ class Side(Linear):
         self.inner = 0.0
 
     def block_rows(self) -> int:
-        row_bytes: int = max(1, self.classes, self.features) * self.dtype.itemsize
-        return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
+        return min(super().block_rows(), max(BLOCK_ROWS, BLOCK_BYTES // self.row_bytes()))
 
     def slabs(self, rows: int) -> list[slice]:
         """Return the slabs of a block of so many rows."""
@@ -62,8 +61,7 @@ class Side(Linear):
         self.vectors = self.hidden.read(block, self.dtype)
         return self.vectors
 
-    def multiply(self, gradient: Array, result: Array) -> None:
-        super().multiply(gradient, result)
+    def finish_product(self, result: Array) -> None:
         products = np.einsum("nd,nd->n", self.vectors, result)
         self.inner += float(products.sum(dtype=np.float64))
 
@@ -83,6 +81,8 @@ def coefficients(side: Linear, upstream: Any, scale: float, divisor: float) -> A
 
 class Pairs(Side):
     """Rows and columns: the mean of the losses of a query among the keys and of its key among the queries."""
+
+    divides = False
 
     def __init__(
         self, request: Request, queries: Factor, keys: Factor, upstream: tuple[Any, float]
@@ -186,6 +186,8 @@ class Sigmoids(Side):
     lost where pairs are certain.
     """
 
+    divides = False
+
     def __init__(
         self,
         request: Request,
@@ -205,8 +207,8 @@ class Sigmoids(Side):
         scaled: Array = super().read_hidden(block) * self.dtype.type(self.scale)
         return scaled
 
-    def multiply(self, gradient: Array, result: Array) -> None:
-        super().multiply(gradient, result)
+    def finish_product(self, result: Array) -> None:
+        super().finish_product(result)
         result *= self.dtype.type(self.scale)
 
     def run_block(self, block: Block, divisor: float) -> None:

@@ -3,8 +3,9 @@
 Nearly all of the time goes to three matrix products: the logits, the gradient of hidden and the gradient of weight. NumPy
 leaves them to BLAS where that can read the weight; of half types, and of a float32 weight in any other layout, they are the
 library's own (`xent_multiply`), which reads numbers as they lie. The kernels compute the loss between the products. Only one
-block of rows of the logits exists at a time, and its gradient overwrites it. Rows that do not count are left out: an ignored
-row costs no product, and whatever its hidden state holds reaches no gradient.
+block of rows of the logits exists at a time, and its gradient overwrites it; or a shard of the classes of a block, where the
+loss is all that is wanted or all rows are one block (`_shards.py`). Rows that do not count are left out: an ignored row
+costs no product, and whatever its hidden state holds reaches no gradient.
 
 NumPy's interface to BLAS cannot add a product to an array (gemm's beta). What later blocks contribute to the gradient of the
 weight is therefore computed for a slice of classes at a time, and added while the slice is in the cache.
@@ -26,6 +27,7 @@ from xent._blocks import Array, Block, RowBlocks, blocks, numbers, rounded, stor
 from xent._functions import linear_request
 from xent._pool import count_call, empty_array
 from xent._request import Request
+from xent._shards import Shards, shard_bytes, shards_of
 
 # The size of a block of logits, and its least number of rows. BLAS needs some hundred rows to be fast: with 256 a product
 # takes up to 1.2 times as long for each row as with 1024, with 64 twice as long.
@@ -130,12 +132,14 @@ def is_own(hidden: Factor, weight: Factor, dtype: np.dtype[Any]) -> bool:
     return dtype == np.float32 and readable and not matrix(weight.values, dtype)
 
 
-def multiply(a: Array, b: Array, out: Array, own: bool, add: bool = False) -> None:
-    """Compute out = a b, or out += a b."""
+def multiply(
+    a: Array, b: Array, out: Array, own: bool, add: bool = False, room: Array | None = None
+) -> None:
+    """Compute out = a b, or out += a b; `room` is scratch of the shape of `out`."""
     if own:
         _core.multiply(a, b, out, add)
     elif add:
-        out += np.matmul(a, b)
+        out += np.matmul(a, b, out=room)
     else:
         np.matmul(a, b, out=out)
 
@@ -158,6 +162,9 @@ def product(factors: dict[str, Factor], shape: tuple[int, ...], dtype: np.dtype[
 class Linear(RowBlocks):
     """Rows whose logits are computed a block at a time; those of the request are a placeholder that has their shape."""
 
+    #: Whether the logits of a block may be computed a shard at a time: nothing else is made of them.
+    divides = True
+
     def __init__(self, request: Request, hidden: Factor, weight: Factor, bias: Factor | None):
         super().__init__(request)
         self.hidden, self.weight, self.bias = hidden, weight, bias
@@ -165,9 +172,17 @@ class Linear(RowBlocks):
         self.dtype = self.precision.compute
         # Whether the products are the library's own.
         self.own = is_own(hidden, weight, self.dtype)
-        step = max(1, SLICE_BYTES // (max(1, self.features) * self.dtype.itemsize))
-        starts = range(0, max(1, self.classes), step)
-        self.slices = [slice(start, start + step) for start in starts]
+        self.with_grad = hidden.grad is not None or weight.grad is not None
+
+    def slice_bytes(self) -> int:
+        """Return the size of a slice. The library's own products of fewer classes are as fast."""
+        return SLICE_BYTES // 2 if self.own else SLICE_BYTES
+
+    def slices(self, begin: int, end: int) -> Iterator[slice]:
+        """Yield the slices of some classes; of none, one."""
+        step = max(1, self.slice_bytes() // (max(1, self.features) * self.dtype.itemsize))
+        for start in range(begin, max(begin + 1, end), step):
+            yield slice(start, min(start + step, end))
 
     def counts(self, divisor: float) -> Array:
         """Return which rows count, by the same rule as the kernels."""
@@ -181,15 +196,17 @@ class Linear(RowBlocks):
     def blocks(self, divisor: float) -> Iterator[Block]:
         """Yield blocks of rows that count, all of nearly the same size; loss and gradient of other rows are set to zero."""
         counts = self.counts(divisor)
-        all_count, rows = bool(counts.all()), np.count_nonzero(counts)
+        all_count, rows = bool(counts.all()), int(np.count_nonzero(counts))
         if not all_count:
             assert self.loss is not None
             self.loss[~counts] = 0
             if self.hidden.grad is not None:
                 self.hidden.grad[~counts] = 0
-        parts = ceil(rows / self.block_rows())
+        self.shards: Shards | None = shards_of(self, rows) if self.divides and rows else None
+        parts = ceil(rows / (self.shards.rows if self.shards else self.block_rows()))
         most = ceil(rows / parts) if parts else 1
-        self.room = empty_array((most, self.classes), self.dtype)
+        if self.shards is None:
+            self.room = empty_array((most, self.classes), self.dtype)
         self.prepare_sums(parts)
         if all_count and (parts == 1 or (parts and counts.ndim == 1)):
             yield from blocks(self.shape, most)
@@ -199,10 +216,23 @@ class Linear(RowBlocks):
                 yield np.unravel_index(positions[start : start + most], self.shape)
         self.finish_sums()
 
+    def row_bytes(self) -> int:
+        """Return the size of a row of logits, or of hidden states if these are larger."""
+        size: int = max(1, self.classes, self.features) * self.dtype.itemsize
+        return size
+
     def block_rows(self) -> int:
         """Return how many rows a block may have."""
-        row_bytes: int = max(1, self.classes, self.features) * self.dtype.itemsize
-        return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
+        most = BLOCK_BYTES
+        if self.divides and not self.with_grad:
+            most = min(most, shard_bytes(self))
+        return max(BLOCK_ROWS, most // self.row_bytes())
+
+    def run_block(self, block: Block, divisor: float) -> None:
+        if self.shards is None:
+            super().run_block(block, divisor)
+        else:
+            self.shards.run_block(block, divisor)
 
     def prepare_sums(self, parts: int) -> None:
         """Allocate the sums for the gradients of weight and bias; a gradient of the sum's dtype is its own sum."""
@@ -213,7 +243,7 @@ class Linear(RowBlocks):
             self.sum = empty_array(self.weight.grad.shape, self.dtype) if parts > 1 else None
         if self.bias is not None and self.bias.grad is not None:
             self.bias_sum = np.zeros(self.classes)  # float64: as many terms as rows
-        widest = min(self.slices[0].stop, self.classes)
+        widest = next(self.slices(0, self.classes)).stop
         self.term = empty_array((widest, self.features), self.dtype)
 
     def finish_sums(self) -> None:
@@ -224,18 +254,19 @@ class Linear(RowBlocks):
             if self.empty:
                 self.weight.grad[...] = 0
             elif self.sum is not None and self.sum is not self.weight.grad:
-                for classes in self.slices:
+                for classes in self.slices(0, self.classes):
                     self.weight.write(classes, self.sum[classes])
             if self.bias is not None and self.bias_sum is not None:
                 self.bias.write(..., self.bias_sum)
 
-    def read_weight(self) -> Iterator[tuple[slice, Array]]:
-        """Yield the weight by slices of classes; as a whole if it is multiplied as it lies."""
+    def read_weight(self, begin: int, count: int) -> Iterator[tuple[slice, Array]]:
+        """Yield the weight of `count` classes by slices, counted from `begin`; as a whole if it is multiplied as it lies."""
         if self.own or matrix(self.weight.values, self.dtype):
-            yield slice(None), self.weight.values
+            yield slice(0, count), self.weight.values[begin : begin + count]
         else:
-            for classes in self.slices:
-                yield classes, self.weight.read(classes, self.dtype)
+            for classes in self.slices(begin, begin + count):
+                place = slice(classes.start - begin, classes.stop - begin)
+                yield place, self.weight.read(classes, self.dtype)
 
     def read_hidden(self, block: Block) -> Array:
         """Return the hidden states of a block as they are multiplied by the weight: in the compute dtype for BLAS."""
@@ -247,13 +278,17 @@ class Linear(RowBlocks):
             shape = states.shape[:-1]
             self.states = states.reshape(prod(shape), self.features)
             logits = self.room[: len(self.states)]
-            for classes, weight in self.read_weight():
-                multiply(self.states, weight.T, logits[:, classes], self.own)
-            if self.bias is not None:
-                logits += self.bias.read(..., self.dtype)
+            self.write_logits(logits, 0)
         logits = logits.reshape(*shape, self.classes)
-        wanted = self.hidden.grad is not None or self.weight.grad is not None
-        return logits, logits if wanted else None, None
+        return logits, logits if self.with_grad else None, None
+
+    def write_logits(self, logits: Array, begin: int) -> None:
+        """Write the logits of the block's hidden states, of the classes from `begin` on."""
+        count = logits.shape[1]
+        for classes, weight in self.read_weight(begin, count):
+            multiply(self.states, weight.T, logits[:, classes], self.own)
+        if self.bias is not None:
+            logits += self.bias.read(slice(begin, begin + count), self.dtype)
 
     def store(self, block: Block, out: Array | None, hess: Array | None) -> None:
         if out is None:
@@ -265,17 +300,19 @@ class Linear(RowBlocks):
             self.store_hidden(block, gradient)
         self.empty = False
 
-    def add_to_sums(self, gradient: Array) -> None:
-        """Add a block's contribution to the gradients of weight and bias."""
+    def add_to_sums(self, gradient: Array, begin: int = 0) -> None:
+        """Add a block's contribution to the gradients of weight and bias, of the classes from `begin` on."""
         if self.weight.grad is None:
             return
+        end = begin + gradient.shape[1]
         if self.bias_sum is not None:
-            self.bias_sum += gradient.sum(axis=0, dtype=np.float64)
-        if self.sum is not None and self.is_summed_as_a_whole(self.sum):
-            multiply(gradient.T, self.states, self.sum, self.own, add=not self.empty)
+            self.bias_sum[begin:end] += gradient.sum(axis=0, dtype=np.float64)
+        total = None if self.sum is None else self.sum[begin:end]
+        if total is not None and self.is_summed_as_a_whole(total):
+            multiply(gradient.T, self.states, total, self.own, add=not self.empty)
             return
-        for classes in self.slices:
-            part = gradient[:, classes].T
+        for classes in self.slices(begin, end):
+            part = gradient[:, classes.start - begin : classes.stop - begin].T
             term = self.term[: len(part)]
             multiply(part, self.states, term, self.own)
             if self.sum is None:
@@ -291,21 +328,45 @@ class Linear(RowBlocks):
             return matrix(total, self.dtype) and total.strides[1] == total.itemsize
         return self.empty and matrix(total, self.dtype)
 
-    def multiply(self, gradient: Array, result: Array) -> None:
-        """Write the product of a gradient of logits and the weight, the gradient of the hidden states."""
-        for number, (classes, weight) in enumerate(self.read_weight()):
-            multiply(gradient[:, classes], weight, result, self.own, add=number > 0)
+    def multiply(
+        self, gradient: Array, result: Array, begin: int = 0, room: Array | None = None
+    ) -> None:
+        """Write the product of a gradient of logits and the weight, the gradient of the hidden states.
+
+        That of a shard, whose classes are those from `begin` on, is added to those before.
+        """
+        for classes, weight in self.read_weight(begin, gradient.shape[1]):
+            add = begin + classes.start > 0
+            multiply(gradient[:, classes], weight, result, self.own, add, room)
+
+    def finish_product(self, result: Array) -> None:
+        """Take what else is to be had of the product for the hidden states, once it is whole."""
 
     def store_hidden(self, block: Block, gradient: Array) -> None:
         """Compute and store the gradient of the hidden states of a block."""
         if self.hidden.grad is None:
             return
+        place, result = self.place_of_hidden(block)
+        self.multiply(gradient, result)
+        self.finish_product(result)
+        self.store_product(block, result, place)
+
+    def place_of_hidden(self, block: Block, apart: bool = False) -> tuple[Array | None, Array]:
+        """Return the place of the gradient of a block's hidden states, if it has one, and where it is computed.
+
+        `apart`: that is not where the hidden states are.
+        """
+        assert self.hidden.grad is not None
         place = None if isinstance(block[0], np.ndarray) else self.hidden.grad[block]
         if place is None or not (place.flags.carray and place.dtype == self.dtype):
-            result = empty_array(self.states.shape, self.dtype)
-        else:
-            result = place.reshape(self.states.shape)
-        self.multiply(gradient, result)
+            return place, empty_array(self.states.shape, self.dtype)
+        if apart and np.may_share_memory(place, self.states):
+            return place, empty_array(self.states.shape, self.dtype)
+        return place, place.reshape(self.states.shape)
+
+    def store_product(self, block: Block, result: Array, place: Array | None) -> None:
+        """Store the gradient of a block's hidden states, unless it has been computed in its place."""
+        assert self.hidden.grad is not None
         if place is None or not np.may_share_memory(result, place):
             self.hidden.write(block, result.reshape(self.hidden.grad[block].shape))
 

@@ -383,10 +383,11 @@ cdef class Request:
 
     def stage(self, str name, cnp.ndarray sums not None, int64_t offset, int64_t num_classes, double entropy_weight=0.0,
               double label_smoothing=0.0, coefs=(None, None, None, None),
-              cnp.ndarray rank=None, cnp.ndarray top_index=None, cnp.ndarray top_logit=None, bint score=False):
+              cnp.ndarray rank=None, cnp.ndarray top_index=None, cnp.ndarray top_logit=None, bint score=False,
+              bint continues=False):
         """Run one stage, "reduce" or "apply", of rows whose sums lie in C order; `coefs` are those of each row, to apply.
 
-        Logits that no kernel reads as they lie are copied.
+        Logits that no kernel reads as they lie are copied. `continues`: the sums are those of the classes before, and go on.
         """
         cdef xent_status status
         if cnp.PyArray_SIZE(sums) == 0:
@@ -409,6 +410,7 @@ cdef class Request:
         self.call.class_offset = offset
         self.call.num_classes = num_classes
         self.call.score = score
+        self.call.continues = continues
         self.call.rank = NULL if rank is None else <int64_t *>cnp.PyArray_DATA(rank)
         if top_index is not None:
             self.call.top_k = <int>cnp.PyArray_DIM(top_index, cnp.PyArray_NDIM(top_index) - 1)
@@ -426,15 +428,25 @@ cdef class Request:
         if into is not self.out:
             into[...] = self.out
 
+    def head(self, cnp.ndarray sums not None):
+        """Write the losses of rows whose sums, of all classes, lie in C order."""
+        cdef xent_status status
+        self.describe()
+        self.call.sums = <xent_sums *>cnp.PyArray_DATA(sums)
+        with nogil:
+            status = xent_head(&self.call)
+        self.bad_row(status)
+
     # For `_blocks`: what lies otherwise is computed in parts.
 
     def part(self, cnp.ndarray logits not None, cnp.ndarray index=None, cnp.ndarray soft=None, cnp.ndarray sample_weight=None,
              cnp.ndarray pos_weight=None, cnp.ndarray grad_output=None, cnp.ndarray loss=None, cnp.ndarray lse=None,
              cnp.ndarray out=None, cnp.ndarray hess=None, cnp.ndarray block_sums=None, str reduction=None,
-             bint unread=False):
+             bint unread=False, slice classes=None):
         """Return the request for a part of the rows, or elements: arrays as the core reads them, the class axis last.
 
         `unread` logits are a placeholder: `nll_loss` has the targets of `categorical_cross_entropy`, but not its checks.
+        `classes` are those of the logits, if these are a shard.
         """
         cdef int axis = -1 if self.axis < 0 else cnp.PyArray_NDIM(logits) - 1
         cdef Request part = new_request(self.operation, logits, self.precision, axis)
@@ -447,6 +459,8 @@ cdef class Request:
         part.ignore_index = self.ignore_index
         part.index, part.soft, part.sample_weight = index, soft, sample_weight
         part.class_weight, part.class_bias = self.class_weight, self.class_bias
+        if classes is not None and self.class_weight is not None:
+            part.class_weight = self.class_weight[classes]
         part.pos_weight, part.grad_output, part.block_sums = pos_weight, grad_output, block_sums
         part.loss, part.lse, part.out, part.hess = loss, lse, out, hess
         part.describe()
@@ -475,6 +489,10 @@ cdef class Request:
     @property
     def temperature(self):
         return self.call.temperature
+
+    @property
+    def label_smoothing(self):
+        return self.call.label_smoothing
 
     @property
     def softcap(self):

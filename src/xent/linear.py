@@ -40,8 +40,8 @@ def linear_cross_entropy(
         \frac{\partial \ell}{\partial h} = g W, \quad \frac{\partial \ell}{\partial W} = g^{\mathsf T} h, \quad
         \frac{\partial \ell}{\partial b} = \sum_n g_n, \quad g = \frac{\partial \ell}{\partial z}
 
-    Blocks of rows are computed one after the other: the logits, then their loss and gradient g, which overwrites them,
-    then the products of g.
+    Blocks of rows are computed one after the other: the logits, then their loss and gradient g, then the products of g. For
+    the loss alone, and of rows that are one block, the logits of a block exist a shard of the classes at a time.
 
     Parameters
     ----------
@@ -93,10 +93,17 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Memory beyond the results: a block of logits in the compute dtype, of 64 MiB or of 256 rows if those are more; the
-    block's rows of `hidden` and of their gradient; 20 MiB for slices of `weight` and of its gradient; up to 17 bytes a row.
-    If the gradient of `weight` has another dtype than is computed in and there is more than one block, it is summed in an
-    array of its size in the compute dtype. `weight` and `hidden` are never converted as a whole, nor are class
+    Memory beyond the results of the loss alone: a shard of logits in the compute dtype, of 8 MiB, or 4 if `weight` is of a
+    half type, or 1 MiB for each thread, up to 64; up to 2.4 KiB for each of 1,024 rows and 262,144 classes; a megabyte or
+    two for slices of what is converted; up to 17 bytes a row.
+
+    With gradients, where rows times 1,024 logits are no more than 16 MiB, these too are computed in shards. The logits are
+    kept in the memory of the gradient of `weight`, which has room for as many rows as there are features (half as many of a
+    half type), and in up to 60 MiB, all else included; up to a sixth is multiplied twice. 1,024 rows of 1,024 features and
+    32,768 classes take 17 MB in float32, 63 MB in bfloat16. More rows are computed in blocks of 64 MiB of logits, or of 256
+    rows if those are more; with the block's rows of `hidden` and of their gradient, and 20 MiB for slices of `weight` and
+    of its gradient. If the gradient of `weight` has another dtype than is computed in and there is more than one block, it
+    is summed in an array of its size in the compute dtype. `weight` is never converted as a whole, nor are class
     probabilities, of which a block may be.
 
     With a `weight` of a half type the three products are the library's own: computed in float32, on its threads, with the

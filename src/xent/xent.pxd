@@ -128,6 +128,7 @@ cdef extern from "xent.h" nogil:
         double negative_strength
         double clip
         const void *class_bias
+        int continues
 
     xent_call xent_call_defaults()
     const xent_call XENT_CALL_DEFAULTS

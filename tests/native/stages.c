@@ -186,6 +186,33 @@ static void refuse_sums(xent_call head, const char *name) {
     }
 }
 
+/* Shards within chunks, whose sums go on: the very sums of a reduce of all classes. */
+static void check_continued(const xent_call *whole, int second_bytes, const char *name) {
+    enum { BLOCK = 1024, CHUNK = 16384, CHUNKS = (MOST_CLASSES + CHUNK - 1) / CHUNK };
+    static xent_sums expected[ROWS], chunks[CHUNKS][ROWS], merged[ROWS];
+    const xent_sums *all[CHUNKS];
+    const int64_t classes = whole->classes;
+    xent_call call = part(whole, 0, 0, classes, expected, second_bytes);
+    must(xent_reduce(&call), &call, name);
+    for (int64_t begin = 0, end; begin < classes; begin = end) {
+        const int64_t k = begin / CHUNK, last = classes < (k + 1) * CHUNK ? classes : (k + 1) * CHUNK;
+        end = begin + BLOCK * (1 + (int64_t)(draw() % 5));
+        end = end < last ? end : last;
+        call = part(whole, 0, begin, end, chunks[k], second_bytes);
+        call.continues = begin % CHUNK != 0;
+        all[k] = chunks[k];
+        const double temperature = chunks[k][0].temperature;
+        chunks[k][0].temperature = -1;
+        if (call.continues && (xent_reduce(&call) != XENT_BAD_ARGUMENT || strcmp(call.bad_argument, "continues")))
+            fail("sums of another call went on", name, classes, 1, 0, 0);
+        chunks[k][0].temperature = temperature;
+        must(xent_reduce(&call), &call, name);
+    }
+    if (xent_merge(merged, all, (classes + CHUNK - 1) / CHUNK, rows, NULL) != XENT_OK ||
+        memcmp(merged, expected, (size_t)rows * sizeof *merged))
+        fail("sums that went on", name, classes, 1, merged[0].sum_exp, expected[0].sum_exp);
+}
+
 static void check(xent_operation operation, xent_dtype dtype, int64_t classes, int columns, int soft, int shards) {
     static arrays a;
     static xent_sums sums[MOST_SHARDS][ROWS], merged[ROWS];
@@ -303,6 +330,8 @@ static void check(xent_operation operation, xent_dtype dtype, int64_t classes, i
     if (head.divisor != call.divisor)
         fail("divisor", name, classes, shards, head.divisor, call.divisor);
 
+    if (!columns && shards == 1)
+        check_continued(&whole, second_bytes, name);
     refuse_sums(head, name);
     if (shards > 1 && ends[1] > 0 && ends[shards] > ends[shards - 1])
         refuse_shards(all, shards, name, classes);

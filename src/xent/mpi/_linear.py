@@ -28,6 +28,7 @@ from xent.mpi._sums import Exchange, Wanted
 class LinearShard(Linear):
     """Rows of which a rank computes the logits of some classes."""
 
+    divides = False
     place: Slice
     exchange: Exchange
     block: Block = ()
