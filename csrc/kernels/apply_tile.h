@@ -26,7 +26,9 @@ static INLINE void apply_tile(const output_tile *t, const lane_state *s, int64_t
         if (stream == XENT_TEACHER)
             a = form == XENT_OF_TEACHER ? v(sub)(a, teacher_max)
                                         : teacher_probability(a, teacher_max, row.teacher_share, p, transform);
-        const vec z = transform == XENT_LOG_PROBS ? t->probabilities[k] : v(sub)(t->x[k], max);
+        const vec z = transform == XENT_LOG_PROBS ? t->probabilities[k]
+                      : transform == XENT_KEPT    ? t->x[k]
+                                                  : v(sub)(t->x[k], max);
         applied out = apply_to(z, a, v(first)(0), &row, p, stream, transform, form, 0, hessian);
         if (!own->all_count) {
             out.first = v(keep)(own->counts, out.first);
@@ -52,13 +54,15 @@ static INLINE void apply_tile(const output_tile *t, const lane_state *s, int64_t
         }                                                                                                                   \
     }
 XENT_APPLY_KERNELS(XENT_DEFINE)
+XENT_KEPT_KERNELS(XENT_DEFINE)
 #undef XENT_DEFINE
 
-static apply_tiles *apply_tile_kernel(const xent_plan *plan, int hessian) {
+static apply_tiles *apply_tile_kernel(const xent_plan *plan, xent_transform transform, int hessian) {
 #define XENT_ENTRY(S, T, FORM, HESSIAN) [S][T][OUTPUT_OF(FORM, HESSIAN)] = apply_tile_##S##_##T##_##FORM##_##HESSIAN,
-    static apply_tiles *const kernels[XENT_STREAMS][XENT_TRANSFORMS][OUTPUTS] = {XENT_APPLY_KERNELS(XENT_ENTRY)};
+    static apply_tiles *const kernels[XENT_STREAMS][XENT_TRANSFORMS][OUTPUTS] = {XENT_APPLY_KERNELS(XENT_ENTRY)
+                                                                                     XENT_KEPT_KERNELS(XENT_ENTRY)};
 #undef XENT_ENTRY
-    return kernels[plan->stream][kernel_transform(plan->transform)][OUTPUT_OF(plan->form, hessian)];
+    return kernels[plan->stream][kernel_transform(transform)][OUTPUT_OF(plan->form, hessian)];
 }
 
 /* To look through so few classes for a target is less work than to look one up for each lane. */

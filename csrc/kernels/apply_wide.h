@@ -21,7 +21,7 @@ static INLINE vec teacher_probability(vec z, vec max, vec share, const transform
     return v(mul)(v(exp)(exponent_of(v(sub)(z, max), p, transform)), share);
 }
 
-/* From t = z - m on, or from a probability as it is stored; `at` is true in the lane of the target. */
+/* From t = z - m on, from its exponential, or from a probability as it is stored; `at` is true in the lane of the target. */
 static INLINE applied apply_to(vec t, vec a, mask at, const lane_coefs *row, const transform_plan *p, xent_stream stream,
                                xent_transform transform, xent_form form, int at_target, int hessian) {
     const vec tiny = v(set)(c(TINY)), one = v(set)(1);
@@ -45,7 +45,7 @@ static INLINE applied apply_to(vec t, vec a, mask at, const lane_coefs *row, con
         r.first = v(keep)(v(nlt)(v(abs)(g), row->least), g);
         return r;
     }
-    const vec exponent = exponent_of(t, p, transform), e = v(exp)(exponent);
+    const vec exponent = exponent_of(t, p, transform), e = transform == XENT_KEPT ? t : v(exp)(exponent);
     vec g = v(mul)(e, row->p_coef);
     if (stream == XENT_SELF)
         g = v(fma)(g, v(sub)(exponent, row->center), v(mul)(e, row->base));

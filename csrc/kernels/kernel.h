@@ -48,8 +48,8 @@ typedef enum {
     XENT_STREAMS
 } xent_stream;
 /* What happens to a logit on its way in: nothing, a temperature, a soft cap and a temperature, or it is a log-probability
- * (or a probability) and no softmax is taken. */
-typedef enum { XENT_PLAIN, XENT_TEMPERATURE, XENT_SOFTCAP, XENT_LOG_PROBS, XENT_TRANSFORMS } xent_transform;
+ * (or a probability) and no softmax is taken. In tiles, apply may find the exponentials that reduce has kept. */
+typedef enum { XENT_PLAIN, XENT_TEMPERATURE, XENT_SOFTCAP, XENT_LOG_PROBS, XENT_KEPT, XENT_TRANSFORMS } xent_transform;
 /* What the second pass writes: nothing, multiples of exp(z) (gradients, softmax), log_softmax, or the gradient for a
  * teacher.
  */
@@ -258,6 +258,20 @@ static inline size_t xent_region_space(int64_t classes) {
     USE(XENT_TEACHER, XENT_TEMPERATURE, XENT_OF_TEACHER, 0)                                                                 \
     USE(XENT_WEIGHTS, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)                                                                 \
     USE(XENT_SOFT, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)
+
+/* Of tiles, those whose exponentials reduce keeps in the place of the logits, for apply. */
+#define XENT_KEEPING_KERNELS(USE)                                                                                           \
+    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
+    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
+    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
+    USE(XENT_NO_STREAM, XENT_TEMPERATURE)                                                                                   \
+    USE(XENT_WEIGHTS, XENT_TEMPERATURE)                                                                                     \
+    USE(XENT_SOFT, XENT_TEMPERATURE)
+
+#define XENT_KEPT_KERNELS(USE)                                                                                              \
+    USE(XENT_NO_STREAM, XENT_KEPT, XENT_EXPONENTIALS, 0)                                                                    \
+    USE(XENT_WEIGHTS, XENT_KEPT, XENT_EXPONENTIALS, 0)                                                                      \
+    USE(XENT_SOFT, XENT_KEPT, XENT_EXPONENTIALS, 0)
 
 #define XENT_ELEMENT_KERNELS(USE)                                                                                           \
     USE(XENT_BINARY, 0)                                                                                                     \

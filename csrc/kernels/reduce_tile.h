@@ -20,7 +20,8 @@ static INLINE void fetch_class(const fetch_ahead *from, int64_t k) {
 
 /* A block of a tile's classes. */
 typedef struct {
-    const vec *x, *second;
+    vec *x; /* the exponentials go here that are kept */
+    const vec *second;
     const real *weight; /* class weights, or NULL */
     int64_t classes;    /* at most XENT_BLOCK */
     fetch_ahead x_ahead, second_ahead;
@@ -62,7 +63,7 @@ typedef struct {
 /* Class k joins virtual lane i and the sums of all. */
 static INLINE void add_to_lane(few_lanes *lanes, int64_t i, tile_sums *all, const tile *t, const target_mix *mix, int64_t k,
                                int first, vec max, vec teacher_max, const transform_plan *p, xent_stream stream,
-                               xent_transform transform) {
+                               xent_transform transform, int keeps) {
     const lane_sums lane = {&lanes->sum_exp[i], &lanes->sum_a[i],        &lanes->sum_a_t[i], &lanes->teacher_sum_exp[i],
                             &all->max_count,    &all->teacher_max_count, &all->apart,        first};
     fetch_class(&t->x_ahead, k);
@@ -70,7 +71,10 @@ static INLINE void add_to_lane(few_lanes *lanes, int64_t i, tile_sums *all, cons
         fetch_class(&t->second_ahead, k);
     const vec z = t->x[k];
     const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_second(t, mix, k, stream) : z;
-    add_class(&lane, transform == XENT_LOG_PROBS ? z : v(sub)(z, max), a, teacher_max, p, stream, transform, 1);
+    const vec apart = transform == XENT_LOG_PROBS ? z : v(sub)(z, max);
+    const vec e = add_class(&lane, apart, a, teacher_max, p, stream, transform, 1);
+    if (keeps)
+        t->x[k] = e;
 }
 
 static INLINE void clear_lanes(few_lanes *lanes, int64_t n, xent_stream stream) {
@@ -102,23 +106,23 @@ static INLINE void clear_lanes(few_lanes *lanes, int64_t n, xent_stream stream) 
  * before they are stored. */
 static INLINE void add_lanes(virtual_lanes *lanes, int64_t i, int count, int once, tile_sums *all, const tile *t,
                              const target_mix *mix, int64_t k, vec max, vec teacher_max, const transform_plan *p,
-                             xent_stream stream, xent_transform transform) {
+                             xent_stream stream, xent_transform transform, int keeps) {
     few_lanes own;
     clear_lanes(&own, count, stream);
     do {
         for (int j = 0; j < count; ++j)
-            add_to_lane(&own, j, all, t, mix, k + j, once, max, teacher_max, p, stream, transform);
+            add_to_lane(&own, j, all, t, mix, k + j, once, max, teacher_max, p, stream, transform, keeps);
         k += 64;
     } while (!once && k + count <= t->classes);
     for (int j = 0; !once && j < count - 1; ++j)
         if (k + j < t->classes)
-            add_to_lane(&own, j, all, t, mix, k + j, 0, max, teacher_max, p, stream, transform);
+            add_to_lane(&own, j, all, t, mix, k + j, 0, max, teacher_max, p, stream, transform, keeps);
     JOIN_LANES(lanes, i, &own, count, stream, transform);
 }
 
 /* One block of up to 1,024 classes, relative to `max`. */
 static INLINE tile_sums add_tile(virtual_lanes *lanes, const tile *t, const target_mix *mix, vec max, vec teacher_max,
-                                 const transform_plan *p, xent_stream stream, xent_transform transform) {
+                                 const transform_plan *p, xent_stream stream, xent_transform transform, int keeps) {
     /* A temperature leaves AVX2 no registers for more. */
     const int abreast =
         XENT_SIDE_BY_SIDE == 2 && transform == XENT_TEMPERATURE && !is_weighted(stream) ? 1 : XENT_SIDE_BY_SIDE;
@@ -128,17 +132,17 @@ static INLINE tile_sums add_tile(virtual_lanes *lanes, const tile *t, const targ
     int64_t used = 0, k = 0;
     if (end > 64) {
         for (; used < 64 / abreast; ++used, k += abreast)
-            add_lanes(lanes, used, abreast, 0, &sums, t, mix, k, max, teacher_max, p, stream, transform);
+            add_lanes(lanes, used, abreast, 0, &sums, t, mix, k, max, teacher_max, p, stream, transform, keeps);
     } else {
         for (; k + abreast <= end; ++used, k += abreast)
-            add_lanes(lanes, used, abreast, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
+            add_lanes(lanes, used, abreast, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform, keeps);
         /* What is left, fewer than there are side by side. */
         if (abreast > 3 && end - k == 3)
-            add_lanes(lanes, used++, 3, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
+            add_lanes(lanes, used++, 3, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform, keeps);
         else if (abreast > 2 && end - k == 2)
-            add_lanes(lanes, used++, 2, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
+            add_lanes(lanes, used++, 2, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform, keeps);
         else if (abreast > 1 && end - k == 1)
-            add_lanes(lanes, used++, 1, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform);
+            add_lanes(lanes, used++, 1, 1, &sums, t, mix, k, max, teacher_max, p, stream, transform, keeps);
     }
     if (used == 0)
         return sums;
@@ -167,21 +171,29 @@ static INLINE void next_tile(tile *t) {
     t->second_ahead.at += t->second_ahead.tile_step;
 }
 
-#define XENT_DEFINE(S, T)                                                                                                   \
-    static void reduce_tile_##S##_##T(virtual_lanes *lanes, tile_sums *sums, const vec *max, const vec *teacher_max,        \
-                                      const tile *first, int64_t tiles, const target_mix *mix, const transform_plan *p) {   \
+#define XENT_DEFINE_KEEPS(S, T, NAME, KEEPS)                                                                                \
+    static void NAME##_##S##_##T(virtual_lanes *lanes, tile_sums *sums, const vec *max, const vec *teacher_max,             \
+                                 const tile *first, int64_t tiles, const target_mix *mix, const transform_plan *p) {        \
         tile t = *first;                                                                                                    \
         for (int64_t i = 0; i < tiles; ++i, next_tile(&t))                                                                  \
-            sums[i] = add_tile(lanes, &t, mix, max[i], teacher_max[i], p, S, T);                                            \
+            sums[i] = add_tile(lanes, &t, mix, max[i], teacher_max[i], p, S, T, KEEPS);                                     \
     }
+#define XENT_DEFINE(S, T) XENT_DEFINE_KEEPS(S, T, reduce_tile, 0)
 XENT_REDUCE_KERNELS(XENT_DEFINE)
 #undef XENT_DEFINE
+#define XENT_DEFINE(S, T) XENT_DEFINE_KEEPS(S, T, keep_tile, 1)
+XENT_KEEPING_KERNELS(XENT_DEFINE)
+#undef XENT_DEFINE
+#undef XENT_DEFINE_KEEPS
 
-static reduce_tiles *reduce_tile_kernel(xent_stream stream, xent_transform transform) {
-#define XENT_ENTRY(S, T) [S][T] = reduce_tile_##S##_##T,
-    static reduce_tiles *const kernels[XENT_STREAMS][XENT_TRANSFORMS] = {XENT_REDUCE_KERNELS(XENT_ENTRY)};
+static reduce_tiles *reduce_tile_kernel(xent_stream stream, xent_transform transform, int keeps) {
+#define XENT_ENTRY(S, T) [0][S][T] = reduce_tile_##S##_##T,
+#define XENT_KEEPS(S, T) [1][S][T] = keep_tile_##S##_##T,
+    static reduce_tiles *const kernels[2][XENT_STREAMS][XENT_TRANSFORMS] = {XENT_REDUCE_KERNELS(XENT_ENTRY)
+                                                                                XENT_KEEPING_KERNELS(XENT_KEEPS)};
+#undef XENT_KEEPS
 #undef XENT_ENTRY
-    return kernels[stream][kernel_transform(transform)];
+    return kernels[keeps][stream][kernel_transform(transform)];
 }
 
 static NOINLINE void tile_maxima(vec *max, const vec *x, int64_t classes, int64_t tiles) {

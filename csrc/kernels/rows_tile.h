@@ -102,6 +102,13 @@ static void targets_to_z(const run *c, int64_t tiles) {
         s->target_logit[t] = transformed(s->target_logit[t], &s->target_slope[t], c->plan, &c->space->transform);
 }
 
+/* Whether reduce leaves its exponentials in the tiles: where apply has no other use for the logits, nor anybody before it. */
+static int keeps_exponentials(const run *c) {
+    const xent_plan *plan = c->plan;
+    return plan->form == XENT_EXPONENTIALS && plan->transform != XENT_LOG_PROBS && plan->stream <= XENT_SOFT &&
+           plan->classes <= XENT_BLOCK && c->rows->stages == XENT_ALL_STAGES && !c->rows->hess;
+}
+
 /* The sums of rows r..r+n-1 in the tiles as they are: of one block, whose total is the row's. */
 static NOINLINE void keep_tile_sums(const run *c, int64_t r, int64_t n) {
     const lane_state *s = &c->space->state;
@@ -150,8 +157,8 @@ static void tile_reduce(const run *c, int64_t r, int64_t n, int64_t ahead) {
     if (plan->transform == XENT_LOG_PROBS)
         for (int64_t t = 0; t < tiles; ++t)
             s->max[t] = v(set)(0);
-    reduce_tile_kernel(plan->stream, plan->transform)(&w->lanes, s->sums, s->max, s->teacher_max, &first, tiles, &w->mix,
-                                                      &w->transform);
+    reduce_tile_kernel(plan->stream, plan->transform, keeps_exponentials(c))(&w->lanes, s->sums, s->max, s->teacher_max,
+                                                                             &first, tiles, &w->mix, &w->transform);
     targets_to_z(c, tiles);
     if (!(rows->stages & XENT_HEAD))
         keep_tile_sums(c, r, n);
@@ -195,8 +202,8 @@ static void tile_reduce_blocks(const run *c, int64_t r, int64_t n) {
             .x_ahead = ahead_of(c, rows->logits, rows->logits_step, next, begin, plan->logits_class_step, classes),
             .second_ahead = ahead_of(c, rows->soft, rows->soft_step, next, begin, plan->soft_class_step, classes),
         };
-        reduce_tile_kernel(plan->stream, plan->transform)(&w->lanes, s->sums, s->max, s->teacher_max, &block, 1, &w->mix,
-                                                          &w->transform);
+        reduce_tile_kernel(plan->stream, plan->transform, 0)(&w->lanes, s->sums, s->max, s->teacher_max, &block, 1, &w->mix,
+                                                             &w->transform);
         for (int i = 0; i < LANES; ++i) {
 #define ADD(field) chunk[i * chunks].field += (double)((const real *)&s->sums[0].field)[i]
             ADD(sum_exp);
@@ -235,7 +242,8 @@ static void tile_apply(const run *c, int64_t r, int64_t n, int64_t begin, int64_
     };
     if (capped && has_hess) /* whose chain rule asks for z */
         memcpy(w->z, w->x, (size_t)(tiles * classes) * sizeof(vec));
-    apply_tile_kernel(plan, has_hess)(&first, tiles, s, &w->mix, &w->transform);
+    const xent_transform transform = keeps_exponentials(c) ? XENT_KEPT : plan->transform;
+    apply_tile_kernel(plan, transform, has_hess)(&first, tiles, s, &w->mix, &w->transform);
     for (int64_t t = 0; t < tiles && rows->index; ++t) {
         const lane_coefs *of = &s->coefs[t];
         put_at_targets(w->x + t * classes, begin, classes, &s->own[t], of->target_grad, of->least);
@@ -293,7 +301,8 @@ static void tile_rows(const run *c) {
             tile_reduce_blocks(c, r, n);
         if (rows->stages == XENT_REDUCE)
             continue;
-        heads(&c->space->state, plan, rows, r, n, &c->space->transform, one_block ? c->space->x : NULL, c->space->second);
+        const vec *const z = one_block && !keeps_exponentials(c) ? c->space->x : NULL;
+        heads(&c->space->state, plan, rows, r, n, &c->space->transform, z, c->space->second);
         if (!writes(c))
             continue;
         if (one_block)
