@@ -44,6 +44,7 @@ typedef struct {
     int64_t classes, shape[MOST_AXES];
     int64_t steps[ARRAYS][MOST_AXES];
     char *data[ARRAYS];
+    int64_t short_run, run_steps[ARRAYS]; /* see xent_rows */
 } axes;
 
 static void join_axes(axes *a, const xent_call *call, int last) {
@@ -79,6 +80,31 @@ static void join_axes(axes *a, const xent_call *call, int last) {
     for (int k = 0; k < ARRAYS; ++k)
         a->data[k] = arrays[k]->data;
     a->ndim = xent_join_axes(call, last, ARRAYS, arrays, a->shape, a->steps);
+    a->short_run = 0;
+}
+
+static int has_classes(int array) { return array == LOGITS || array == SOFT || array == OUT || array == HESS; }
+
+/* Runs of columns that are so short join to one, of which tiles may hold the end of one and the begin of another, if all
+ * that has no classes lies at constant steps. */
+enum { SHORT_RUN = 256 };
+
+static void join_short_runs(axes *a, const xent_plan *plan) {
+    const int last = a->ndim - 1;
+    const int64_t run = a->shape[last];
+    if (plan->layout != XENT_COLUMNS || last == 0 || run >= SHORT_RUN || xent_reads_target_alone(plan) ||
+        (plan->non_temporal && run % XENT_MOST_LANES == 0))
+        return;
+    for (int k = 0; k < ARRAYS; ++k)
+        if (!has_classes(k) && a->steps[k][last - 1] != a->steps[k][last] * run)
+            return;
+    for (int k = 0; k < ARRAYS; ++k) {
+        a->run_steps[k] = a->steps[k][last - 1];
+        a->steps[k][last - 1] = a->steps[k][last];
+    }
+    a->shape[last - 1] *= run;
+    a->short_run = run;
+    a->ndim = last;
 }
 
 /* The run of rows from row `begin`, at constant steps, of at most `end - begin` rows. */
@@ -88,7 +114,8 @@ static xent_rows rows_at(const axes *a, int64_t begin, int64_t end) {
     for (int d = last; d >= 0; --d) {
         const int64_t i = d ? left % a->shape[d] : left;
         for (int k = 0; k < ARRAYS; ++k)
-            offsets[k] += i * a->steps[k][d];
+            offsets[k] +=
+                a->short_run && d == last && has_classes(k) ? i / a->short_run * a->run_steps[k] : i * a->steps[k][d];
         left /= a->shape[d];
     }
     const int64_t in_axis = last ? a->shape[last] - begin % a->shape[last] : end - begin;
@@ -125,6 +152,14 @@ static xent_rows rows_at(const axes *a, int64_t begin, int64_t end) {
         .top_logit_step = a->steps[TOP_LOGIT][last],
         .stages = XENT_ALL_STAGES,
     };
+    if (a->short_run) {
+        rows.short_run = a->short_run;
+        rows.passed = (last ? begin % a->shape[last] : begin) % a->short_run;
+        rows.logits_run_step = a->run_steps[LOGITS];
+        rows.soft_run_step = a->run_steps[SOFT];
+        rows.out_run_step = a->run_steps[OUT];
+        rows.hess_run_step = a->run_steps[HESS];
+    }
     for (int k = 0; k < XENT_COEFS; ++k) {
         rows.coefs[k] = at[COEFS + k];
         rows.coef_steps[k] = a->steps[COEFS + k][last];
@@ -357,6 +392,7 @@ xent_status xent_compute_rows(const xent_call *call, xent_stages stages) {
     axes a;
     join_axes(&a, call, axis);
     const xent_plan plan = xent_plan_of(call, axis);
+    join_short_runs(&a, &plan);
     const int64_t chunks = (plan.layout == XENT_COLUMNS ? XENT_MOST_LANES : 1) * XENT_CHUNKS(call->classes);
     row_work w = {call, &a, &plan, xent_kernels_for(call->dtype), stages, chunks > XENT_OWN_CHUNKS ? chunks : 0, NULL};
     /* Of the target alone a cache line is read. */

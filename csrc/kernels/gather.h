@@ -6,9 +6,9 @@ static inline int lanes_left(int64_t left) { return left >= LANES ? LANES : left
 typedef struct {
     int64_t bytes; /* of a number */
     void (*gather_run)(real *to, const char *from, int64_t n);
-    void (*gather_columns)(vec *to, const char *from, int64_t class_step, int64_t columns, int64_t classes);
+    void (*gather_columns)(vec *to, int64_t lane, const char *from, int64_t class_step, int64_t columns, int64_t classes);
     void (*scatter_run)(char *to, const real *from, int64_t n, int non_temporal);
-    void (*scatter_columns)(char *to, int64_t class_step, const vec *from, int64_t columns, int64_t classes,
+    void (*scatter_columns)(char *to, int64_t class_step, const vec *from, int64_t lane, int64_t columns, int64_t classes,
                             int non_temporal);
     real (*load_one)(const char *from);
 } storage;
@@ -21,6 +21,32 @@ static INLINE void copy_number(char *to, const char *from, int64_t bytes) {
         memcpy(to, from, 4);
     else
         memcpy(to, from, 8);
+}
+
+/* Less than a vector, by two pieces that may overlap: masked stores take AMD's processors a dozen cycles. */
+static INLINE void copy_part(char *to, const char *from, int64_t bytes) {
+#define COPY(SIZE)                                                                                                          \
+    if (bytes >= SIZE) {                                                                                                    \
+        memcpy(to, from, SIZE);                                                                                             \
+        memcpy(to + bytes - SIZE, from + bytes - SIZE, SIZE);                                                               \
+        return;                                                                                                             \
+    }
+    COPY(32)
+    COPY(16)
+    COPY(8)
+    COPY(4)
+    COPY(2)
+#undef COPY
+}
+
+/* How columns from a lane on fall into tiles: those that complete the lane's own, whole tiles, and what is left. */
+typedef struct {
+    int64_t head, whole, left;
+} lane_parts;
+
+static inline lane_parts parts_of(int64_t lane, int64_t columns) {
+    const int64_t room = lane ? LANES - lane : 0, head = columns < room ? columns : room;
+    return (lane_parts){head, (columns - head) / LANES, (columns - head) % LANES};
 }
 
 /* Of n rows the number at one class each, 0 where it is none of theirs, as they are stored. */

@@ -285,7 +285,7 @@ static NOINLINE mask infinite_lanes(const xent_plan *plan, const xent_rows *rows
     const storage *stored = storage_of(plan->dtype);
     lane_values infinite = lanes_of(max);
     for (int i = 0; i < lanes; ++i) {
-        const char *x = rows->logits + (r + i) * rows->logits_step;
+        const char *x = xent_logits_of(rows, r + i);
         for (int64_t k = 0; k < plan->classes && infinite.at[i] == (real)INFINITY; ++k, x += plan->logits_class_step)
             if (isnan(stored->load_one(x)))
                 infinite.at[i] = 0;

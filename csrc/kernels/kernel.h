@@ -104,6 +104,9 @@ typedef struct {
     int64_t coef_steps[XENT_COEFS];
     char *loss, *lse, *out, *hess; /* each may be NULL; hess only beside out */
     int64_t logits_step, index_step, soft_step, weight_step, upstream_step, loss_step, lse_step, out_step, hess_step;
+    /* Columns of short runs: the arrays with classes hold so many rows along the vector axis, then the next so many steps
+     * away. They begin with a whole run, of which `passed` rows come before row 0. 0: there is one run. */
+    int64_t short_run, passed, logits_run_step, soft_run_step, out_run_step, hess_run_step;
     void *workspace;   /* xent_kernels.workspace_bytes, aligned to 64, and no other thread's at the same time */
     xent_sums *chunks; /* room for XENT_CHUNKS(classes), of columns for each lane; NULL: up to XENT_OWN_CHUNKS are found */
     xent_stages stages;
@@ -113,6 +116,20 @@ typedef struct {
     char *rank, *top_index, *top_logit;
     int64_t rank_step, top_index_step, top_logit_step;
 } xent_rows;
+
+/* Where row r of an array with classes is. */
+static inline int64_t xent_row_offset(const xent_rows *rows, int64_t step, int64_t run_step, int64_t r) {
+    if (!rows->short_run)
+        return r * step;
+    r += rows->passed;
+    return r / rows->short_run * run_step + r % rows->short_run * step;
+}
+static inline const char *xent_logits_of(const xent_rows *rows, int64_t r) {
+    return rows->logits + xent_row_offset(rows, rows->logits_step, rows->logits_run_step, r);
+}
+static inline const char *xent_soft_of(const xent_rows *rows, int64_t r) {
+    return rows->soft + xent_row_offset(rows, rows->soft_step, rows->soft_run_step, r);
+}
 
 /* A run of class indices to be checked, and where they are to be found, the probabilities of these classes in the rows that
  * count. */

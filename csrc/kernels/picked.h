@@ -148,7 +148,7 @@ static NOINLINE void write_picked_columns(const run *c, int64_t r, int64_t n) {
         memset(x, 0, (size_t)(tiles * classes) * sizeof *x);
         for (int64_t t = 0; t < tiles; ++t)
             put_at_targets(x + t * classes, at, classes, &s->own[t], s->coefs[t].target_grad, s->coefs[t].least);
-        scatter_tiles(c, r, n, at, classes, x, c->rows->out, c->rows->out_step, plan->out_class_step);
+        scatter_tiles(c, r, n, at, classes, x, c->rows->out, c->rows->out_step, 0, plan->out_class_step);
     }
 }
 

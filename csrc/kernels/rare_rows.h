@@ -24,7 +24,7 @@ static const double COST_SCALE = 0x1p-64;
 static double far_cost(const xent_plan *plan, const xent_rows *rows, int64_t r, double max, double log_sum,
                        const transform_plan *p) {
     const storage *stored = storage_of(plan->dtype);
-    const char *x = rows->logits + r * rows->logits_step, *soft = rows->soft ? rows->soft + r * rows->soft_step : NULL;
+    const char *x = xent_logits_of(rows, r), *soft = rows->soft ? xent_soft_of(rows, r) : NULL;
     double mass = 0, moment = 0;
     for (int64_t k = 0; k < plan->classes; ++k) {
         const double w = plan->class_weight ? (double)((const real *)plan->class_weight)[k] : 1;
@@ -116,7 +116,7 @@ typedef struct {
 static near_sums near_wide(const xent_plan *plan, const xent_rows *rows, int64_t r, const near_row *row,
                            const transform_plan *p) {
     const storage *stored = storage_of(plan->dtype);
-    const char *z = rows->logits + r * rows->logits_step, *teacher = rows->soft + r * rows->soft_step;
+    const char *z = xent_logits_of(rows, r), *teacher = xent_soft_of(rows, r);
     near_sums all = {0, 0};
     for (int64_t k = 0; k < plan->classes; k += XENT_BLOCK) {
         vec sums[GROUPS], moments[GROUPS];

@@ -104,7 +104,7 @@ static void gather_positions(const region_space *s, vec *to, const char *from, i
     if (r->layout == XENT_NARROW)
         gather_rows(to, s->staging, from, step, n, r->count - i, r->classes, stored);
     else
-        stored->gather_columns(to, from, class_step, n, r->classes);
+        stored->gather_columns(to, 0, from, class_step, n, r->classes);
 }
 
 /* Σ p of tiles side by side: a class at a time, whose sums stay in registers. */
@@ -254,7 +254,7 @@ static int64_t region_piece(const xent_region *r) {
         if (r->layout == XENT_NARROW)
             scatter_rows(to, r->out_step, s->staging, s->x, n, classes, stored, r->non_temporal);
         else
-            stored->scatter_columns(to, r->out_class_step, s->x, n, classes, r->non_temporal);
+            stored->scatter_columns(to, r->out_class_step, s->x, 0, n, classes, r->non_temporal);
     }
     if (r->sums)
         finish_region_sums(s, r);

@@ -16,6 +16,12 @@ static inline int64_t column_tiles(int64_t classes) {
     return fit < 1 ? 1 : fit < SIDE ? fit : SIDE;
 }
 
+/* How many of n rows from r on lie side by side. */
+static inline int64_t side_by_side(const xent_rows *rows, int64_t r, int64_t n) {
+    const int64_t left = rows->short_run ? rows->short_run - (rows->passed + r) % rows->short_run : n;
+    return left < n ? left : n;
+}
+
 /* Classes begin..begin+classes-1 of rows r..r+n-1 into the tiles. */
 static void gather_stored(const run *c, int64_t r, int64_t n, int64_t begin, int64_t classes) {
     const xent_plan *plan = c->plan;
@@ -31,11 +37,14 @@ static void gather_stored(const run *c, int64_t r, int64_t n, int64_t begin, int
                         c->second_stored);
         return;
     }
-    c->stored->gather_columns(w->x, rows->logits + r * rows->logits_step + begin * plan->logits_class_step,
-                              plan->logits_class_step, n, classes);
-    if (has_second)
-        c->second_stored->gather_columns(w->second, rows->soft + r * rows->soft_step + begin * plan->soft_class_step,
-                                         plan->soft_class_step, n, classes);
+    for (int64_t i = 0, some; i < n; i += some) {
+        some = side_by_side(rows, r + i, n - i);
+        c->stored->gather_columns(w->x, i, xent_logits_of(rows, r + i) + begin * plan->logits_class_step,
+                                  plan->logits_class_step, some, classes);
+        if (has_second)
+            c->second_stored->gather_columns(w->second, i, xent_soft_of(rows, r + i) + begin * plan->soft_class_step,
+                                             plan->soft_class_step, some, classes);
+    }
 }
 
 /* With the classes' bias. */
@@ -46,13 +55,18 @@ static void gather_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int6
 }
 
 static void scatter_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int64_t classes, const vec *from, char *to,
-                          int64_t step, int64_t class_step) {
+                          int64_t step, int64_t run_step, int64_t class_step) {
     const int non_temporal = c->plan->non_temporal;
-    to += r * step + begin * class_step;
-    if (c->plan->layout == XENT_NARROW)
-        scatter_rows(to, step, (real *)c->space->staging, from, n, classes, c->stored, non_temporal);
-    else
-        c->stored->scatter_columns(to, class_step, from, n, classes, non_temporal);
+    to += begin * class_step;
+    if (c->plan->layout == XENT_NARROW) {
+        scatter_rows(to + r * step, step, (real *)c->space->staging, from, n, classes, c->stored, non_temporal);
+        return;
+    }
+    for (int64_t i = 0, some; i < n; i += some) {
+        some = side_by_side(c->rows, r + i, n - i);
+        c->stored->scatter_columns(to + xent_row_offset(c->rows, step, run_step, r + i), class_step, from, i, some, classes,
+                                   non_temporal);
+    }
 }
 
 /* Columns whose classes lie far apart are fetched by nobody else; more lines than this would push each other out of the
@@ -60,13 +74,14 @@ static void scatter_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int
 enum { FETCHED_FIRST = 256 };
 
 /* What follows the tiles at hand in memory: rows from r on, from class `begin` on, as many classes. */
-static fetch_ahead ahead_of(const run *c, const char *array, int64_t step, int64_t r, int64_t begin, int64_t class_step,
-                            int64_t classes) {
+static fetch_ahead ahead_of(const run *c, const char *array, int64_t step, int64_t run_step, int64_t r, int64_t begin,
+                            int64_t class_step, int64_t classes) {
     const int narrow = c->plan->layout == XENT_NARROW;
     if (!array || (narrow && classes > FETCHED_FIRST))
         return (fetch_ahead){(const char *)c->space->x, 0, 0, 0};
     const int64_t apart = !narrow ? class_step : classes ? LANES * step / classes : 0;
-    return (fetch_ahead){array + r * step + begin * class_step, apart, LANES * step, classes > FETCHED_FIRST};
+    const char *at = array + xent_row_offset(c->rows, step, run_step, r) + begin * class_step;
+    return (fetch_ahead){at, apart, LANES * step, classes > FETCHED_FIRST};
 }
 
 /* The targets' numbers among classes begin..begin+classes-1, as they are stored. */
@@ -102,7 +117,8 @@ static void targets_to_z(const run *c, int64_t tiles) {
         s->target_logit[t] = transformed(s->target_logit[t], &s->target_slope[t], c->plan, &c->space->transform);
 }
 
-/* Whether reduce leaves its exponentials in the tiles: where apply has no other use for the logits, nor anybody before it. */
+/* Whether reduce leaves its exponentials in the tiles: where apply has no other use for the logits, nor anybody before it.
+ */
 static int keeps_exponentials(const run *c) {
     const xent_plan *plan = c->plan;
     return plan->form == XENT_EXPONENTIALS && plan->transform != XENT_LOG_PROBS && plan->stream <= XENT_SOFT &&
@@ -151,8 +167,10 @@ static void tile_reduce(const run *c, int64_t r, int64_t n, int64_t ahead) {
         .second = w->second,
         .weight = plan->class_weight,
         .classes = classes,
-        .x_ahead = ahead_of(c, rows->logits, rows->logits_step, ahead, 0, plan->logits_class_step, classes),
-        .second_ahead = ahead_of(c, rows->soft, rows->soft_step, ahead, 0, plan->soft_class_step, classes),
+        .x_ahead =
+            ahead_of(c, rows->logits, rows->logits_step, rows->logits_run_step, ahead, 0, plan->logits_class_step, classes),
+        .second_ahead =
+            ahead_of(c, rows->soft, rows->soft_step, rows->soft_run_step, ahead, 0, plan->soft_class_step, classes),
     };
     if (plan->transform == XENT_LOG_PROBS)
         for (int64_t t = 0; t < tiles; ++t)
@@ -199,8 +217,10 @@ static void tile_reduce_blocks(const run *c, int64_t r, int64_t n) {
             .second = w->second,
             .weight = plan->class_weight ? (const real *)plan->class_weight + at : NULL,
             .classes = classes,
-            .x_ahead = ahead_of(c, rows->logits, rows->logits_step, next, begin, plan->logits_class_step, classes),
-            .second_ahead = ahead_of(c, rows->soft, rows->soft_step, next, begin, plan->soft_class_step, classes),
+            .x_ahead = ahead_of(c, rows->logits, rows->logits_step, rows->logits_run_step, next, begin,
+                                plan->logits_class_step, classes),
+            .second_ahead =
+                ahead_of(c, rows->soft, rows->soft_step, rows->soft_run_step, next, begin, plan->soft_class_step, classes),
         };
         reduce_tile_kernel(plan->stream, plan->transform, 0)(&w->lanes, s->sums, s->max, s->teacher_max, &block, 1, &w->mix,
                                                              &w->transform);
@@ -259,9 +279,10 @@ static void tile_apply(const run *c, int64_t r, int64_t n, int64_t begin, int64_
                 w->hess[i] = v(keep)(counts, w->hess[i]);
         }
     }
-    scatter_tiles(c, r, n, begin, classes, w->x, rows->out, rows->out_step, plan->out_class_step);
+    scatter_tiles(c, r, n, begin, classes, w->x, rows->out, rows->out_step, rows->out_run_step, plan->out_class_step);
     if (has_hess)
-        scatter_tiles(c, r, n, begin, classes, w->hess, rows->hess, rows->hess_step, plan->hess_class_step);
+        scatter_tiles(c, r, n, begin, classes, w->hess, rows->hess, rows->hess_step, rows->hess_run_step,
+                      plan->hess_class_step);
 }
 
 /* Of columns that are streamed, the first tiles end where a cache line does. */

@@ -46,7 +46,7 @@ static NOINLINE void clear_lane_sums(lane_state *s, int64_t t) {
 
 /* The first of classes begin..end-1 of row r whose logit is the largest, or NaN; `end` if there is none. */
 static int64_t first_class(const run *c, int64_t r, int64_t begin, int64_t end, real max, int is_nan) {
-    const char *x = c->rows->logits + r * c->rows->logits_step;
+    const char *x = xent_logits_of(c->rows, r);
     const vec most = v(set)(max);
     vec z[64 / LANES];
     for (int64_t k = begin; k < end; k += 64) {
@@ -105,7 +105,7 @@ static void add_to_top(top_logits *top, int64_t class, real z) {
 /* n classes of a row from class k on, at most a block, after the transform: where they lie, or in a buffer. */
 static const char *classes_of(const run *c, int64_t r, int64_t k, int64_t n) {
     const int64_t step = c->plan->logits_class_step;
-    const char *x = c->rows->logits + r * c->rows->logits_step;
+    const char *x = xent_logits_of(c->rows, r);
     real *const buffer = (real *)c->space->buffers[0];
     if (c->stored == own_storage && step == (int64_t)sizeof(real) && !is_transformed(c->plan) && !c->plan->class_bias)
         return x + k * step;
@@ -171,7 +171,7 @@ static void look_again(const run *c, int64_t r, int64_t target, real target_logi
     rank = target == NO_TARGET ? -1 : rank;
     if (rows->rank)
         memcpy(rows->rank + r * rows->rank_step, &rank, sizeof rank);
-    const int has_nan = top.most && isnan(logit_at(c->plan, rows->logits + r * rows->logits_step, argmax, c->stored));
+    const int has_nan = top.most && isnan(logit_at(c->plan, xent_logits_of(rows, r), argmax, c->stored));
     for (int k = 0; k < top.most; ++k) {
         const int64_t class = has_nan ? -1 : top.class[k];
         const double logit = has_nan ? NAN : (double)top.logit[k];
