@@ -544,6 +544,27 @@ MUTATIONS = (
         "tests/test_layout.py -k test_class_axis",
     ),
     Mutation(
+        "runs of columns that share tiles are told apart",
+        "csrc/kernels/rows_tile.h",
+        "rows->short_run - (rows->passed + r) % rows->short_run",
+        "rows->short_run - r % rows->short_run",
+        "tests/test_layout.py -k short_runs",
+    ),
+    Mutation(
+        "runs of columns join only where all that has no classes does",
+        "csrc/call/rows.c",
+        "if (!has_classes(k) && a->steps[k][last - 1] != a->steps[k][last] * run)",
+        "if (k == LOSS && a->steps[k][last - 1] != a->steps[k][last] * run)",
+        "tests/test_layout.py -k short_runs",
+    ),
+    Mutation(
+        "the Hessian of a tile is that of its logits",
+        "csrc/kernels/rows_tile.h",
+        "c->rows->stages == XENT_ALL_STAGES && !c->rows->hess;",
+        "c->rows->stages == XENT_ALL_STAGES;",
+        "tests/test_hessian.py",
+    ),
+    Mutation(
         "the gradient at the target has the slope of the cap, in tiles too",
         "csrc/kernels/rows_tile.h",
         "&s->own[t], of->target_grad, of->least);",

@@ -161,6 +161,38 @@ def test_class_axis(isa, dtype, axis):
             assert_same(actual, getattr(xent, name)(logits, axis=-1))
 
 
+@pytest.mark.parametrize("run", [1, 2, 7, 16, 50, 100])
+def test_short_runs_of_columns(isa, dtype, run):
+    # Tiles, and the pieces that threads take, begin and end anywhere in a run.
+    for rows, classes in ((2600, 20), (400, 130), (60, 1030)):
+        shape = (rows // run + 1, run, classes)
+        logits, targets = inputs.batch(shape, dtype)
+        soft = inputs.soft_targets(shape, dtype)
+        moved, moved_soft = (_strided_rows(np.moveaxis(a, -1, 1)) for a in (logits, soft))
+        weights = np.linspace(0.5, 2, targets.size).reshape(targets.shape)
+        for weight in (weights, weights[:1]):
+            call = {"reduction": "none", "sample_weight": weight, "return_grad": True}
+            for of in ({}, {"label_smoothing": 0.1}, {"temperature": 2.0}, {"return_hess": True}):
+                expected = xent.cross_entropy(logits, targets, **call, **of)
+                loss, *derivatives = xent.cross_entropy(moved, targets, axis=1, **call, **of)
+                assert_same(loss, expected[0])
+                assert_same(tuple(np.moveaxis(d, 1, -1) for d in derivatives), expected[1:])
+            expected = xent.cross_entropy(logits, soft, **call)
+            loss, grad = xent.cross_entropy(moved, moved_soft, axis=1, **call)
+            assert_same((loss, np.moveaxis(grad, 1, -1)), expected)
+        for name in FAMILY:
+            actual = getattr(xent, name)(moved, axis=1)
+            if name != "logsumexp":
+                actual = np.moveaxis(actual, 1, -1)
+            assert_same(actual, getattr(xent, name)(logits, axis=-1))
+        places = np.full(tuple(n + 2 for n in moved.shape), 7, dtype)
+        inside = places[1:-1, 1:-1, 1:-1]
+        xent.softmax(moved, axis=1, out=inside)
+        assert_same(np.moveaxis(inside, 1, -1), xent.softmax(logits, axis=-1))
+        inside[...] = 7
+        assert (places == 7).all()
+
+
 def test_broadcast_logits_and_targets(isa, dtype):
     logits, targets = inputs.batch((1, 50), dtype)
     many = np.broadcast_to(logits, (9, 50)), np.broadcast_to(targets, (9,))
