@@ -546,8 +546,8 @@ MUTATIONS = (
     Mutation(
         "runs of columns that share tiles are told apart",
         "csrc/kernels/rows_tile.h",
-        "rows->short_run - (rows->passed + r) % rows->short_run",
-        "rows->short_run - r % rows->short_run",
+        "rows->short_run - (rows->passed + r + i) % rows->short_run",
+        "rows->short_run - (r + i) % rows->short_run",
         "tests/test_layout.py -k short_runs",
     ),
     Mutation(

@@ -54,13 +54,17 @@ static INLINE void apply_tile(const output_tile *t, const lane_state *s, int64_t
         }                                                                                                                   \
     }
 XENT_APPLY_KERNELS(XENT_DEFINE)
-XENT_KEPT_KERNELS(XENT_DEFINE)
+#define XENT_KEEPING(S) XENT_DEFINE(S, XENT_KEPT, XENT_EXPONENTIALS, 0)
+XENT_KEEPING_STREAMS(XENT_KEEPING)
+#undef XENT_KEEPING
 #undef XENT_DEFINE
 
 static apply_tiles *apply_tile_kernel(const xent_plan *plan, xent_transform transform, int hessian) {
 #define XENT_ENTRY(S, T, FORM, HESSIAN) [S][T][OUTPUT_OF(FORM, HESSIAN)] = apply_tile_##S##_##T##_##FORM##_##HESSIAN,
+#define XENT_KEEPING(S) XENT_ENTRY(S, XENT_KEPT, XENT_EXPONENTIALS, 0)
     static apply_tiles *const kernels[XENT_STREAMS][XENT_TRANSFORMS][OUTPUTS] = {XENT_APPLY_KERNELS(XENT_ENTRY)
-                                                                                     XENT_KEPT_KERNELS(XENT_ENTRY)};
+                                                                                     XENT_KEEPING_STREAMS(XENT_KEEPING)};
+#undef XENT_KEEPING
 #undef XENT_ENTRY
     return kernels[plan->stream][kernel_transform(transform)][OUTPUT_OF(plan->form, hessian)];
 }

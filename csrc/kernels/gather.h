@@ -39,16 +39,6 @@ static INLINE void copy_part(char *to, const char *from, int64_t bytes) {
 #undef COPY
 }
 
-/* How columns from a lane on fall into tiles: those that complete the lane's own, whole tiles, and what is left. */
-typedef struct {
-    int64_t head, whole, left;
-} lane_parts;
-
-static inline lane_parts parts_of(int64_t lane, int64_t columns) {
-    const int64_t room = lane ? LANES - lane : 0, head = columns < room ? columns : room;
-    return (lane_parts){head, (columns - head) / LANES, (columns - head) % LANES};
-}
-
 /* Of n rows the number at one class each, 0 where it is none of theirs, as they are stored. */
 static NOINLINE void pick_stored(char *to, const char *from, int64_t step, int64_t class_step, const int64_t *class,
                                  int64_t classes, int64_t n, int64_t bytes) {

@@ -128,7 +128,7 @@ static inline const char *xent_logits_of(const xent_rows *rows, int64_t r) {
     return rows->logits + xent_row_offset(rows, rows->logits_step, rows->logits_run_step, r);
 }
 static inline const char *xent_soft_of(const xent_rows *rows, int64_t r) {
-    return rows->soft + xent_row_offset(rows, rows->soft_step, rows->soft_run_step, r);
+    return rows->soft ? rows->soft + xent_row_offset(rows, rows->soft_step, rows->soft_run_step, r) : NULL;
 }
 
 /* A run of class indices to be checked, and where they are to be found, the probabilities of these classes in the rows that
@@ -276,19 +276,8 @@ static inline size_t xent_region_space(int64_t classes) {
     USE(XENT_WEIGHTS, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)                                                                 \
     USE(XENT_SOFT, XENT_LOG_PROBS, XENT_EXPONENTIALS, 0)
 
-/* Of tiles, those whose exponentials reduce keeps in the place of the logits, for apply. */
-#define XENT_KEEPING_KERNELS(USE)                                                                                           \
-    USE(XENT_NO_STREAM, XENT_PLAIN)                                                                                         \
-    USE(XENT_WEIGHTS, XENT_PLAIN)                                                                                           \
-    USE(XENT_SOFT, XENT_PLAIN)                                                                                              \
-    USE(XENT_NO_STREAM, XENT_TEMPERATURE)                                                                                   \
-    USE(XENT_WEIGHTS, XENT_TEMPERATURE)                                                                                     \
-    USE(XENT_SOFT, XENT_TEMPERATURE)
-
-#define XENT_KEPT_KERNELS(USE)                                                                                              \
-    USE(XENT_NO_STREAM, XENT_KEPT, XENT_EXPONENTIALS, 0)                                                                    \
-    USE(XENT_WEIGHTS, XENT_KEPT, XENT_EXPONENTIALS, 0)                                                                      \
-    USE(XENT_SOFT, XENT_KEPT, XENT_EXPONENTIALS, 0)
+/* Streams of which reduce may keep the exponentials of a tile, in the place of its logits, for apply. */
+#define XENT_KEEPING_STREAMS(USE) USE(XENT_NO_STREAM) USE(XENT_WEIGHTS) USE(XENT_SOFT)
 
 #define XENT_ELEMENT_KERNELS(USE)                                                                                           \
     USE(XENT_BINARY, 0)                                                                                                     \

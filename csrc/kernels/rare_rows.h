@@ -24,7 +24,7 @@ static const double COST_SCALE = 0x1p-64;
 static double far_cost(const xent_plan *plan, const xent_rows *rows, int64_t r, double max, double log_sum,
                        const transform_plan *p) {
     const storage *stored = storage_of(plan->dtype);
-    const char *x = xent_logits_of(rows, r), *soft = rows->soft ? xent_soft_of(rows, r) : NULL;
+    const char *x = xent_logits_of(rows, r), *soft = xent_soft_of(rows, r);
     double mass = 0, moment = 0;
     for (int64_t k = 0; k < plan->classes; ++k) {
         const double w = plan->class_weight ? (double)((const real *)plan->class_weight)[k] : 1;

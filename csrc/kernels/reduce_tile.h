@@ -181,17 +181,18 @@ static INLINE void next_tile(tile *t) {
 #define XENT_DEFINE(S, T) XENT_DEFINE_KEEPS(S, T, reduce_tile, 0)
 XENT_REDUCE_KERNELS(XENT_DEFINE)
 #undef XENT_DEFINE
-#define XENT_DEFINE(S, T) XENT_DEFINE_KEEPS(S, T, keep_tile, 1)
-XENT_KEEPING_KERNELS(XENT_DEFINE)
-#undef XENT_DEFINE
+#define XENT_KEEPING(S) XENT_DEFINE_KEEPS(S, XENT_PLAIN, keep_tile, 1) XENT_DEFINE_KEEPS(S, XENT_TEMPERATURE, keep_tile, 1)
+XENT_KEEPING_STREAMS(XENT_KEEPING)
+#undef XENT_KEEPING
 #undef XENT_DEFINE_KEEPS
 
 static reduce_tiles *reduce_tile_kernel(xent_stream stream, xent_transform transform, int keeps) {
 #define XENT_ENTRY(S, T) [0][S][T] = reduce_tile_##S##_##T,
-#define XENT_KEEPS(S, T) [1][S][T] = keep_tile_##S##_##T,
+#define XENT_KEEPING(S)                                                                                                     \
+    [1][S] = {[XENT_PLAIN] = keep_tile_##S##_XENT_PLAIN, [XENT_TEMPERATURE] = keep_tile_##S##_XENT_TEMPERATURE},
     static reduce_tiles *const kernels[2][XENT_STREAMS][XENT_TRANSFORMS] = {XENT_REDUCE_KERNELS(XENT_ENTRY)
-                                                                                XENT_KEEPING_KERNELS(XENT_KEEPS)};
-#undef XENT_KEEPS
+                                                                                XENT_KEEPING_STREAMS(XENT_KEEPING)};
+#undef XENT_KEEPING
 #undef XENT_ENTRY
     return kernels[keeps][stream][kernel_transform(transform)];
 }

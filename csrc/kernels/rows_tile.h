@@ -16,10 +16,11 @@ static inline int64_t column_tiles(int64_t classes) {
     return fit < 1 ? 1 : fit < SIDE ? fit : SIDE;
 }
 
-/* How many of n rows from r on lie side by side. */
-static inline int64_t side_by_side(const xent_rows *rows, int64_t r, int64_t n) {
-    const int64_t left = rows->short_run ? rows->short_run - (rows->passed + r) % rows->short_run : n;
-    return left < n ? left : n;
+/* Of rows r..r+n-1, how many from r+i on lie side by side, in one tile if i is not where one begins. */
+static inline int64_t side_by_side(const xent_rows *rows, int64_t r, int64_t i, int64_t n) {
+    const int64_t in_run = rows->short_run ? rows->short_run - (rows->passed + r + i) % rows->short_run : n;
+    const int64_t in_tile = i % LANES ? LANES - i % LANES : n, left = in_run < in_tile ? in_run : in_tile;
+    return left < n - i ? left : n - i;
 }
 
 /* Classes begin..begin+classes-1 of rows r..r+n-1 into the tiles. */
@@ -38,7 +39,7 @@ static void gather_stored(const run *c, int64_t r, int64_t n, int64_t begin, int
         return;
     }
     for (int64_t i = 0, some; i < n; i += some) {
-        some = side_by_side(rows, r + i, n - i);
+        some = side_by_side(rows, r, i, n);
         c->stored->gather_columns(w->x, i, xent_logits_of(rows, r + i) + begin * plan->logits_class_step,
                                   plan->logits_class_step, some, classes);
         if (has_second)
@@ -63,7 +64,7 @@ static void scatter_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int
         return;
     }
     for (int64_t i = 0, some; i < n; i += some) {
-        some = side_by_side(c->rows, r + i, n - i);
+        some = side_by_side(c->rows, r, i, n);
         c->stored->scatter_columns(to + xent_row_offset(c->rows, step, run_step, r + i), class_step, from, i, some, classes,
                                    non_temporal);
     }
@@ -73,14 +74,12 @@ static void scatter_tiles(const run *c, int64_t r, int64_t n, int64_t begin, int
  * first cache. */
 enum { FETCHED_FIRST = 256 };
 
-/* What follows the tiles at hand in memory: rows from r on, from class `begin` on, as many classes. */
-static fetch_ahead ahead_of(const run *c, const char *array, int64_t step, int64_t run_step, int64_t r, int64_t begin,
-                            int64_t class_step, int64_t classes) {
+/* What follows the tiles at hand in memory, if anything does: from a row's class on, as many classes. */
+static fetch_ahead ahead_of(const run *c, const char *at, int64_t step, int64_t class_step, int64_t classes) {
     const int narrow = c->plan->layout == XENT_NARROW;
-    if (!array || (narrow && classes > FETCHED_FIRST))
+    if (!at || (narrow && classes > FETCHED_FIRST))
         return (fetch_ahead){(const char *)c->space->x, 0, 0, 0};
     const int64_t apart = !narrow ? class_step : classes ? LANES * step / classes : 0;
-    const char *at = array + xent_row_offset(c->rows, step, run_step, r) + begin * class_step;
     return (fetch_ahead){at, apart, LANES * step, classes > FETCHED_FIRST};
 }
 
@@ -167,10 +166,8 @@ static void tile_reduce(const run *c, int64_t r, int64_t n, int64_t ahead) {
         .second = w->second,
         .weight = plan->class_weight,
         .classes = classes,
-        .x_ahead =
-            ahead_of(c, rows->logits, rows->logits_step, rows->logits_run_step, ahead, 0, plan->logits_class_step, classes),
-        .second_ahead =
-            ahead_of(c, rows->soft, rows->soft_step, rows->soft_run_step, ahead, 0, plan->soft_class_step, classes),
+        .x_ahead = ahead_of(c, xent_logits_of(rows, ahead), rows->logits_step, plan->logits_class_step, classes),
+        .second_ahead = ahead_of(c, xent_soft_of(rows, ahead), rows->soft_step, plan->soft_class_step, classes),
     };
     if (plan->transform == XENT_LOG_PROBS)
         for (int64_t t = 0; t < tiles; ++t)
@@ -217,10 +214,10 @@ static void tile_reduce_blocks(const run *c, int64_t r, int64_t n) {
             .second = w->second,
             .weight = plan->class_weight ? (const real *)plan->class_weight + at : NULL,
             .classes = classes,
-            .x_ahead = ahead_of(c, rows->logits, rows->logits_step, rows->logits_run_step, next, begin,
+            .x_ahead = ahead_of(c, xent_logits_of(rows, next) + begin * plan->logits_class_step, rows->logits_step,
                                 plan->logits_class_step, classes),
-            .second_ahead =
-                ahead_of(c, rows->soft, rows->soft_step, rows->soft_run_step, next, begin, plan->soft_class_step, classes),
+            .second_ahead = ahead_of(c, rows->soft ? xent_soft_of(rows, next) + begin * plan->soft_class_step : NULL,
+                                     rows->soft_step, plan->soft_class_step, classes),
         };
         reduce_tile_kernel(plan->stream, plan->transform, 0)(&w->lanes, s->sums, s->max, s->teacher_max, &block, 1, &w->mix,
                                                              &w->transform);

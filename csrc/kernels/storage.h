@@ -30,24 +30,24 @@ static INLINE void h(store_part)(char *to, const vec *from, int64_t lane, int64_
     copy_part(to, at, n * h(bytes));
 }
 
-/* Columns side by side, from a lane on: tile w of class k is to[w * classes + k]. */
+/* Columns side by side: tile w of class k is to[w * classes + k]. From a lane on inside a tile there are some of that tile.
+ */
 static void h(gather_columns)(vec *to, int64_t lane, const char *from, int64_t class_step, int64_t columns,
                               int64_t classes) {
-    const lane_parts part = parts_of(lane % LANES, columns);
-    vec *const first = to + lane / LANES * classes;
-    to = part.head ? first + classes : first;
-    for (int64_t k = 0; part.head && k < classes; ++k)
-        h(load_part)(&first[k], lane % LANES, from + k * class_step, part.head);
-    from += part.head * h(bytes);
-    for (int64_t k = 0; k < classes && part.head < columns; ++k, from += class_step) {
-        if (part.whole == SIDE)
+    const int64_t whole = columns / LANES;
+    const int left = (int)(columns % LANES);
+    to += lane / LANES * classes;
+    for (int64_t k = 0; lane % LANES && k < classes; ++k)
+        h(load_part)(&to[k], lane % LANES, from + k * class_step, columns);
+    for (int64_t k = 0; lane % LANES == 0 && k < classes; ++k, from += class_step) {
+        if (whole == SIDE)
             for (int64_t w = 0; w < SIDE; ++w)
                 v(store)(&to[w * classes + k], h(load)(from + w * LANES * h(bytes)));
         else
-            for (int64_t w = 0; w < part.whole; ++w)
+            for (int64_t w = 0; w < whole; ++w)
                 v(store)(&to[w * classes + k], h(load)(from + w * LANES * h(bytes)));
-        if (part.left)
-            to[part.whole * classes + k] = h(load_first)(from + part.whole * LANES * h(bytes), (int)part.left, v(set)(0));
+        if (left)
+            to[whole * classes + k] = h(load_first)(from + whole * LANES * h(bytes), left, v(set)(0));
     }
 }
 
@@ -71,24 +71,19 @@ static void h(scatter_run)(char *to, const real *from, int64_t n, int non_tempor
 /* Columns are streamed where whole vectors of them are whole lines. */
 static void h(scatter_columns)(char *to, int64_t class_step, const vec *from, int64_t lane, int64_t columns, int64_t classes,
                                int non_temporal) {
-    const lane_parts part = parts_of(lane % LANES, columns);
-    const vec *const first = from + lane / LANES * classes;
-    from = part.head ? first + classes : first;
-    for (int64_t k = 0; part.head && k < classes; ++k)
-        h(store_part)(to + k * class_step, &first[k], lane % LANES, part.head);
-    to += part.head * h(bytes);
-    columns -= part.head;
     const int aligned = ((uintptr_t)to | (uintptr_t)class_step) % CACHE_LINE == 0;
     const int64_t lines = whole_lines(to, columns, h(bytes), non_temporal && aligned).end / LANES;
-    for (int64_t k = 0; k < classes && columns; ++k, to += class_step) {
+    const int64_t whole = lane % LANES ? 0 : columns / LANES, left = columns - whole * LANES;
+    from += lane / LANES * classes;
+    for (int64_t k = 0; k < classes; ++k, to += class_step) {
         char *at = to;
         int64_t w = 0;
-        for (; w < lines; ++w, at += LANES * h(bytes))
+        for (; w < lines && w < whole; ++w, at += LANES * h(bytes))
             h(stream)(at, from[w * classes + k]);
-        for (; w < part.whole; ++w, at += LANES * h(bytes))
+        for (; w < whole; ++w, at += LANES * h(bytes))
             h(store)(at, from[w * classes + k]);
-        if (part.left)
-            h(store_part)(at, &from[part.whole * classes + k], 0, part.left);
+        if (left)
+            h(store_part)(at, &from[whole * classes + k], lane % LANES, left);
     }
 }
 
