@@ -106,9 +106,10 @@ def info_nce(
     sums of the columns of a block, a shard of their classes, are merged with those before it, and once all are known the
     products are computed again, for both gradients together.
 
-    Memory beyond inputs and gradients: a block of similarities in the compute dtype, of 32 MiB or of 256 rows if those are
-    more; the block's queries and their gradient; 12 MiB for slabs of a block and slices of keys; with `symmetric` up to
-    1.5 KiB for each pair; with `normalize` the divided vectors. Gradients of another dtype than is computed in have sums of
+    Memory beyond inputs and gradients: in one direction, for the loss alone or of rows that are one block, that of
+    `linear_cross_entropy`. Else a block of similarities in the compute dtype, of 32 MiB or of 256 rows if those are more;
+    the block's queries and their gradient; 12 MiB for slabs of a block and slices of keys; with `symmetric` up to 1.5 KiB
+    for each pair; with `normalize` the divided vectors. Gradients of another dtype than is computed in have sums of
     their size in the compute dtype.
 
     The gradient of the keys and the derivative by the temperature are sums over queries. Inside a block the first is a
