@@ -87,7 +87,11 @@ static xent_status multiply_blocks(const xent_matrix *a, const xent_matrix *b, c
     p.strip_pairs = own[1];
     threads = xent_take_workspaces(p.panels, threads, (size_t)XENT_PACKED(XENT_GROUP, XENT_MOST_LANES) * sizeof(float));
     xent_status status = threads ? XENT_OK : XENT_NO_MEMORY;
-    for (int64_t i = 0; i < rows && status == XENT_OK; i += XENT_STRIPED)
+    /* All columns are packed anew for each block of rows: these are divided evenly. */
+    const int64_t parts = (rows + XENT_STRIPED - 1) / XENT_STRIPED,
+                  strips_each = (rows + parts * XENT_TALL - 1) / (parts * XENT_TALL);
+    const int64_t step = strips_each * XENT_TALL;
+    for (int64_t i = 0; i < rows && status == XENT_OK; i += step)
         for (int64_t k = 0; k < inner && status == XENT_OK; k += XENT_DEEP) {
             p.left = (xent_factor){(const char *)a->data + i * a->row_step + k * a->column_step, a->dtype, a->row_step,
                                    a->column_step};
@@ -95,7 +99,7 @@ static xent_status multiply_blocks(const xent_matrix *a, const xent_matrix *b, c
             p.out = (char *)out->data + i * out->row_step;
             p.depth = inner - k < XENT_DEEP ? inner - k : XENT_DEEP;
             p.add = add || k > 0;
-            if (multiply_block(&p, rows - i < XENT_STRIPED ? rows - i : XENT_STRIPED, threads, poll, poll_data))
+            if (multiply_block(&p, rows - i < step ? rows - i : step, threads, poll, poll_data))
                 status = XENT_INTERRUPTED;
         }
     xent_return_workspaces(p.panels, threads);

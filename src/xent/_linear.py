@@ -27,7 +27,7 @@ from xent._blocks import Array, Block, RowBlocks, blocks, numbers, rounded, stor
 from xent._functions import linear_request
 from xent._pool import count_call, empty_array
 from xent._request import Request
-from xent._shards import OWN_ROWS, Shards, shard_bytes, shards_of
+from xent._shards import Shards, shard_bytes, shards_of
 
 # The size of a block of logits, and its least number of rows. BLAS needs some hundred rows to be fast: with 256 a product
 # takes up to 1.2 times as long for each row as with 1024, with 64 twice as long.
@@ -137,10 +137,7 @@ def multiply(
 ) -> None:
     """Compute out = a b, or out += a b; `room` is scratch of the shape of `out`."""
     if own:
-        # b is packed anew for each OWN_ROWS rows of a: these are divided evenly.
-        step = ceil(len(a) / max(1, ceil(len(a) / OWN_ROWS)))
-        for start in range(0, len(a), max(1, step)):
-            _core.multiply(a[start : start + step], b, out[start : start + step], add)
+        _core.multiply(a, b, out, add)
     elif add:
         out += np.matmul(a, b, out=room)
     else:

@@ -199,11 +199,11 @@ def places_of(linear: Linear, rows: int, width: int) -> list[Array | None] | Non
     memory = gradient_memory(linear)
     # From the first number of a class to that of the next one: no shard begins before what is written until it is read.
     step = max(rows, len(memory) // classes)
-    # What else is allocated: a shard; a product for the hidden states, and these converted or the sum of such products;
-    # slices.
-    needed = (
-        rows * (width + 2 * linear.features)
-    ) * linear.dtype.itemsize + 2 * linear.slice_bytes()
+    # What else is allocated: a shard; a product for the hidden states and, of BLAS, these converted or the sum of such
+    # products; slices.
+    products = 1 if linear.own else 2
+    needed = rows * (width + products * linear.features) * linear.dtype.itemsize
+    needed += 2 * linear.slice_bytes()
     room = (EXTRA_BYTES - needed) // linear.dtype.itemsize
     places: list[Array | None] = []
     for start in starts:
