@@ -140,7 +140,9 @@ def test_instructions_are_those_tested_at_run_time() -> None:
     found = instructions()
     assert set(found) == {"", *FEATURES} - {"neon"}
     for isa, code in found.items():
-        assert rejected(code, FEATURES.get(isa, [])) == [], isa
+        # csrc/kernels/pairs.h looks for this one itself.
+        tested = {line for line in code if not (isa == "avx512" and line.startswith("vdpbf16ps "))}
+        assert rejected(tested, FEATURES.get(isa, [])) == [], isa
     # The assembler does tell them apart.
     assert rejected(found["avx512"], FEATURES["avx2"])
     assert rejected(found["avx2"], [])

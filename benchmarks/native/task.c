@@ -299,7 +299,14 @@ static void run_product(const task *t, const xent_kernels *kernels) {
     const array *a = t->arrays;
     const int64_t rows = rows_of_product(t->rows), depth = t->rows < XENT_DEEP ? t->rows : XENT_DEEP, size = a[X].size;
     const xent_dtype dtype = t->dtype == XENT_F64 ? XENT_F32 : t->dtype;
-    const xent_factor left = {a[X].at, dtype, depth * size, size}, right = {a[X].at, dtype, size, rows * size};
+    const xent_factor left = {a[X].at, dtype, depth * size, size};
+    /* Of bfloat16 both factors are contiguous along the inner axis, as an instruction for pairs would have them. */
+    const xent_factor right = dtype == XENT_BF16 ? left : (xent_factor){a[X].at, dtype, size, rows * size};
+    if (dtype == XENT_BF16 && kernels->multiplies_pairs && kernels->multiplies_pairs() &&
+        kernels->pack_strip_pairs(strips, &left, rows, depth) && kernels->pack_panel_pairs(panels, &right, rows, depth)) {
+        kernels->multiply_pairs(strips, panels, depth, a[OUT].at, rows * (int64_t)sizeof(float), rows, rows, 0);
+        return;
+    }
     kernels->pack_strips(strips, &left, rows, depth);
     kernels->pack_panels(panels, &right, rows, depth);
     kernels->multiply(strips, panels, depth, a[OUT].at, rows * (int64_t)sizeof(float), rows, rows, 0);

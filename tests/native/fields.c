@@ -285,6 +285,8 @@ static void bad_calls(void) {
     BAD_IN(xent_reduce, in_stages(), top_index, call.score = 1, call.top_k = 1)
     BAD_IN(xent_reduce, in_stages(), top_logit, call.score = 1, call.top_k = 1, call.top_index = memory.index)
     BAD_IN(xent_reduce, in_stages(), top_logit, call.top_logit = &memory.sums[0].max)
+    BAD(indexed(), continues, call.continues = 1)
+    BAD_IN(xent_reduce, in_stages(), continues, call.continues = 1)
     BAD(indexed(), top_k, call.top_k = 1)
     BAD_IN(xent_reduce, in_stages(), top_index, call.top_k = 1)
     BAD_IN(xent_reduce, in_stages(), top_k, call.score = 1, call.top_k = -1)
