@@ -72,9 +72,7 @@ static INLINE void add_to_lane(few_lanes *lanes, int64_t i, tile_sums *all, cons
     const vec z = t->x[k];
     const vec a = is_weighted(stream) || stream == XENT_TEACHER ? tile_second(t, mix, k, stream) : z;
     const vec apart = transform == XENT_LOG_PROBS ? z : v(sub)(z, max);
-    const vec e = add_class(&lane, apart, a, teacher_max, p, stream, transform, 1);
-    if (keeps)
-        t->x[k] = e;
+    add_class(&lane, apart, a, teacher_max, p, stream, transform, 1, keeps ? &t->x[k] : NULL);
 }
 
 static INLINE void clear_lanes(few_lanes *lanes, int64_t n, xent_stream stream) {

@@ -27,16 +27,18 @@ static INLINE vec add_exponential(vec t, vec *sum_exp, vec *max_count, int first
     return e;
 }
 
-/* One class of each lane: t = z - max of its logit, or a log-probability, `a` its second stream (of a teacher: z'). Returns
- * the exponential of the logit. */
-static INLINE vec add_class(const lane_sums *s, vec t, vec a, vec teacher_max, const transform_plan *p, xent_stream stream,
-                            xent_transform transform, int holds_max) {
+/* One class of each lane: t = z - max of its logit, or a log-probability, `a` its second stream (of a teacher: z'). The
+ * exponential of a logit is kept where `kept` says, which is NULL of others. */
+static INLINE void add_class(const lane_sums *s, vec t, vec a, vec teacher_max, const transform_plan *p, xent_stream stream,
+                             xent_transform transform, int holds_max, vec *kept) {
     const vec zero = v(set)(0);
-    mask counts = v(first)(0);
+    mask counts;
     vec e = zero;
-    if (transform != XENT_LOG_PROBS)
+    if (transform != XENT_LOG_PROBS) {
         e = add_exponential(t, s->sum_exp, s->max_count, s->first, p, transform, holds_max, &counts);
-    const vec kept = v(keep)(counts, e);
+        if (kept)
+            *kept = v(keep)(counts, e);
+    }
     /* 0 * -inf is 0 here: a masked class without weight costs nothing. */
     if (is_weighted(stream)) {
         *s->sum_a_t = v(select)(v(ne)(a, zero), v(fma)(a, t, *s->sum_a_t), *s->sum_a_t);
@@ -53,7 +55,6 @@ static INLINE vec add_class(const lane_sums *s, vec t, vec a, vec teacher_max, c
         *s->sum_a_t = v(select)(counts, v(fma)(e, apart, *s->sum_a_t), *s->sum_a_t);
         *s->apart = v(add)(*s->apart, apart);
     }
-    return kept;
 }
 
 /* A class that the student alone masks makes all infinite, however little the teacher gives it. */
@@ -147,7 +148,7 @@ static INLINE void add_groups(block_sums *s, int g, int count, const wide_block 
     for (int j = 0; j < count; ++j, ++g) {
         const lane_sums lane = {&s->sum_exp[g], &s->sum_a[g],          &s->sum_a_t[g], &s->teacher_sum_exp[g],
                                 &s->max_count,  &s->teacher_max_count, &s->apart,      0};
-        add_class(&lane, t[j], second[j], teacher_max, p, stream, transform, holds_max);
+        add_class(&lane, t[j], second[j], teacher_max, p, stream, transform, holds_max, NULL);
     }
 }
 
