@@ -50,6 +50,11 @@ static void put(char *at, xent_dtype dtype, double x) {
 }
 
 static double get(const char *at, xent_dtype dtype) {
+    if (bytes_of(dtype) == 2) { /* NaN, or its bits */
+        uint16_t half;
+        memcpy(&half, at, 2);
+        return (half & 0x7fff) > (dtype == XENT_F16 ? 0x7c00 : 0x7f80) ? NAN : half;
+    }
     if (dtype == XENT_F64) {
         double x;
         memcpy(&x, at, 8);
