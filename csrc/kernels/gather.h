@@ -23,10 +23,12 @@ static INLINE void copy_number(char *to, const char *from, int64_t bytes) {
         memcpy(to, from, 8);
 }
 
-/* Less than a vector, by two pieces that may overlap: masked stores take AMD's processors a dozen cycles. */
-static INLINE void copy_part(char *to, const char *from, int64_t bytes) {
+/* n numbers of `number` bytes, less than a vector, by two pieces that may overlap: masked stores take AMD's processors a dozen
+ * cycles. */
+static INLINE void copy_part(char *to, const char *from, int64_t n, int64_t number) {
+    const int64_t bytes = n * number;
 #define COPY(SIZE)                                                                                                          \
-    if (bytes >= SIZE) {                                                                                                    \
+    if (SIZE >= number && bytes >= SIZE) {                                                                                  \
         memcpy(to, from, SIZE);                                                                                             \
         memcpy(to + bytes - SIZE, from + bytes - SIZE, SIZE);                                                               \
         return;                                                                                                             \

@@ -17,7 +17,7 @@ static INLINE void h(load_part)(vec *to, int64_t lane, const char *from, int64_t
         numbers = h(load_first)(from, (int)n, v(set)(0));
         from = (const char *)&numbers;
     }
-    copy_part((char *)((real *)to + lane), from, n * (int64_t)sizeof(real));
+    copy_part((char *)((real *)to + lane), from, n, sizeof(real));
 }
 
 static INLINE void h(store_part)(char *to, const vec *from, int64_t lane, int64_t n) {
@@ -27,7 +27,7 @@ static INLINE void h(store_part)(char *to, const vec *from, int64_t lane, int64_
         h(store)(numbers, v(load)(from));
         at = numbers + lane * h(bytes);
     }
-    copy_part(to, at, n * h(bytes));
+    copy_part(to, at, n, h(bytes));
 }
 
 /* Columns side by side: tile w of class k is to[w * classes + k]. From a lane on inside a tile there are some of that tile.
