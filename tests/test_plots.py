@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 DOCS = Path(__file__).parent.parent / "docs"
 # These are of runs of ``python -m xent bench`` and of benchmarks/scaling.py, and the last is drawn by hand.
-OTHERS = ("bench.svg", "classes.svg", "scaling.svg", "choose.svg")
+OTHERS = ("bench.svg", "bench-avx512.svg", "classes.svg", "scaling.svg", "choose.svg")
 # And these of the examples and the demo: test_examples.py draws them.
 EXAMPLES = {f"{path.stem}.svg" for path in (DOCS.parent / "examples").glob("*.py")}
 EXAMPLES.add("language_model.svg")
