@@ -6,22 +6,33 @@
 
 #include <stdint.h>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__SSE2__) || defined(_M_X64)
 #include <immintrin.h>
-typedef unsigned fp_state;
+typedef struct {
+    unsigned vectors;
+#ifdef __i386__
+    uint32_t coprocessor[7]; /* where the library's fma may compute */
+#endif
+} fp_state;
 /* The register is read in no time and written in some: only where it differs, flags apart. */
 static inline fp_state fp_enter(void) {
     enum { DEFAULT = 0x1f80, FLAGS = 0x3f };
-    const fp_state before = _mm_getcsr();
-    if ((before & ~(unsigned)FLAGS) != DEFAULT)
+    fp_state before = {.vectors = _mm_getcsr()};
+    if ((before.vectors & ~(unsigned)FLAGS) != DEFAULT)
         _mm_setcsr(DEFAULT);
+#ifdef __i386__
+    __asm__ volatile("fnstenv %0\n\tfninit" : "=m"(before.coprocessor));
+#endif
     __asm__ volatile("" : : : "memory"); /* the compiler knows of no arithmetic that depends on it */
     return before;
 }
 static inline void fp_leave(fp_state before) {
     __asm__ volatile("" : : : "memory");
-    if (_mm_getcsr() != before)
-        _mm_setcsr(before);
+#ifdef __i386__
+    __asm__ volatile("fldenv %0" : : "m"(before.coprocessor));
+#endif
+    if (_mm_getcsr() != before.vectors)
+        _mm_setcsr(before.vectors);
 }
 /* Streaming stores are seen by others once they are fenced: once for each thread and region, since it waits for memory. */
 static inline void finish_stores(void) { _mm_sfence(); }

@@ -23,8 +23,8 @@ static INLINE void copy_number(char *to, const char *from, int64_t bytes) {
         memcpy(to, from, 8);
 }
 
-/* n numbers of `number` bytes, less than a vector, by two pieces that may overlap: masked stores take AMD's processors a dozen
- * cycles. */
+/* n numbers of `number` bytes, less than a vector, by two pieces that may overlap: masked stores take AMD's processors a
+ * dozen cycles. */
 static INLINE void copy_part(char *to, const char *from, int64_t n, int64_t number) {
     const int64_t bytes = n * number;
 #define COPY(SIZE)                                                                                                          \
