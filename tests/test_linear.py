@@ -199,7 +199,9 @@ def test_rows_need_not_fill_their_blocks(monkeypatch):
 @pytest.fixture(params=["kept", "again", "rows"])
 def small_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits that are all kept, or where the gradient of the weight will be alone; three rows at a time."""
-    constants = dict.fromkeys(("OWN_BYTES", "BLAS_BYTES", "THREAD_BYTES", "WHOLE_BYTES"), 1)
+    constants = dict.fromkeys(
+        ("OWN_BYTES", "BLAS_BYTES", "BLAS_LOSS_BYTES", "THREAD_BYTES", "WHOLE_BYTES"), 1
+    )
     if request.param == "again":
         constants |= {"EXTRA_BYTES": 0, "KEPT_OF_ALL": 1}
     if request.param == "rows":
@@ -630,7 +632,7 @@ def test_any_other_overlap_is_an_error(dtype):
 
 
 # A shard; a slice of the weight, and what it is converted from; sums of the rows of a chunk, which are copied to be merged.
-SHARD, SLICE, SUMS = 8 << 20, 6 << 20, 3 * 152 * 1024
+SHARD, OWN_SHARD, SLICE, SUMS = 32 << 20, 4 << 20, 6 << 20, 3 * 152 * 1024
 
 
 @pytest.mark.parametrize("form", ["float32", "ignored", "bfloat16", "float64", "soft"])
@@ -641,12 +643,13 @@ def test_extra_memory_of_a_loss_is_a_shard(rows, classes, form):
     dtype = np.dtype(dtypes.get(form, np.float32))
     hidden, weight = np.zeros((rows, 8), dtype), np.zeros((classes, 8), dtype)
     targets: Any = np.arange(rows)
-    extra = SHARD + SUMS * (1 + classes // 16384) + OWN + SLICE
+    shard = OWN_SHARD if form == "bfloat16" else SHARD
+    extra = shard + SUMS * (1 + classes // 16384) + OWN + SLICE
     if form == "ignored":
         targets[::3] = -100
     if form == "soft":
         targets = np.broadcast_to(np.float64(1 / classes), (rows, classes))
-        extra += SHARD
+        extra += shard
 
     def call() -> None:
         assert abs(linear(hidden, weight, targets) / np.log(classes) - 1) < 0.01

@@ -1,6 +1,6 @@
 """Rows of a linear layer whose logits exist a shard of the classes at a time.
 
-A shard is multiplied and reduced while it lies in the cache, and the next one takes its place; the sums of shards go on
+A shard is multiplied and reduced, and the next one takes its place; the sums of shards go on
 within a chunk of the classes, and those of chunks are merged, so that a loss has the bits of a row that is whole.
 
 A gradient needs the logits again, once the sums of all classes are known. Until then they are kept where the gradient of the
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 # Classes that are summed relative to one maximum, and those whose sums go on: a shard ends at a multiple of the former, and
 # within the latter.
 BLOCK, CHUNK = 1024, 16384
-# The size of a shard, which the caches hold, and the most rows it may have where losses are all that is wanted, of the
-# library's own products and of BLAS: that packs all rows anew for each shard, xent_multiply 1,020 of them at a time. Of many
-# threads each has its part of a shard, up to a limit for all.
-OWN_BYTES, OWN_ROWS, BLAS_BYTES, BLAS_ROWS = 4 << 20, 1020, 8 << 20, 1024
+# The size of a shard, which caches hold, and the most rows it may have where losses are all that is wanted, of the
+# library's own products and of BLAS: that packs all rows anew for each shard, xent_multiply 1,020 of them at a time. So there
+# are few and large ones where BLAS computes losses alone (of 8 MiB each: 1.06 to 1.15 of the time). Of many threads each has its
+# part of a shard, up to a limit for all.
+OWN_BYTES, OWN_ROWS, BLAS_BYTES, BLAS_ROWS, BLAS_LOSS_BYTES = 4 << 20, 1020, 8 << 20, 1024, 32 << 20
 THREAD_BYTES, MOST_BYTES = 1 << 20, 64 << 20
 # With gradients, whose rows are one block: logits of a size that is divided; the largest shard; all that is allocated; and
 # how many shards there are for each that may be multiplied again.
@@ -190,7 +191,8 @@ def shards_of(linear: Linear, rows: int) -> Shards | None:
 def shard_bytes(linear: Linear) -> int:
     """Return the size of a shard."""
     of_threads = min(_core.get_num_threads() * THREAD_BYTES, MOST_BYTES)
-    return max(OWN_BYTES if linear.own else BLAS_BYTES, of_threads)
+    of_blas = BLAS_BYTES if linear.with_grad else BLAS_LOSS_BYTES
+    return max(OWN_BYTES if linear.own else of_blas, of_threads)
 
 
 def places_of(linear: Linear, rows: int, width: int) -> list[Array | None] | None:

@@ -93,7 +93,7 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Memory beyond the results of the loss alone: a shard of logits in the compute dtype, of 8 MiB, or 4 if `weight` is of a
+    Memory beyond the results of the loss alone: a shard of logits in the compute dtype, of 32 MiB, or 4 if `weight` is of a
     half type, or 1 MiB for each thread, up to 64; up to 2.4 KiB for each of 1,024 rows and 262,144 classes; a megabyte or
     two for slices of what is converted; up to 17 bytes a row.
 
