@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 # within the latter.
 BLOCK, CHUNK = 1024, 16384
 # The size of a shard, which caches hold, and the most rows it may have where losses are all that is wanted, of the
-# library's own products and of BLAS: that packs all rows anew for each shard, xent_multiply 1,020 of them at a time. So there
-# are few and large ones where BLAS computes losses alone (of 8 MiB each: 1.06 to 1.15 of the time). Of many threads each has its
-# part of a shard, up to a limit for all.
+# library's own products and of BLAS: that packs all rows anew for each shard, xent_multiply 1,020 of them at a time. So
+# there are few and large ones where BLAS computes losses alone (of 8 MiB each: 1.06 to 1.15 of the time). Of many threads
+# each has its part of a shard, up to a limit for all.
 OWN_BYTES, OWN_ROWS, BLAS_BYTES, BLAS_ROWS, BLAS_LOSS_BYTES = 4 << 20, 1020, 8 << 20, 1024, 32 << 20
 THREAD_BYTES, MOST_BYTES = 1 << 20, 64 << 20
 # With gradients, whose rows are one block: logits of a size that is divided; the largest shard; all that is allocated; and
