@@ -154,7 +154,7 @@ def test_measured_table_and_figure_are_of_the_usual_cases() -> None:
     table = text[text.index(mark.format("begin")) : text.index(mark.format("end"))]
     usual = [case.name for case in select()]
     assert re.findall(r"^\| ([\w-]+) +\| +[\d.]+ [mµ]?s ", table, re.MULTILINE) == usual
-    assert "(docs/images/bench.svg)" in text
+    assert "](docs/images/bench.svg)" in text
     figure = (ROOT / "docs/images/bench.svg").read_text(encoding="utf-8")
     assert {name for name in usual if f">{name}</text>" not in figure} == set()
 

@@ -1,7 +1,7 @@
 """Rows of a linear layer whose logits exist a shard of the classes at a time.
 
-A shard is multiplied and reduced, and the next one takes its place; the sums of shards go on
-within a chunk of the classes, and those of chunks are merged, so that a loss has the bits of a row that is whole.
+A shard is multiplied and reduced, and the next one takes its place; the sums of shards go on within a chunk of the classes,
+and those of chunks are merged, so that a loss has the bits of a row that is whole.
 
 A gradient needs the logits again, once the sums of all classes are known. Until then they are kept where the gradient of the
 weight will be written: shard by shard, from the first on, each behind what is written before it is read. What has no place
