@@ -208,6 +208,35 @@ MUTATIONS = (
 """,
         "tests/test_linear.py -k in_place",
     ),
+    Mutation(
+        "few logits have their bias",
+        "src/xent/_layer.pyx",
+        "    if bias is not None:\n        with",
+        "    if False:\n        with",
+        "tests/test_linear.py -k 'option or minus'",
+    ),
+    Mutation(
+        "bits of bfloat16 are read as such among arrays of other dtypes",
+        "src/xent/_layer.pyx",
+        "(arguments.are_bits(a) if mixed else not found)",
+        "not found",
+        "tests/test_linear.py",
+    ),
+    # The head of what is composed.
+    Mutation(
+        "a row whose classes are all masked has no log-sum-exp",
+        "src/xent/_head.pyx",
+        "<real>-INFINITY if is_masked(s[i], k[i]) else top[i] + log_sum[i]",
+        "top[i] + log_sum[i]",
+        "tests/test_stages.py tests/test_stage_losses.py",
+    ),
+    Mutation(
+        "a temperature divides in two products and one rounding, as in the kernels",
+        "src/xent/_head.pyx",
+        "<real>(<long double>t * cold + <long double>(t * low))",
+        "t * cold",
+        "tests/test_stages.py tests/test_stage_losses.py tests/test_completeness.py",
+    ),
     # PyTorch.
     Mutation(
         "a gradient that the forward has kept is multiplied by the upstream gradient",
@@ -331,9 +360,9 @@ MUTATIONS = (
     ),
     Mutation(
         "norms of any size: a vector is divided by its largest number before it is squared",
-        "src/xent/_contrastive.py",
-        "np.where(largest == 0, 1, largest)",
-        "np.ones_like(largest)",
+        "src/xent/_layer.pyx",
+        "largest[r] = most = 1 if most == 0 else most",
+        "largest[r] = most = 1",
         "tests/test_contrastive.py -k norms_of_any_size",
     ),
     Mutation(
@@ -786,9 +815,11 @@ MUTATIONS = (
     ),
     Mutation(
         "a class of weight 0 does not count in a region's loss, even if it is NaN",
-        "src/xent/_regions.py",
-        "np.where(counts, weight * (1 - share), 0)",
-        "weight * (1 - share)",
+        "src/xent/_head.pyx",
+        """            if weight == 0:
+                continue
+""",
+        "",
         "tests/test_regions.py -k weight_zero",
     ),
     Mutation(
@@ -2256,9 +2287,9 @@ MUTATIONS = (
     ),
     Mutation(
         "half types are multiplied by the same library with the gradient and without it",
-        "src/xent/_linear.py",
-        "readable and not matrix(weight.values, dtype)",
-        "readable and not matrix(weight.values, dtype) and weight.grad is not None",
+        "src/xent/_layer.pyx",
+        "        and not matrix(weight.values, dtype)\n",
+        "        and not matrix(weight.values, dtype) and weight.grad is not None\n",
         "tests/test_linear.py -k halves",
     ),
     # Loss scaling.

@@ -57,6 +57,8 @@ def check(name: str, *arrays: Any, what: str = "", **options: Any) -> None:
     expected = expect(name, *arrays, **options)
     loss, grads = results(name, *arrays, **options)
     assert_within(loss, expected.value, expected.value_bound, f"loss {what}")
+    alone = getattr(xent, name)(*arrays, **{**options, "grad_output": None})
+    assert_within(alone, expected.value, expected.value_bound, f"loss alone {what}")
     for of, grad, exact, bound in zip(
         NAMES[name], grads, expected.grad, expected.grad_bound, strict=True
     ):

@@ -72,6 +72,7 @@ def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         ("BLOCK_BYTES", "BLOCK_ROWS", "SLICE_BYTES"), request.param, strict=True
     ):
         monkeypatch.setattr(_linear, name, value)
+    monkeypatch.setattr(_linear, "are_few", lambda *factors: False)
 
 
 # Values.

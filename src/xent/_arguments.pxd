@@ -21,6 +21,7 @@ cdef Precision precision_of(cnp.ndarray a, str name, object dtype, bint integers
 cdef cnp.ndarray stored(cnp.ndarray a, Precision precision)
 cdef cnp.ndarray cast(cnp.ndarray a, object dtype)
 
+cpdef bint are_bits(cnp.ndarray a) noexcept
 cpdef cnp.ndarray array(object value, str name)
 cpdef int class_axis(object axis, int ndim, str name) except -1
 cpdef tuple targets(object value, cnp.ndarray logits, int axis)

@@ -107,7 +107,7 @@ def token_log_probs(
     request.stage("reduce", sums, 0, request.logits.shape[request.class_axis])
     head = Head(sums, request.precision.compute.type)
     with np.errstate(all="ignore"):
-        log_probs = np.where(found.counts, np.subtract(0, head.nll(found.logits, 1)), head.real(0))
+        log_probs = np.where(found.counts, np.subtract(0, head.nll(found.logits)), head.real(0))
     return np.moveaxis(log_probs, -1, request.class_axis)
 
 
@@ -340,7 +340,7 @@ class Loss:
         v = self.values
         with np.errstate(all="ignore"):
             if self.probs is not None:
-                nll = self.head.nll(self.entries.logits, 1)
+                nll = self.head.nll(self.entries.logits)
                 rows = row_sums(np.where(self.shares != 0, self.shares * nll, 0.0).astype(float))
             else:
                 rows = np.where(self.hard == 0, 0.0, self.hard * v.nll)
@@ -474,7 +474,7 @@ class Loss:
             center = np.asarray(head.center(moments), float)
             lse = np.asarray(self.values.lse, float)
             if self.probs is not None:
-                apart = center[..., None] + head.gap(self.entries.logits, 1)
+                apart = center[..., None] + head.gap(self.entries.logits)
                 rise = row_sums(np.where(self.shares != 0, self.shares * apart, 0.0))
             elif self.given.index is not None:
                 rise = self.hard * (

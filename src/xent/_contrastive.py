@@ -21,8 +21,9 @@ import numpy as np
 from xent import _arguments as arguments
 from xent import stages
 from xent._blocks import Array, Block, unread
-from xent._functions import elementwise_loss, linear_request, stage_request
-from xent._linear import Factor, Linear, widest
+from xent._functions import elementwise_loss, linear_request, softmax_loss, stage_request
+from xent._layer import Factor, are_few, few_logits, pair, unit_vectors, widest
+from xent._linear import Linear
 from xent._pool import count_call, empty_array
 from xent._request import Request
 
@@ -240,35 +241,8 @@ class Sigmoids(Side):
         self.store(block, out, None)
 
 
-def pair(given: dict[str, Any], dtype: Any) -> dict[str, Factor]:
-    """Return the validated arrays of vectors, (N, D) and (M, D), by the names of their arguments."""
-    arrays = {name: arguments.array(value, name) for name, value in given.items()}
-    # Bits of bfloat16 may be beside another dtype.
-    bits = [name for name, a in arrays.items() if arguments.are_bits(a)] or [*arrays][:1]
-    found = {
-        name: Factor(*arguments.logits(a, name, dtype if name in bits else None))
-        for name, a in arrays.items()
-    }
-    (first, one), (second, other) = found.items()
-    if one.values.ndim != 2:
-        raise ValueError(
-            f"{first}: expected shape (N, D), vectors of D features; got {one.values.shape}"
-        )
-    features = one.values.shape[1]
-    if other.values.ndim != 2 or other.values.shape[1] != features:
-        raise ValueError(
-            f"{second}: expected vectors of {features} features, as those of {first}, whose shape is {one.values.shape}; "
-            f"got {other.values.shape}"
-        )
-    return found
-
-
 class Unit:
-    """Vectors divided by their 2-norms, in the compute dtype.
-
-    A vector is divided by its largest number first, so that no square leaves the range of the dtype, and squares are summed
-    in float64. The zero vector stays what it is.
-    """
+    """Vectors divided by their 2-norms, in the compute dtype, and how to go back."""
 
     def __init__(self, factor: Factor, dtype: np.dtype[Any]):
         rows, features = factor.values.shape
@@ -279,13 +253,7 @@ class Unit:
         with np.errstate(all="ignore"):
             for part in self.parts:
                 vectors = factor.read(part, dtype)
-                largest = np.abs(vectors).max(axis=1, initial=0)
-                self.largest[part] = np.where(largest == 0, 1, largest)
-                scaled = vectors / self.largest[part, np.newaxis]
-                square = np.einsum("nd,nd->n", scaled, scaled, dtype=np.float64)
-                self.norm[part] = np.sqrt(square)
-                norm = np.where(square == 0, 1, self.norm[part])
-                self.values[part] = scaled / norm[:, np.newaxis]
+                unit_vectors(vectors, self.values[part], self.largest[part], self.norm[part])
 
     def pull_back(self, gradient: Array, factor: Factor) -> None:
         """Turn the gradient of the divided vectors into that of the vectors: (g - u (u · g)) / norm, and store it."""
@@ -304,7 +272,7 @@ class Problem:
         self.given = [*factors.values()]
         self.used = self.given
         self.units: list[Unit] = []
-        self.kind = widest(factor.kind for factor in self.given)
+        self.kind = widest(self.given)
         self.normalize, self.with_grad = normalize, with_grad
 
     def prepare(self, first_needed: bool) -> tuple[Factor, Factor]:
@@ -373,22 +341,30 @@ def info_nce_loss(
             f"got {arguments.array(targets, 'targets').shape}"
         )
     problem = Problem(factors, normalize, with_grad)
+    options = {
+        "sample_weight": sample_weight,
+        "ignore_index": ignore_index,
+        "temperature": temperature,
+        "reduction": reduction,
+    }
+    differentiated = arguments.requested_outputs(
+        with_grad or with_temperature, False, grad_output, None, None
+    )
+    if not differentiated and not symmetric and out is None and are_few(*problem.given):
+        few = few_logits(*problem.prepare(False), None, problem.kind.compute)
+        return softmax_loss("cross_entropy", few, targets, **options)
     request, loss = linear_request(
         unread((rows, columns), problem.kind.storage),
         problem.kind,
         targets,
         out,
         class_weight=None,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
         label_smoothing=0.0,
         z_loss=0.0,
         softcap=None,
-        temperature=temperature,
-        reduction=reduction,
         grad_output=grad_output,
+        **options,
     )
-    arguments.requested_outputs(with_grad or with_temperature, False, grad_output, None, None)
     check_out(loss, factors, request)
     side: Side
 

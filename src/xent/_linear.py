@@ -13,8 +13,7 @@ weight is therefore computed for a slice of classes at a time, and added while t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from math import ceil, prod
 from typing import Any
 
@@ -22,9 +21,9 @@ import numpy as np
 
 from xent import _arguments as arguments
 from xent import _core
-from xent._arguments import Precision
-from xent._blocks import Array, Block, RowBlocks, blocks, numbers, rounded, stored, unread
-from xent._functions import linear_request
+from xent._blocks import Array, Block, RowBlocks, blocks, numbers, stored, unread
+from xent._functions import linear_request, softmax_loss
+from xent._layer import Factor, are_few, few_logits, is_own, layer, matrix, widest
 from xent._pool import count_call, empty_array
 from xent._request import Request
 from xent._shards import Shards, shard_bytes, shards_of
@@ -34,80 +33,6 @@ from xent._shards import Shards, shard_bytes, shards_of
 BLOCK_BYTES, BLOCK_ROWS = 64 << 20, 256
 # The size of a slice of classes of the weight, if it must be converted, or of its gradient, if it is added to a sum.
 SLICE_BYTES = 4 << 20
-# Up to so many, of one block, are computed at once if every row counts and the gradient is not requested.
-FEW_LOGITS = 1 << 16
-
-
-def matrix(a: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether BLAS can read an array without a copy: one axis is contiguous, and rows along it do not overlap."""
-    return (
-        a.dtype == dtype
-        and a.ndim == 2
-        and a.flags.aligned
-        and (
-            (a.flags.forc and a.size > 0)
-            or any(
-                m.strides[1] == a.itemsize
-                and m.strides[0] % a.itemsize == 0
-                and m.strides[0] >= m.shape[1] * a.itemsize
-                for m in (a, a.T)
-            )
-        )
-    )
-
-
-@dataclass
-class Factor:
-    """Hidden, weight or bias, stored as the core would read it, and its gradient, which may be of another dtype."""
-
-    values: Array
-    kind: Precision
-    grad: Array | None = None
-    grad_kind: Precision = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.grad_kind = self.kind
-
-    def read(self, at: Any, dtype: np.dtype[Any]) -> Array:
-        """Return a part in the compute dtype, in a layout that BLAS can read."""
-        found = numbers(self.values[at], self.kind)
-        return found if matrix(found, dtype) else np.ascontiguousarray(found, dtype)
-
-    def write(self, at: Any, gradient: Array) -> None:
-        """Store a part of the gradient, rounded to its result dtype."""
-        assert self.grad is not None
-        self.grad[at] = rounded(gradient, self.grad_kind)
-
-
-def widest(precisions: Iterable[Precision]) -> Precision:
-    """Return the precision in which arrays of several precisions are computed together."""
-    compute = max((precision.compute for precision in precisions), key=lambda dtype: dtype.itemsize)
-    return Precision(compute, compute, compute)
-
-
-def layer(hidden: Any, weight: Any, bias: Any, dtype: Any) -> dict[str, Factor]:
-    """Return the validated arrays of a linear layer: hidden states (..., D), weight (C, D), and the bias (C,) if given."""
-    given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
-    arrays = {name: arguments.array(value, name) for name, value in given.items()}
-    # Bits of bfloat16 may be among other dtypes.
-    bits = [name for name, a in arrays.items() if arguments.are_bits(a)] or ["hidden"]
-    found = {
-        name: Factor(*arguments.logits(a, name, dtype if name in bits else None))
-        for name, a in arrays.items()
-    }
-    states, shape = found["hidden"].values.shape, found["weight"].values.shape
-    if not states:
-        raise ValueError("hidden: expected at least one axis, that of the features; got a scalar")
-    if len(shape) != 2 or shape[1] != states[-1]:
-        raise ValueError(
-            f"weight: expected shape (C, {states[-1]}), for each class the features of hidden, "
-            f"whose shape is {states}; got {shape}"
-        )
-    if "bias" in found and found["bias"].values.shape != shape[:1]:
-        raise ValueError(
-            f"bias: expected shape ({shape[0]},), a number for each class of weight; got {found['bias'].values.shape}"
-        )
-    return found
 
 
 def buffers(value: Any, expected: dict[str, tuple[Any, ...]]) -> list[Array | None]:
@@ -126,12 +51,6 @@ def buffers(value: Any, expected: dict[str, tuple[Any, ...]]) -> list[Array | No
     ]
 
 
-def is_own(hidden: Factor, weight: Factor, dtype: np.dtype[Any]) -> bool:
-    """Whether products with a weight are the library's own: what BLAS cannot read, but the library can."""
-    readable = all(factor.values.dtype == factor.kind.storage for factor in (hidden, weight))
-    return dtype == np.float32 and readable and not matrix(weight.values, dtype)
-
-
 def multiply(
     a: Array, b: Array, out: Array, own: bool, add: bool = False, room: Array | None = None
 ) -> None:
@@ -142,21 +61,6 @@ def multiply(
         out += np.matmul(a, b, out=room)
     else:
         np.matmul(a, b, out=out)
-
-
-def product(factors: dict[str, Factor], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return all logits, in the compute dtype."""
-    weight = factors["weight"]
-    own = is_own(factors["hidden"], weight, dtype)
-    with np.errstate(all="ignore"):
-        hidden = factors["hidden"]
-        states = hidden.values if own else hidden.read(..., dtype)
-        states = states.reshape(-1, weight.values.shape[1])
-        logits = np.empty((len(states), shape[-1]), dtype)
-        multiply(states, (weight.values if own else weight.read(..., dtype)).T, logits, own)
-        if "bias" in factors:
-            logits += factors["bias"].read(..., dtype)
-    return logits.reshape(shape)
 
 
 class Linear(RowBlocks):
@@ -391,7 +295,13 @@ def linear_loss(
     `wide_grads` names the arrays of which gradients are wanted, in the dtype of the computation; those of others are None.
     """
     factors = layer(hidden, weight, bias, dtype)
-    precision = widest(factor.kind for factor in factors.values())
+    precision = widest(factors.values())
+    with_grad = arguments.requested_outputs(return_grad, False, grad_output, grad_out, None)
+    if not with_grad and out is None and are_few(factors["hidden"], factors["weight"]):
+        few = few_logits(
+            factors["hidden"], factors["weight"], factors.get("bias"), precision.compute
+        )
+        return softmax_loss("cross_entropy", few, targets, ignore_index=ignore_index, **options)
     logits = unread(
         (*factors["hidden"].values.shape[:-1], len(factors["weight"].values)), precision.storage
     )
@@ -404,15 +314,6 @@ def linear_loss(
         grad_output=grad_output,
         **options,
     )
-    with_grad = arguments.requested_outputs(return_grad, False, grad_output, grad_out, None)
-    few = 0 < logits.size <= FEW_LOGITS and prod(request.shape) <= BLOCK_ROWS
-    few &= 8 * factors["weight"].values.size <= SLICE_BYTES
-    all_count = request.sample_weight is None and not (
-        request.ignores and (request.index == ignore_index).any()
-    )
-    if few and all_count and not with_grad and out is None:
-        request.logits = product(factors, logits.shape, precision.compute)
-        return request.results()
     if wide_grads is not None:
         for factor in factors.values():
             factor.grad_kind = precision
@@ -474,5 +375,5 @@ def with_temperature_grad(hidden: Any, weight: Any, targets: Any, **given: Any) 
             of_bias = numbers(stored(np.asarray(grads[2]), kind), kind).astype(float)
             total += np.sum(of_bias * numbers(factors["bias"].values, kind), dtype=np.float64)
     slope = -total / arguments.temperature(given["temperature"])
-    slope = widest(factor.kind for factor in factors.values()).compute.type(slope)
+    slope = widest(factors.values()).compute.type(slope)
     return (loss, grads, slope) if with_grad else (loss, slope)

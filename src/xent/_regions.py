@@ -17,6 +17,7 @@ from xent import _arguments as arguments
 from xent._arguments import Precision
 from xent._blocks import Array, copied, stored
 from xent._core import region_pass
+from xent._head import region_losses
 from xent._pool import count_call, empty_array
 from xent._request import bad_target
 
@@ -145,39 +146,6 @@ def total(a: Array, axis: int) -> Array:
     return found
 
 
-def head(
-    sums: Array, ratio: Ratio, class_weight: Array | None, mean: bool, upstream: Any
-) -> tuple[Array, Array]:
-    """Return the loss of each row of sums, the mean of its classes, and the derivatives with respect to P and TP."""
-    rows, _, classes = sums.shape
-    weight = np.ones(classes) if class_weight is None else class_weight
-    with np.errstate(all="ignore"):
-        divisor = total(weight, 0)
-        above = ratio.overlap * sums[:, 1] + ratio.smooth
-        below = (
-            ratio.joint * sums[:, 1]
-            + ratio.mass * sums[:, 0]
-            + ratio.target * sums[:, 2]
-            + ratio.smooth
-        )
-        share = above / below
-        # A class of weight 0 does not count, even if it is NaN.
-        counts = weight != 0
-        loss = total(np.where(counts, weight * (1 - share), 0), 1) / divisor
-        scale = np.broadcast_to(upstream, rows)[:, None] * weight / divisor
-        if mean:
-            scale = scale / rows
-        slope = np.stack(
-            [
-                scale * (ratio.mass * share / below),
-                scale * ((ratio.joint * share - ratio.overlap) / below),
-            ],
-            axis=1,
-        )
-        # A mean over weights that sum to 0 has no gradient.
-        return loss, np.where(counts & (divisor != 0), slope, 0)
-
-
 def region_loss(
     ratio: Ratio,
     logits: Any,
@@ -242,7 +210,7 @@ def region_loss(
         raise bad_target(index, bad, shape[axis], ignore_index)
     if batch:
         sums = total(sums, 0)[None]
-    row_losses, slope = head(
+    row_losses, slope = region_losses(
         sums, ratio, weight, reduction == "mean", scale if upstream is None else upstream
     )
     with np.errstate(all="ignore"):

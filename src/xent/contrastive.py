@@ -63,8 +63,7 @@ def info_nce(
         A zero vector stays zero, and its gradient is zero.
     sample_weight : array_like, optional
         Weight of each query, or pair: broadcast to (N,). In the mean, weights divide as in `cross_entropy`. Without
-        `symmetric`, queries of weight 0 cost no product, and whatever they hold changes nothing; with it they are
-        negatives of the keys.
+        `symmetric`, whatever queries of weight 0 hold changes nothing; with it they are negatives of the keys.
     ignore_index : int or None, default -100
         Queries with this target do not count, as those of weight 0.
     reduction : {"mean", "sum", "none"}, default "mean"

@@ -151,6 +151,6 @@ def report(
             np.subtract(0, head.log_sum)[()],
             (sums["sum_a"].astype(real) / head.total / head.total)[()] if moments else None,
             indices,
-            None if largest is None else np.subtract(0, head.nll(largest, 1)),
+            None if largest is None else np.subtract(0, head.nll(largest)),
         )
     return found

@@ -18,7 +18,8 @@ from xent import _arguments as arguments
 from xent._blocks import Array, Block, numbers, piece, stored, unread
 from xent._composed import counted
 from xent._functions import linear_request
-from xent._linear import Factor, Linear, buffers, layer, widest
+from xent._layer import Factor, layer, widest
+from xent._linear import Linear, buffers
 from xent._pool import empty_array
 from xent.mpi._ranks import Call, Classes, Grid, Ranks, Slice, digest
 from xent.mpi._shard import Shard, held_weights, options_of, rows_of, without_mean
@@ -223,7 +224,7 @@ class LinearResults:
                 "return_temperature_grad: not with softcap, after which logits are not a product"
             )
         self.factors = factors = layer(hidden, weight, bias, dtype)
-        precision = widest(factor.kind for factor in factors.values())
+        precision = widest(factors.values())
         classes, self.features = factors["weight"].values.shape
         logits = unread((*factors["hidden"].values.shape[:-1], classes), precision.storage)
         request, _ = linear_request(
