@@ -149,8 +149,7 @@ class Pairs(Side):
         scale, slab_room = 0.5 * self.upstream[1], self.slab_room()
         coef = coefficients(self, self.upstream[0], scale, divisor)
         row_sums, column_sums = (
-            np.ascontiguousarray(stages._split(sums, None))
-            for sums in (self.row_sums, self.column_sums)
+            stages._split(sums, None) for sums in (self.row_sums, self.column_sums)
         )
         for block in reversed(blocks):
             logits = self.room[: len(self.states)] if block is blocks[-1] else self.load(block)[0]

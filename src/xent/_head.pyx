@@ -10,6 +10,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from xent.capi cimport xent_import
 from xent.xent cimport XENT_EXP, XENT_F32, XENT_F64, XENT_LOG1P, xent_function, xent_math
@@ -51,6 +52,20 @@ def row_sums(x):
 cdef cnp.ndarray doubles(object a):
     """Return numbers as a contiguous array of float64."""
     return cnp.PyArray_FROM_OTF(a, cnp.NPY_DOUBLE, cnp.NPY_ARRAY_CARRAY_RO)
+
+
+def copy_fields(cnp.ndarray to not None, sums, cnp.ndarray places not None):
+    """Copy fields of sums to a contiguous array of another dtype, as many rows: those of 8 bytes at pairs of offsets, (n, 2)."""
+    cdef cnp.ndarray source = np.ascontiguousarray(sums)
+    cdef const int64_t *place = <const int64_t *>cnp.PyArray_DATA(places)
+    cdef int64_t i, k, count = cnp.PyArray_DIM(places, 0)
+    cdef char *into = <char *>cnp.PyArray_DATA(to)
+    cdef const char *here = <const char *>cnp.PyArray_DATA(source)
+    for i in range(cnp.PyArray_SIZE(to)):
+        for k in range(count):
+            memcpy(into + place[2 * k], here + place[2 * k + 1], 8)
+        into += cnp.PyArray_ITEMSIZE(to)
+        here += cnp.PyArray_ITEMSIZE(source)
 
 
 cdef class Head:

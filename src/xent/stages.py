@@ -18,7 +18,7 @@ from xent import _functions
 from xent._arguments import broadcastable, flag
 from xent._blocks import numbers, rounded, stored
 from xent._core import SUMS_BYTES, merge_sums
-from xent._head import Head, capped
+from xent._head import Head, capped, copy_fields
 from xent._keywords import named, unknown_keyword
 from xent._pool import empty_array
 
@@ -54,6 +54,24 @@ _dtype = np.dtype(
 )
 #: The dtype of `reduce`'s sums, one for each row. They index, concatenate, pickle and travel like any numbers.
 dtype = _dtype
+
+
+def _places(to: Any, source: Any, **renamed: str) -> Any:
+    """Where `copy_fields` finds the fields that both dtypes have, and those that have another name in the source."""
+    common = {name: name for name in to.names if name in source.names} | renamed
+    return np.array(
+        [(to.fields[name][1], source.fields[old][1]) for name, old in common.items()], np.int64
+    )
+
+
+# Of sums with a second stream of this name, or none.
+_FROM_CORE = {
+    name: _places(_dtype, CORE, **{f"{name}_mass": "sum_a", f"{name}_moment": "sum_a_t"})
+    for name in _STREAMS
+} | {None: _places(_dtype, CORE)}
+_TO_CORE = {
+    name: _places(CORE, _dtype, sum_a=f"{name}_mass", sum_a_t=f"{name}_moment") for name in _STREAMS
+} | {None: _places(CORE, _dtype)}
 
 
 class Values(NamedTuple):
@@ -196,15 +214,12 @@ def _beside(soft: bool, wanted: Sequence[str]) -> str | None:
 
 def _gathered(request: Any, passes: dict[str | None, Any], asked: dict[str, bool]) -> Any:
     """Join the sums of several streams."""
-    core = next(iter(passes.values()))
-    sums = np.zeros(core.shape, _dtype)
-    for name in set(core.dtype.names) & set(_dtype.names or ()):
-        sums[name] = core[name]
+    sums = np.zeros(request.shape, _dtype)
+    # The first, which has the targets, comes last.
+    for name, core in reversed(passes.items()):
+        copy_fields(sums, core, _FROM_CORE[name])
     for name, on in asked.items():
         sums[name] = on
-        if on:
-            sums[f"{name}_mass"] = passes[name]["sum_a"]
-            sums[f"{name}_moment"] = passes[name]["sum_a_t"]
     sums["double"] = request.precision.compute == np.float64
     sums["indexed"] = request.index is not None
     sums["counts"] = True
@@ -224,10 +239,8 @@ def _sums(value: Any, name: str = "sums") -> Any:
 def _split(sums: Any, name: str | None) -> Any:
     """Sums as the core has them, with one of the second streams."""
     core = np.zeros(sums.shape, CORE)
-    for field in set(CORE.names or ()) & set(_dtype.names or ()):
-        core[field] = sums[field]
+    copy_fields(core, sums, _TO_CORE[name])
     if name:
-        core["sum_a"], core["sum_a_t"] = sums[f"{name}_mass"], sums[f"{name}_moment"]
         core["stream"] = _STREAMS[name]
     return core
 
@@ -291,15 +304,12 @@ def merge(*sums: NDArray[np.void]) -> NDArray[np.void]:
                 f"sums[{i}]: other rows count than in sums[0]: of other targets, or another ignore_index"
             )
     merged = first.copy()
-    for name in _streams(first) or [""]:
-        cores = [np.ascontiguousarray(_split(shard, name)) for shard in shards]
+    for name in _streams(first) or [None]:
+        cores = [_split(shard, name) for shard in shards]
         core, bad = merge_sums(cores, first.size)
         if bad >= 0:
             raise ValueError(f"sums: row {bad} has a target in two of the shards")
-        for field in set(CORE.names or ()) & set(_dtype.names or ()):
-            merged[field] = core[field]
-        if name:
-            merged[f"{name}_mass"], merged[f"{name}_moment"] = core["sum_a"], core["sum_a_t"]
+        copy_fields(merged, core, _FROM_CORE[name])
     return merged
 
 
@@ -576,7 +586,7 @@ def _rows_last(a: Any, axis: int) -> tuple[int, ...]:
 def _run(
     call: Any, name: str | None, sums: Any, coefs: dict[str, Any], out: Any, shard: tuple[int, int]
 ) -> None:
-    core = np.ascontiguousarray(_split(sums, name))
+    core = _split(sums, name)
     call.set_gradient(out)
     call.stage(
         "apply",
