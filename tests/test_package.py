@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import xent
+from test_headers import COMPILER
 from xent import _core
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +154,16 @@ def test_installed_files() -> None:
     # The option XENT_INSTALL_LIBRARY.
     assert {str(file) for file in inside if file.suffix == ".a"} <= {"lib/libxent.a"}
     modules = {file.name.partition(".")[0] for file in inside if file.suffix == ".so"}
-    assert modules == {"_arguments", "_core", "_ffi", "_functions", "_pool", "_request"}
+    assert modules == {
+        "_arguments",
+        "_core",
+        "_ffi",
+        "_functions",
+        "_head",
+        "_layer",
+        "_pool",
+        "_request",
+    }
     assert {file.name for file in inside if file.suffix in (".h", ".def")} == headers
     # The second is the OpenMP runtime, in a wheel that was repaired.
     outside = {file.parts[0] for file in files} - {"xent", "xent.libs"}
@@ -294,7 +304,7 @@ def library_with_the_digests(tmp_path, *options, link, **settings):
     parts = [file for file in (csrc / "call").glob("*.c") if 'include "call.h"' in file.read_text()]
     sources = (ROOT / "tests/native/digest.c", *parts, tmp_path / "build/libxent.a")
     flags = ("-std=gnu11", "-O1", "-ffp-contract=off", "-DXENT_TEST_PIECES", f"-I{csrc}")
-    subprocess.run(["cc", *flags, *sources, *link, "-lm", "-o", digest], check=True)
+    subprocess.run([*COMPILER, *flags, *sources, *link, "-lm", "-o", digest], check=True)
     done = subprocess.run([digest], capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout == (ROOT / "tests/native/digest.txt").read_text()
     return (tmp_path / "build/libxent.a").read_bytes()

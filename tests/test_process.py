@@ -17,13 +17,20 @@ from xent import _core
 
 NATIVE = Path(__file__).parent / "native"
 CSRC = NATIVE.parent.parent / "csrc"
+# As many threads as the process has CPUs.
+UNSET = {"XENT_NUM_THREADS": None, "OMP_NUM_THREADS": None}
 
 
-def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def environment_with(changes: dict[str, str | None]) -> dict[str, str]:
+    """Return this process's environment with changes; None removes a variable."""
+    return {name: text for name, text in (os.environ | changes).items() if text is not None}
+
+
+def run(script: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, which a hang or a crash cannot take along."""
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
-        env=os.environ | environment,
+        env=environment_with(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,18 +44,18 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def output(script: str, **environment: str) -> str:
+def output(script: str, **environment: str | None) -> str:
     """Return what the script prints; it must succeed."""
     done = run(script, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def printed(*command: str | Path, **environment: str) -> str:
+def printed(*command: str | Path, **environment: str | None) -> str:
     """Return what a command prints; it must succeed."""
     done = subprocess.run(
         command,
-        env=os.environ | environment,
+        env=environment_with(environment),
         capture_output=True,
         text=True,
         timeout=600,
@@ -88,7 +95,7 @@ if hasattr(os, "sched_setaffinity"):
             import xent
             print(xent.get_num_threads())
         """
-        assert output(script, XENT_NUM_THREADS="", OMP_NUM_THREADS="") == "1"
+        assert output(script, **UNSET) == "1"
 
 
 @pytest.mark.parametrize("value", ["0", "-2", "two"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from test_process import compiled, output, printed
+from test_process import UNSET, compiled, output, printed
 
 # Words of `native/team.c`, which says more.
 TESTS = (
@@ -24,7 +24,6 @@ TESTS = (
     "inside_a_region",
     "limits",
 )
-UNSET = {"XENT_NUM_THREADS": "", "OMP_NUM_THREADS": ""}
 
 if sys.platform == "linux":
     CPUS = len(os.sched_getaffinity(0))

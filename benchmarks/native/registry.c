@@ -33,7 +33,7 @@ static void add_rows(operation *to, int *n, xent_stream stream, xent_transform t
 
 int list_operations(operation to[MOST_OPERATIONS]) {
     int n = 0;
-#define WITHOUT_PREFIX(name) (#name + sizeof "XENT_" - 1)
+#define WITHOUT_PREFIX(name) (&#name[sizeof "XENT_" - 1])
 #define ROW_KERNEL(S, T) add_rows(to, &n, S, T, WITHOUT_PREFIX(S), WITHOUT_PREFIX(T));
     XENT_ROW_KERNELS(ROW_KERNEL)
     add_rows(to, &n, XENT_SQUARES, XENT_PLAIN, "SQUARES", "PLAIN");

@@ -79,6 +79,7 @@ int xent_startable(int threads, size_t stack) {
 }
 
 void xent_use_all_cpus(void) {} /* threads do not inherit those of their parent */
+void xent_use_cpus(const int *cpus, int n) { (void)cpus, (void)n; }
 
 void xent_file_of(void (*function)(void), char *to, size_t size) {
     HMODULE module;
@@ -150,6 +151,26 @@ void xent_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child
 
 void xent_use_all_cpus(void) { (void)process_cpus(1); }
 
+void xent_use_cpus(const int *cpus, int n) {
+#ifdef __linux__
+    int most = 0;
+    for (int i = 0; i < n; ++i)
+        most = cpus[i] < most ? most : cpus[i] + 1;
+    cpu_set_t *set = CPU_ALLOC(most);
+    if (!set)
+        return;
+    const size_t size = CPU_ALLOC_SIZE(most);
+    CPU_ZERO_S(size, set);
+    for (int i = 0; i < n; ++i)
+        CPU_SET_S(cpus[i], size, set);
+    if (n > 0)
+        (void)sched_setaffinity(0, size, set);
+    CPU_FREE(set);
+#else
+    (void)cpus, (void)n;
+#endif
+}
+
 int xent_wait_until(xent_condition *c, xent_mutex *m, double end) {
     const double until = seconds(CLOCK_REALTIME) + (end - xent_clock()); /* the clock of conditions */
     const struct timespec t = {(time_t)until, (long)((until - (double)(time_t)until) * 1e9)};
@@ -188,8 +209,10 @@ int xent_startable(int threads, size_t stack) {
     pthread_attr_t attributes;
     if (pthread_attr_init(&attributes))
         return 0;
-    if (stack) /* what the system refuses here OpenMP cannot have either: the default is left */
-        (void)pthread_attr_setstacksize(&attributes, stack);
+    /* The C library keeps these stacks, and has room for OpenMP's only if those fit: LLVM's runtime makes each 128 bytes
+     * larger than the one before. What the system refuses here OpenMP cannot have either: the default is left. */
+    if (stack || !pthread_attr_getstacksize(&attributes, &stack))
+        (void)pthread_attr_setstacksize(&attributes, stack + 256 * (size_t)MOST_THREADS);
     int n = 0;
     pthread_mutex_lock(&gate);
     while (n < threads && pthread_create(&begun[n], &attributes, wait_for, &gate) == 0)

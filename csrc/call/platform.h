@@ -55,6 +55,9 @@ int xent_startable(int threads, size_t stack);
 /* Lets this thread run on every CPU that the process may use. */
 void xent_use_all_cpus(void);
 
+/* Lets this thread run on these alone. */
+void xent_use_cpus(const int *cpus, int n);
+
 /* The path of the program or library that has a function, in `to`: "" where the system does not say. */
 void xent_file_of(void (*function)(void), char *to, size_t size);
 #endif

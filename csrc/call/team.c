@@ -98,11 +98,25 @@ static void work_on(xent_job *job) {
     }
 }
 
-/* A worker in a region that was opened for so many. Where OpenMP does not bind it to a place, it would have the CPUs of who
- * called first. */
-static void work(int wanted) {
+/* Where OpenMP does not bind a worker to a place, it would have the CPUs of who called first. Where it does, workers follow
+ * upon the place of the service thread. In LLVM's runtime that is not the first one, where the first caller is, who would
+ * share it with a worker: all places are turned back as far. */
+static void take_place(int service_place) {
+    const int places = omp_get_num_places(), own = omp_get_place_num();
     if (omp_get_proc_bind() == omp_proc_bind_false)
         xent_use_all_cpus();
+    else if (service_place > 0 && own >= 0 && places > 0) {
+        const int place = (own - service_place + places) % places, n = omp_get_place_num_procs(place);
+        int cpus[MOST_THREADS];
+        if (n <= MOST_THREADS) {
+            omp_get_place_proc_ids(place, cpus);
+            xent_use_cpus(cpus, n);
+        }
+    }
+}
+
+/* A worker in a region that was opened for so many. */
+static void work(int wanted) {
     lock();
     while (team.wanted == wanted) {
         xent_job *job = open_job();
@@ -134,11 +148,13 @@ static int open_region(int workers) {
      * threads). So before the team grows, the threads it lacks are started once, all at once, and end again: as many as
      * could be had may be asked of OpenMP. */
     const int threads = 1 + workers + xent_startable(wanted - workers, xent_stack_bytes());
+    const int service_place = omp_get_place_num();
 #pragma omp parallel num_threads(threads)
     {
-        if (omp_get_thread_num() > 0)
+        if (omp_get_thread_num() > 0) {
+            take_place(service_place);
             work(wanted);
-        else {
+        } else {
             workers = omp_get_num_threads() - 1;
             lock();
             while (team.wanted == wanted)

@@ -122,8 +122,8 @@ static int wanted(void) {
         n = n > 0 ? n : usable();
         atomic_store_explicit(&found, n, memory_order_relaxed);
     }
-    const int limit = openmp_limit(n);
-    return limit < n ? limit : n;
+    const int limit = openmp_limit(n); /* of LLVM's runtime below 0 where OMP_NUM_THREADS is */
+    return limit > 0 && limit < n ? limit : n;
 }
 
 int xent_get_num_threads(void) {

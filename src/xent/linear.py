@@ -55,8 +55,8 @@ def linear_cross_entropy(
     bias : array_like, shape (C,), optional
         Added to the logits of every row.
     class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, temperature
-        As in `cross_entropy`. Whatever `hidden` holds in rows that do not count changes nothing, and they cost no product but
-        where the loss alone is wanted of at most 65,536 logits.
+        As in `cross_entropy`. Whatever `hidden` holds in rows that do not count changes nothing, and they cost no product
+        but where the loss alone is wanted of at most 65,536 logits.
     reduction : {"mean", "sum", "none"}, default "mean"
         As in `cross_entropy`.
     return_grad : bool, default False

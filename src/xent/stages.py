@@ -304,7 +304,8 @@ def merge(*sums: NDArray[np.void]) -> NDArray[np.void]:
                 f"sums[{i}]: other rows count than in sums[0]: of other targets, or another ignore_index"
             )
     merged = first.copy()
-    for name in _streams(first) or [None]:
+    streams: list[str | None] = [*_streams(first)] or [None]
+    for name in streams:
         cores = [_split(shard, name) for shard in shards]
         core, bad = merge_sums(cores, first.size)
         if bad >= 0:
