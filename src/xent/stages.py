@@ -305,12 +305,12 @@ def merge(*sums: NDArray[np.void]) -> NDArray[np.void]:
             )
     merged = first.copy()
     streams: list[str | None] = [*_streams(first)] or [None]
-    for name in streams:
-        cores = [_split(shard, name) for shard in shards]
+    for stream in streams:
+        cores = [_split(shard, stream) for shard in shards]
         core, bad = merge_sums(cores, first.size)
         if bad >= 0:
             raise ValueError(f"sums: row {bad} has a target in two of the shards")
-        copy_fields(merged, core, _FROM_CORE[name])
+        copy_fields(merged, core, _FROM_CORE[stream])
     return merged
 
 

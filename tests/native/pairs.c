@@ -1,7 +1,9 @@
 /* Products by an instruction for pairs of bfloat16 have the bits of those by fused multiply-adds, or are refused: on any
- * machine, as simd/scalar.h specifies the instruction. Prints what differs. */
+ * machine, as simd/scalar.h specifies the instruction, or by that of another header. Prints what differs. */
+#ifndef XENT_SIMD
 #define XENT_SPECIFIED_PAIRS
 #define XENT_SIMD "../simd/scalar.h"
+#endif
 
 #include <stdio.h>
 #include <stdlib.h>
