@@ -441,6 +441,14 @@ def test_halves(half, kind):
             )
 
 
+@pytest.mark.parametrize("half", HALVES, ids=lambda half: half.name)
+def test_halves_are_multiplied_alike_with_gradient_and_without(half):
+    hidden, weight = (half.narrow(a) for a in problem((7, 10), 3000, np.float32)[:2])
+    options = {"reduction": "none", **half.told}
+    loss, _ = linear(hidden, weight, np.arange(7), return_grad=True, **options)
+    assert_same(linear(hidden, weight, np.arange(7), **options), loss)
+
+
 MIXED = {
     "float32 and float64": (np.float32, np.float64, np.float32),
     "float16 and float32": (np.float16, np.float32, np.float32),

@@ -105,6 +105,14 @@ def test_cross_entropy_to_the_bit(isa, dtype, classes):
         assert_same(place, grad)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.7, 50.0])
+def test_cross_entropy_of_any_temperature_to_the_bit(isa, temperature):
+    logits, targets = rows(37, np.float32, 500)
+    loss = xent.cross_entropy(logits, targets, temperature=temperature, reduction="none")
+    sums = stages.reduce(logits, targets, temperature=temperature)
+    assert_same(stages.values(sums).nll, loss)
+
+
 def gradient(logits: Any, exact: Exact, one_hot: Any, counts: Any, coefs: dict[str, Any]) -> Any:
     p, log_p, classes = exact.p, exact.log_p, exact.p.shape[-1]
     zero = np.zeros(len(logits))
@@ -277,6 +285,9 @@ def test_rows_of_nan_infinities_and_masks(isa, dtype):
     logits = np.array([[NAN, 1, 2], [INF, 1, 2], [-INF, -INF, -INF], [-INF, 1, 1]], dtype)
     found = stages.values(stages.reduce(logits, [1, 1, 1, 0], entropy=True))
     np.testing.assert_array_equal(found.argmax, logits.argmax(-1))
+    _, lse = xent.cross_entropy(logits, [1, 1, 1, 0], reduction="none", return_lse=True)
+    assert lse[2] == -INF
+    assert_same(found.lse, lse)
     np.testing.assert_array_equal(np.isnan(found.nll), [True, True, True, False])
     assert found.nll[3] == INF
     assert found.prob[3] == 0
