@@ -360,9 +360,9 @@ MUTATIONS = (
     ),
     Mutation(
         "norms of any size: a vector is divided by its largest number before it is squared",
-        "src/xent/_layer.pyx",
-        "largest[r] = most = 1 if most == 0 else most",
-        "largest[r] = most = 1",
+        "src/xent/_contrastive.py",
+        "np.where(largest == 0, 1, largest)",
+        "np.ones_like(largest)",
         "tests/test_contrastive.py -k norms_of_any_size",
     ),
     Mutation(

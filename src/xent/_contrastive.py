@@ -22,7 +22,7 @@ from xent import _arguments as arguments
 from xent import stages
 from xent._blocks import Array, Block, unread
 from xent._functions import elementwise_loss, linear_request, softmax_loss, stage_request
-from xent._layer import Factor, are_few, few_logits, pair, unit_vectors, widest
+from xent._layer import Factor, are_few, few_logits, pair, widest
 from xent._linear import Linear
 from xent._pool import count_call, empty_array
 from xent._request import Request
@@ -241,7 +241,11 @@ class Sigmoids(Side):
 
 
 class Unit:
-    """Vectors divided by their 2-norms, in the compute dtype, and how to go back."""
+    """Vectors divided by their 2-norms, in the compute dtype.
+
+    A vector is divided by its largest number first, so that no square leaves the range of the dtype, and squares are summed
+    in float64. The zero vector stays what it is.
+    """
 
     def __init__(self, factor: Factor, dtype: np.dtype[Any]):
         rows, features = factor.values.shape
@@ -252,7 +256,13 @@ class Unit:
         with np.errstate(all="ignore"):
             for part in self.parts:
                 vectors = factor.read(part, dtype)
-                unit_vectors(vectors, self.values[part], self.largest[part], self.norm[part])
+                largest = np.abs(vectors).max(axis=1, initial=0)
+                self.largest[part] = np.where(largest == 0, 1, largest)
+                scaled = vectors / self.largest[part, np.newaxis]
+                square = np.einsum("nd,nd->n", scaled, scaled, dtype=np.float64)
+                self.norm[part] = np.sqrt(square)
+                norm = np.where(square == 0, 1, self.norm[part])
+                self.values[part] = scaled / norm[:, np.newaxis]
 
     def pull_back(self, gradient: Array, factor: Factor) -> None:
         """Turn the gradient of the divided vectors into that of the vectors: (g - u (u · g)) / norm, and store it."""

@@ -7,7 +7,6 @@
 import numpy as np
 
 cimport numpy as cnp
-from libc.math cimport fabs, sqrt
 from libc.stdint cimport int64_t
 
 from xent cimport _arguments as arguments
@@ -162,49 +161,3 @@ def few_logits(Factor hidden not None, Factor weight not None, Factor bias, dtyp
 cdef object in_dtype(Factor factor, object dtype):
     """Return the numbers of a factor in the compute dtype."""
     return factor.values if has_dtype(factor.values, dtype) else numbers(factor.values, factor.kind).astype(dtype)
-
-
-# Vectors divided by their norms.
-
-ctypedef fused real:
-    float
-    double
-
-
-cdef void divide_rows(const real *x, real *unit, real *largest, real *norm, int64_t rows, int64_t features) noexcept nogil:
-    """Divides each row by its largest number, so that no square leaves the range of the dtype, and then by its 2-norm."""
-    cdef int64_t r, d
-    cdef real most, length
-    cdef double square
-    for r in range(rows):
-        most = 0
-        for d in range(features):
-            if not fabs(x[d]) <= most:
-                most = <real>fabs(x[d])  # or NaN, which stays
-        largest[r] = most = 1 if most == 0 else most
-        square = 0.0
-        for d in range(features):
-            unit[d] = x[d] / most
-            square += <double>unit[d] * unit[d]
-        norm[r] = <real>sqrt(square)
-        length = 1 if square == 0 else norm[r]
-        for d in range(features):
-            unit[d] /= length
-        x += features
-        unit += features
-
-
-def unit_vectors(cnp.ndarray vectors not None, cnp.ndarray unit not None, cnp.ndarray largest not None, cnp.ndarray norm not None):
-    """Write vectors (n, D), each divided by its 2-norm; its largest number; and the 2-norm of the vector divided by that.
-
-    The zero vector stays what it is. Squares are summed in float64.
-    """
-    cdef cnp.ndarray x = np.ascontiguousarray(vectors)
-    cdef void *at = cnp.PyArray_DATA(x)
-    cdef int64_t rows = cnp.PyArray_DIM(x, 0), features = cnp.PyArray_DIM(x, 1)
-    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-        divide_rows(<float *>at, <float *>cnp.PyArray_DATA(unit), <float *>cnp.PyArray_DATA(largest),
-                    <float *>cnp.PyArray_DATA(norm), rows, features)
-    else:
-        divide_rows(<double *>at, <double *>cnp.PyArray_DATA(unit), <double *>cnp.PyArray_DATA(largest),
-                    <double *>cnp.PyArray_DATA(norm), rows, features)
